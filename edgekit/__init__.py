@@ -1,0 +1,222 @@
+"""edgekit: an edge-device deployment compiler for transformers.
+
+All that the command line can do. Nothing heavy is imported until a function needs it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from edgekit import registration
+
+if TYPE_CHECKING:
+    from edgekit.manifest import Manifest
+    from edgekit.measure import Evaluation, Timing, Verification
+    from edgekit.pipeline import Observer, Planned
+    from edgekit.recipe import Recipe
+    from edgekit.store import Store
+    from edgekit.target import Target
+    from edgekit.verdict import Gate
+
+__all__ = [
+    "Built",
+    "bench",
+    "build",
+    "evaluate",
+    "gate",
+    "load_recipe",
+    "load_target",
+    "make_recipe",
+    "open_store",
+    "plan",
+    "verify",
+]
+
+registration.install()
+
+
+@dataclass(frozen=True)
+class Built:
+    """One target's bundle.
+
+    Attributes:
+        target: its name.
+        folder: `<out>/<target>`.
+        manifest: what the bundle's manifest.json says.
+    """
+
+    target: str
+    folder: Path
+    manifest: Manifest
+
+    @property
+    def passed(self) -> bool:
+        """Whether the gate let it through."""
+        return str(self.manifest.gate.verdict) == "pass"
+
+
+def load_target(name: str) -> Target:
+    """Reads a target profile by its name, or by its path (ending in .toml).
+
+    Raises:
+        TargetError: unknown or invalid.
+    """
+    from edgekit import target
+
+    return target.load_target(name)
+
+
+def load_recipe(path: str | Path = "edgekit.toml", **overrides: Any) -> Recipe:
+    """Reads a recipe file; keyword arguments replace its values.
+
+    Args:
+        path: the file.
+        **overrides: fields of `edgekit.recipe.Recipe`; None leaves the file's value.
+
+    Raises:
+        RecipeError: no such file, or it is invalid.
+    """
+    from edgekit.recipe import load_recipe as load
+
+    return _recipe(load(Path(path)), overrides)
+
+
+def make_recipe(**values: Any) -> Recipe:
+    """Makes a recipe without a file; None and empty values leave the defaults.
+
+    Raises:
+        RecipeError: the model or the data is missing.
+    """
+    return _recipe({}, values)
+
+
+def _recipe(values: Mapping[str, Any], overrides: Mapping[str, Any]) -> Recipe:
+    from edgekit.errors import RecipeError
+    from edgekit.recipe import Limits, Recipe
+
+    merged = dict(values)
+    for name, value in overrides.items():
+        if name == "limits" and isinstance(value, Limits):
+            given = {k: v for k, v in dataclasses.asdict(value).items() if v is not None}
+            merged[name] = dataclasses.replace(merged.get(name, Limits()), **given)
+        elif name == "options" and value:
+            before = merged.get(name, {})
+            merged[name] = {s: {**before.get(s, {}), **value.get(s, {})} for s in {*before, *value}}
+        elif value not in (None, (), {}):
+            merged[name] = value
+    for name in ("model", "data"):
+        if not merged.get(name):
+            raise RecipeError(f"no {name} given; name it, or put `{name} = …` into the recipe")
+    return Recipe(**merged)
+
+
+def open_store() -> Store:
+    """Opens the artifact store of this user (`EDGEKIT_CACHE`, else the XDG cache folder).
+
+    Raises:
+        OutputError: it cannot be written.
+    """
+    from edgekit.errors import OutputError
+    from edgekit.paths import cache_dir
+    from edgekit.store import Store
+
+    root = cache_dir() / "store"
+    try:
+        return Store(root)
+    except OSError as error:
+        raise OutputError(f"the store {root} cannot be written ({error.strerror}); set EDGEKIT_CACHE") from error
+
+
+def build(
+    recipe: Recipe, *, store: Store | None = None, observer: Observer | None = None, use_cache: bool = True
+) -> list[Built]:
+    """Builds every target of a recipe and puts its bundle in `recipe.out`.
+
+    Args:
+        recipe: made by `load_recipe`, or directly.
+        store: where artifacts are kept; this user's by default.
+        observer: is told what happens; nothing is printed by default.
+        use_cache: whether entries made before count.
+
+    Returns:
+        One result a target; empty in the processes of torchrun that do not lead.
+
+    Raises:
+        EdgekitError: with what is wrong and what to do (see `edgekit.errors`).
+    """
+    from edgekit import manifest, pipeline
+    from edgekit.report import html
+
+    folders = pipeline.build(recipe, store or open_store(), observer or _Silent(), html.render, use_cache)
+    return [Built(name, folder, manifest.read(folder)) for name, folder in folders.items()]
+
+
+def plan(recipe: Recipe, *, store: Store | None = None) -> list[Planned]:
+    """Says what a build would run and what it would find in the store."""
+    from edgekit import pipeline
+
+    return pipeline.plan(pipeline.open_source(recipe), store or open_store())
+
+
+def evaluate(
+    folder: str | Path,
+    data: str | Path,
+    *,
+    device: str = "",
+    examples: int = 0,
+    predictions: str | Path | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> Evaluation:
+    """Takes the accuracy of a bundle on labelled rows; see `edgekit.measure.evaluate`."""
+    from edgekit import measure
+    from edgekit.source import resolve
+
+    out = None if predictions is None else Path(predictions)
+    return measure.evaluate(Path(folder), resolve(str(data), "data"), device, examples, out, progress)
+
+
+def bench(
+    folder: str | Path, *, device: str = "", runs: int = 200, threads: int = 1, sequence_length: int = 0
+) -> Timing:
+    """Times a bundle on a device; see `edgekit.measure.bench`."""
+    from edgekit import measure
+
+    return measure.bench(Path(folder), device, runs, threads, sequence_length)
+
+
+def verify(folder: str | Path, *, device: str = "") -> Verification:
+    """Checks a bundle's files and replays its golden rows; see `edgekit.measure.verify`."""
+    from edgekit import measure
+
+    return measure.verify(Path(folder), device)
+
+
+def gate(dist: str | Path) -> Sequence[tuple[str, Manifest, Gate]]:
+    """Judges the bundles of a folder again from the figures in their manifests alone.
+
+    Raises:
+        ArtifactError: there is none, or a manifest is invalid.
+    """
+    from edgekit import verdict
+
+    return verdict.judge_dist(Path(dist))
+
+
+class _Silent:
+    """An observer that tells nobody."""
+
+    def started(self, target: str, stage: str, reason: str) -> None:
+        """Ignores a start."""
+
+    def progressed(self, done: int, total: int, what: str) -> None:
+        """Ignores progress."""
+
+    def finished(self, target: str, made: object) -> None:
+        """Ignores an end."""
+
+    def noted(self, text: str) -> None:
+        """Ignores a note."""

@@ -1,0 +1,5 @@
+"""`python -m edgekit`, for torchrun."""
+
+from edgekit.cli import main
+
+main()

@@ -1,0 +1,218 @@
+"""Kinds of artifacts: typed, immutable directories that stages make from one another.
+
+An artifact is a path and the digest of what lies there. Its class says what files it holds; stages declare the classes
+they take and make, so that a plan can be checked before anything runs.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+FACTS = "facts.json"
+
+
+def file_digest(path: Path) -> str:
+    """Returns the sha256 of a file's bytes, in hex."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def tree_digest(folder: Path, files: Iterable[Path] | None = None) -> str:
+    """Returns one sha256 for a folder: of the names and digests of its files, in the order of their names.
+
+    Args:
+        folder: the root that names are relative to.
+        files: the files that count; all of them by default.
+
+    Raises:
+        ValueError: a file is a symbolic link, which could change without the digest.
+    """
+    listed = sorted(files if files is not None else (p for p in folder.rglob("*") if not p.is_dir()))
+    digest = hashlib.sha256()
+    for path in listed:
+        if files is None and path.is_symlink():
+            raise ValueError(f"{path} is a symbolic link; artifacts hold files only")
+        digest.update(f"{path.relative_to(folder).as_posix()}\0{file_digest(path)}\n".encode())
+    return digest.hexdigest()
+
+
+def write_json(path: Path, value: object) -> None:
+    """Writes canonical JSON (sorted keys, no NaN), so that equal values are equal bytes."""
+    text = json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False)
+    path.write_text(text + "\n", encoding="utf-8")
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """A directory (or, for what the user gave, a folder that is only read) and the digest of its files."""
+
+    path: Path
+    digest: str
+    KIND: ClassVar[str] = "artifact"
+
+    @property
+    def facts(self) -> Mapping[str, Any]:
+        """What the stage that made it found out; deterministic, since it is part of the digest."""
+        path = self.path / FACTS
+        facts: Mapping[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+        return facts
+
+
+@dataclass(frozen=True)
+class RawData(Artifact):
+    """The user's data files as they are."""
+
+    KIND = "raw-data"
+
+
+@dataclass(frozen=True)
+class LabelledData(Artifact):
+    """Data in normal form: train, dev and test as JSON lines with their labels (`edgekit.data.read`)."""
+
+    KIND = "labelled-data"
+
+
+@dataclass(frozen=True)
+class Model(Artifact):
+    """A Hugging Face checkpoint as the user gave it, fine-tuned or not."""
+
+    KIND = "model"
+
+
+@dataclass(frozen=True)
+class Teacher(Artifact):
+    """A fine-tuned Hugging Face checkpoint with its tokenizer."""
+
+    KIND = "teacher"
+
+
+@dataclass(frozen=True)
+class Vocabulary(Artifact):
+    """The student's tokenizer, with the teacher's id of each of its tokens."""
+
+    KIND = "vocabulary"
+
+    @property
+    def tokenizer(self) -> Path:
+        """The folder with tokenizer.json and tokenizer_config.json."""
+        return self.path / "tokenizer"
+
+    @property
+    def teacher_ids(self) -> list[int]:
+        """The teacher's id of each of the student's tokens, in the order of the student's ids."""
+        ids: list[int] = json.loads((self.path / "teacher_ids.json").read_text(encoding="utf-8"))
+        return ids
+
+    @property
+    def max_length(self) -> int:
+        """The longest input in tokens; longer ones are cut."""
+        length: int = self.facts["max_length"]
+        return length
+
+
+@dataclass(frozen=True)
+class TeacherOutputs(Artifact):
+    """The teacher's logits and first-token states on train and dev, memory-mapped: `<split>.<what>.npy`."""
+
+    KIND = "teacher-outputs"
+
+    def array(self, split: str, what: str) -> Path:
+        """The file of `logits` (rows, labels) or `states` (rows, layers + 1, hidden) of a split."""
+        return self.path / f"{split}.{what}.npy"
+
+
+@dataclass(frozen=True)
+class Student(Artifact):
+    """A model of the IR that `from_pretrained` loads, with its tokenizer."""
+
+    KIND = "student"
+
+
+@dataclass(frozen=True)
+class WideStudent(Student):
+    """The student before pruning."""
+
+    KIND = "wide-student"
+
+
+@dataclass(frozen=True)
+class Reference(Artifact):
+    """Logits of the teacher and of the float student on the test rows: what the artifact is compared with."""
+
+    KIND = "reference"
+
+
+@dataclass(frozen=True)
+class TeacherGraph(Artifact):
+    """The float teacher as the target's runtime runs it: the baseline of every ratio."""
+
+    KIND = "teacher-graph"
+
+    @property
+    def model(self) -> Path:
+        """The model file."""
+        return self.path / "teacher.onnx"
+
+
+@dataclass(frozen=True)
+class Graph(Artifact):
+    """The float student in the target's format."""
+
+    KIND = "graph"
+
+    @property
+    def model(self) -> Path:
+        """The model file."""
+        return self.path / "model.onnx"
+
+
+@dataclass(frozen=True)
+class Ranges(Artifact):
+    """Ranges of the activations: ranges.json maps each tensor to min, max, method and rows."""
+
+    KIND = "ranges"
+
+    @property
+    def file(self) -> Path:
+        """The JSON file."""
+        return self.path / "ranges.json"
+
+
+@dataclass(frozen=True)
+class QuantizedGraph(Graph):
+    """The int8 student in the target's format."""
+
+    KIND = "quantized-graph"
+
+
+@dataclass(frozen=True)
+class Accuracy(Artifact):
+    """The artifact's logits on the test rows, taken on a device."""
+
+    KIND = "accuracy"
+
+
+@dataclass(frozen=True)
+class Latency(Artifact):
+    """Timings or instruction counts of the artifact and the teacher, taken on a device in one run."""
+
+    KIND = "latency"
+
+
+@dataclass(frozen=True)
+class Verdict(Artifact):
+    """The gate's checks."""
+
+    KIND = "verdict"
+
+
+@dataclass(frozen=True)
+class Bundle(Artifact):
+    """What the app takes: model file, tokenizer, golden rows. The manifest is added when it is put in place."""
+
+    KIND = "bundle"

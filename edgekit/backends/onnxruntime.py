@@ -1,0 +1,239 @@
+"""ONNX for ONNX Runtime on CPUs: export, static QDQ quantization, and runs on this machine.
+
+Quantized are MatMul, Gemm and the embedding's Gather: LayerNorm, GELU and softmax have no integer kernels there, and
+wrapping them in Q/DQ only costs. Weights are per-channel, and either in 7 bits or unsigned: full-range int8 weights
+saturate AVX2's 16-bit pair sums, so that one file would answer differently on another CPU.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from edgekit.backends import Description, Scheme, Tensor
+
+if TYPE_CHECKING:
+    import onnx
+    import onnxruntime
+    from transformers import PreTrainedModel
+
+    from edgekit.ir.encoder import EdgekitForSequenceClassification
+    from edgekit.quant.ranges import Range
+
+TOOLS = ("torch", "onnx", "onnxscript", "onnxruntime")
+OPSET = 20  # the first with a Gelu operator
+
+# Oldest ONNX Runtime that supports an operator set, and the oldest IR version that may carry it.
+# https://onnxruntime.ai/docs/reference/compatibility.html
+_RUNTIME_OF_OPSET = {17: "1.12", 18: "1.14", 19: "1.15", 20: "1.17", 21: "1.18"}
+_IR_OF_OPSET = {17: 8, 18: 8, 19: 9, 20: 9, 21: 10}
+
+
+def export_student(model: EdgekitForSequenceClassification, length: int | str, max_length: int, out: Path) -> None:
+    """Writes the lean form of the student; see `edgekit.ir.lean`."""
+    import torch
+
+    from edgekit.ir.lean import LeanClassifier
+
+    lean = LeanClassifier(model, max_length).eval()
+    if length == "dynamic":
+        sequence = torch.export.Dim("sequence", min=2, max=max_length)
+        _export(lean, (torch.zeros(1, 7, dtype=torch.int64),), ["input_ids"], {"input_ids": {1: sequence}}, out)
+    else:
+        row = torch.zeros(1, int(length), dtype=torch.int64)
+        _export(lean, (row, torch.ones_like(row)), ["input_ids", "attention_mask"], None, out)
+
+
+def export_teacher(model: PreTrainedModel, out: Path) -> None:
+    """Writes the teacher as transformers' own code exports, with batch and length dynamic and the mask as an input."""
+    import torch
+
+    class Logits(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.model = model
+
+        def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
+            logits: torch.Tensor = self.model(input_ids=input_ids, attention_mask=attention_mask).logits
+            return logits
+
+    batch, sequence = torch.export.Dim("batch", min=1, max=64), torch.export.Dim("sequence", min=2, max=512)
+    example = torch.ones(2, 7, dtype=torch.int64)
+    shapes = {name: {0: batch, 1: sequence} for name in ("input_ids", "attention_mask")}
+    _export(Logits().eval(), (example, example), list(shapes), shapes, out)
+
+
+def _export(
+    module: Any, example: tuple[Any, ...], inputs: list[str], shapes: dict[str, Any] | None, out: Path
+) -> None:
+    import onnx
+    import torch
+
+    program = torch.onnx.export(
+        module,
+        example,
+        input_names=inputs,
+        output_names=["logits"],
+        dynamic_shapes=shapes,
+        opset_version=OPSET,
+        dynamo=True,
+        verbose=False,
+    )
+    assert program is not None
+    onnx.save(_clean(program.model_proto), out)
+
+
+def _clean(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Removes what is not part of the function: traces with this machine's paths, and shapes that are wrong.
+
+    The exporter's value_info contradicts ONNX Runtime's own inference (torch 2.13), and the quantizer then refuses the
+    graph; nothing needs it.
+    """
+    del model.graph.value_info[:]
+    del model.metadata_props[:]
+    model.doc_string, model.graph.doc_string = "", ""
+    model.producer_version = ""
+    for node in model.graph.node:
+        del node.metadata_props[:]
+        node.doc_string = ""
+    for value in (*model.graph.input, *model.graph.output, *model.graph.initializer):
+        value.doc_string = ""
+        del value.metadata_props[:]
+    del model.graph.metadata_props[:]
+    del model.functions[:]
+    used = {node.domain for node in model.graph.node}
+    kept = [opset for opset in model.opset_import if opset.domain in used]
+    del model.opset_import[:]
+    model.opset_import.extend(kept)
+    model.ir_version = _IR_OF_OPSET[_opset(model)]
+    return model
+
+
+def _opset(model: onnx.ModelProto) -> int:
+    return next(int(o.version) for o in model.opset_import if o.domain in ("", "ai.onnx"))
+
+
+def quantized_tensors(graph: Path, ops: Sequence[str]) -> list[str]:
+    """Names the float activations that go into or come out of the operators."""
+    import onnx
+
+    model = onnx.load(graph)
+    constants = {i.name for i in model.graph.initializer} | {o for n in model.graph.node if n.op_type == "Constant" for o in n.output}
+    integers = {i.name for i in model.graph.input}
+    found: list[str] = []
+    for node in model.graph.node:
+        if node.op_type in ops:
+            for name in (*node.input, *node.output):
+                if name and name not in constants and name not in integers and name not in found:
+                    found.append(name)
+    if "Gather" in ops:  # its indices are integers, whatever computed them
+        indices = {n.input[1] for n in model.graph.node if n.op_type == "Gather"}
+        found = [name for name in found if name not in indices]
+    return found
+
+
+def activations(
+    graph: Path, tensors: Sequence[str], rows: Sequence[np.ndarray], pad_id: int
+) -> Iterator[dict[str, np.ndarray]]:
+    """Yields the named activations of each row: one row is in memory at a time."""
+    import onnx
+
+    model = onnx.load(graph)
+    have = {o.name for o in model.graph.output}
+    model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in tensors if name not in have)
+    session = _session(model.SerializeToString())
+    for row in rows:
+        yield dict(zip(tensors, session.run(list(tensors), _feed(session, row, pad_id)), strict=True))
+
+
+def quantize(
+    graph: Path, ranges: Mapping[str, Range], quant: Mapping[str, Any], scheme: Scheme, out: Path
+) -> None:
+    """Writes the graph with Q/DQ pairs around the target's operators, from ranges made elsewhere."""
+    import onnx
+    from onnxruntime.quantization import CalibrationMethod, QuantType
+    from onnxruntime.quantization.calibrate import TensorData, TensorsData
+    from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
+
+    types = {"int8": QuantType.QInt8, "uint8": QuantType.QUInt8}
+    table = TensorsData(
+        CalibrationMethod.MinMax,
+        {name: TensorData(lowest=np.float32(r.low), highest=np.float32(r.high)) for name, r in ranges.items()},
+    )
+    quantizer = QDQQuantizer(
+        onnx.load(graph),
+        quant["weight"]["granularity"] == "per-channel",
+        scheme.reduce_range,
+        types[scheme.weight],
+        types[quant["activation"]["dtype"]],
+        table,
+        [],
+        [],
+        list(quant["ops"]),
+        {
+            "ActivationSymmetric": quant["activation"]["symmetric"],
+            "WeightSymmetric": quant["weight"]["symmetric"],
+            # What follows a product here runs in float, so rounding its output would only lose precision.
+            "OpTypesToExcludeOutputQuantization": ["MatMul", "Gemm"],
+        },
+    )
+    quantizer.quantize_model()
+    model = quantizer.model.model
+    del model.graph.value_info[:]
+    model.producer_name, model.producer_version = "edgekit", ""
+    model.ir_version = _IR_OF_OPSET[_opset(model)]
+    onnx.save(model, out)
+
+
+def logits(graph: Path, rows: Sequence[np.ndarray], pad_id: int) -> np.ndarray:
+    """Runs rows one by one on this machine."""
+    session = _session(str(graph))
+    return np.concatenate([session.run(None, _feed(session, row, pad_id))[0] for row in rows]).astype(np.float32)
+
+
+def describe(graph: Path) -> Description:
+    """Reads a model file's interface; tensors are not loaded."""
+    import onnx
+    from onnx.helper import tensor_dtype_to_np_dtype
+
+    model = onnx.load(graph, load_external_data=False)
+
+    def tensor(value: onnx.ValueInfoProto) -> Tensor:
+        kind = value.type.tensor_type
+        shape = tuple(d.dim_param or int(d.dim_value) for d in kind.shape.dim)
+        return Tensor(value.name, tensor_dtype_to_np_dtype(kind.elem_type).name, shape)
+
+    opset = _opset(model)
+    return Description(
+        format="onnx",
+        inputs=tuple(map(tensor, model.graph.input)),
+        outputs=tuple(map(tensor, model.graph.output)),
+        opset=opset,
+        ir_version=int(model.ir_version),
+        min_runtime=_RUNTIME_OF_OPSET[opset],
+        nodes=len(model.graph.node),
+    )
+
+
+def _session(model: str | bytes) -> onnxruntime.InferenceSession:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    options.log_severity_level = 3
+    return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+
+
+def _feed(session: onnxruntime.InferenceSession, row: np.ndarray, pad_id: int) -> dict[str, np.ndarray]:
+    inputs = session.get_inputs()
+    static = inputs[0].shape[1]
+    length = static if isinstance(static, int) else len(row)
+    ids = np.full((1, length), pad_id, dtype=np.int64)
+    ids[0, : len(row)] = row[:length]
+    feed = {"input_ids": ids}
+    if any(i.name == "attention_mask" for i in inputs):
+        feed["attention_mask"] = (np.arange(length) < len(row)).astype(np.int64)[None]
+    return feed

@@ -1,0 +1,358 @@
+"""The command line: parses, calls the library, prints. Results go to stdout, progress and messages to stderr."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+import edgekit
+from edgekit.errors import EdgekitError
+from edgekit.world import current_world
+
+if TYPE_CHECKING:
+    from rich.console import Console, RenderableType
+
+MODEL_HELP = "MODEL is a folder, a hub id in the hub's cache, or package:NAME/PATH inside an installed PyPI package."
+DEVICE_HELP = "Device to measure on, such as local or qemu:cortex-a76 (default: the best that is ready here)."
+
+
+class _Group(click.Group):
+    """Prints edgekit's own errors as one message, and anything else as an internal error with a reproducer."""
+
+    def main(self, *args: Any, **kwargs: Any) -> Any:
+        try:
+            return super().main(*args, **kwargs)
+        except EdgekitError as error:
+            if current_world().leads:
+                click.echo(f"Error: {error}", err=True)
+            sys.exit(error.exit_code)
+        except (click.exceptions.Exit, SystemExit):
+            raise
+        except Exception as error:
+            path = _reproducer(error)
+            click.echo(f"Internal error: {type(error).__name__}: {error}\nPlease report it with {path}", err=True)
+            sys.exit(1)
+
+
+def _reproducer(error: Exception) -> Path:
+    """Writes what is needed to look into an internal error: the command, versions and the trace."""
+    from importlib.metadata import version
+
+    from edgekit.paths import cache_dir
+
+    path = cache_dir() / "crashes" / f"{time.strftime('%Y%m%d-%H%M%S')}.txt"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    packages = ("edgekit", "torch", "transformers", "onnx", "onnxruntime", "datasets", "numpy")
+    lines = ["command: " + " ".join(sys.argv), f"python: {sys.version}", *(f"{p}: {version(p)}" for p in packages)]
+    path.write_text("\n".join(lines) + "\n\n" + "".join(traceback.format_exception(error)), encoding="utf-8")
+    return path
+
+
+@click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(package_name="edgekit")
+def main() -> None:
+    """Compile fine-tuned transformers for edge devices."""
+
+
+def _device_option(command: Callable[..., Any]) -> Callable[..., Any]:
+    return click.option("--device", default="", metavar="URI", help=DEVICE_HELP)(command)
+
+
+def _json_option(command: Callable[..., Any]) -> Callable[..., Any]:
+    return click.option("--json", "as_json", is_flag=True, help="Print JSON on stdout.")(command)
+
+
+@main.command(epilog="Example: edgekit build my-model --data my-data --target arm64 --max-drop 1.5")
+@click.argument("model", required=False)
+@click.option("--data", metavar="DIR|FILE|package:NAME/PATH", help="Labelled data: a folder with train/dev/test, or a file.")
+@click.option("--task", metavar="NAME", help="Task; default text-classification.")
+@click.option("--target", "targets", multiple=True, metavar="NAME", help="Target profile, or a .toml file; repeatable.")
+@click.option("--max-drop", type=float, metavar="POINTS", help="Largest drop of the metric against the teacher.")
+@click.option("--max-latency-ms", type=float, metavar="MS", help="Largest p95 of an inference.")
+@click.option("--max-instructions", type=int, metavar="N", help="Most instructions an inference.")
+@click.option("--max-size-mb", type=float, metavar="MB", help="Largest model file, in 10^6 bytes.")
+@click.option("--confidence", type=float, metavar="P", help="Confidence of the accuracy check, such as 0.95.")
+@_device_option
+@click.option("--out", metavar="DIR", help="Folder that gets one bundle a target; default dist.")
+@click.option("--recipe", type=click.Path(path_type=Path), help="Recipe file; without MODEL, edgekit.toml here.")
+@click.option("--set", "settings", multiple=True, metavar="STAGE.OPTION=VALUE", help="Option of a stage; repeatable.")
+@click.option("--seed", type=int, metavar="N", help="Seed of everything random; default 0.")
+@click.option("--allow-download", is_flag=True, help="Let a hub id be fetched from the hub.")
+@click.option("--plan", "only_plan", is_flag=True, help="Say what would run, and run nothing.")
+@click.option("--no-cache", is_flag=True, help="Run every stage again.")
+@_json_option
+def build(
+    model: str | None,
+    recipe: Path | None,
+    settings: tuple[str, ...],
+    only_plan: bool,
+    no_cache: bool,
+    as_json: bool,
+    **flags: Any,
+) -> None:
+    """Build gated int8 bundles of MODEL for one or more targets.
+
+    Without MODEL the recipe is read: --recipe, or edgekit.toml of this folder. Exit code: 0 all gates pass, 3 one
+    fails, 4 a figure is missing or inconclusive, 2 the input is wrong, 5 the device is unreachable.
+    """
+    from edgekit.recipe import DEFAULT_FILE, Limits, parse_settings
+
+    names = ("max_drop", "max_latency_ms", "max_instructions", "max_size_mb", "confidence")
+    limits = Limits(**{name: flags.pop(name) for name in names})
+    overrides = flags | {"model": model, "limits": limits, "options": parse_settings(settings)}
+    if overrides["allow_download"] is False:
+        del overrides["allow_download"]
+    if recipe is not None or model is None:
+        wanted = edgekit.load_recipe(recipe or Path(DEFAULT_FILE), **overrides)
+    else:
+        wanted = edgekit.make_recipe(**overrides)
+    if only_plan:
+        _print_plan(edgekit.plan(wanted), as_json)
+        return
+    from edgekit.report.progress import Progress
+
+    with Progress() as observer:
+        built = edgekit.build(wanted, observer=observer, use_cache=not no_cache)
+    if not built:
+        return
+    _finish([(b.target, b.manifest, b.manifest.gate) for b in built], as_json)
+    if not as_json:
+        for one in built:
+            click.echo(f"{one.target}: {one.folder / 'report.html'}")
+    from edgekit.verdict import exit_code
+
+    sys.exit(exit_code(b.manifest.gate for b in built))
+
+
+def _print_plan(planned: Any, as_json: bool) -> None:
+    if as_json:
+        _print_json([{"target": p.target, "stage": p.stage, "cached": p.cached, "reason": p.reason} for p in planned])
+        return
+    for step in planned:
+        click.echo(f"{step.target:12} {step.stage:12} {'cached' if step.cached else 'run':8} {step.reason}")
+
+
+def _finish(judged: Any, as_json: bool) -> None:
+    from edgekit.report import terminal
+
+    if as_json:
+        _print_json({name: item.to_json() for name, item, _ in judged})
+    else:
+        console = _console()
+        console.print(terminal.summary(judged, console.width))
+
+
+@main.command("eval", epilog="Example: edgekit eval dist/arm64 --data my-data --examples 500")
+@click.argument("bundle", type=click.Path(path_type=Path))
+@click.option("--data", required=True, metavar="FILE|DIR", help="Labelled rows, or a folder with a test split.")
+@_device_option
+@click.option("--examples", type=int, default=0, metavar="N", help="Rows to run; default all.")
+@click.option("--predictions", type=click.Path(path_type=Path), help="Write one JSON line a row to this file.")
+@_json_option
+def evaluate(bundle: Path, data: str, device: str, examples: int, predictions: Path | None, as_json: bool) -> None:
+    """Take the accuracy of a BUNDLE, such as dist/arm64, on labelled rows."""
+    from edgekit.report import terminal
+    from edgekit.report.progress import Progress
+
+    with Progress() as progress:
+        result = edgekit.evaluate(
+            bundle, data, device=device, examples=examples, predictions=predictions, progress=progress.rows
+        )
+    _print_result(result, terminal.evaluation(result), as_json)
+
+
+@main.command(epilog="Example: edgekit bench dist/x86-64 --runs 400")
+@click.argument("bundle", type=click.Path(path_type=Path))
+@_device_option
+@click.option("--runs", type=int, default=200, show_default=True, metavar="N", help="Timed runs, at least 50.")
+@click.option("--threads", type=int, default=1, show_default=True, metavar="N", help="Threads of the runtime.")
+@click.option("--sequence-length", type=int, default=0, metavar="N", help="Tokens a row; default the golden rows' own.")
+@_json_option
+def bench(bundle: Path, device: str, runs: int, threads: int, sequence_length: int, as_json: bool) -> None:
+    """Time a BUNDLE, such as dist/arm64, or count its instructions where time says nothing."""
+    from edgekit.report import terminal
+
+    result = edgekit.bench(bundle, device=device, runs=runs, threads=threads, sequence_length=sequence_length)
+    shown = terminal.benchmark(result.latency, result.instructions, result.memory, None, result.unmeasured)
+    _print_result(result, shown, as_json)
+    if result.latency is None and result.instructions is None:
+        sys.exit(4)
+
+
+@main.command(epilog="Example: edgekit gate dist --junit gate.xml")
+@click.argument("dist", type=click.Path(path_type=Path))
+@click.option("--junit", type=click.Path(path_type=Path), help="Also write the checks as JUnit XML to this file.")
+@_json_option
+def gate(dist: Path, junit: Path | None, as_json: bool) -> None:
+    """Judge the bundles in DIST from their manifests alone; nothing is run.
+
+    Exit code: 0 all pass, 3 one fails, 4 a figure is missing or inconclusive.
+    """
+    from edgekit.errors import InputError
+    from edgekit.report import terminal
+    from edgekit.verdict import exit_code
+
+    judged = edgekit.gate(dist)
+    if junit is not None:
+        from edgekit.report import junit as writer
+
+        try:
+            junit.write_text(writer.render(judged), encoding="utf-8")
+        except OSError as error:
+            raise InputError(f"{junit} cannot be written: {error.strerror}") from error
+    if as_json:
+        from edgekit.manifest import encode
+
+        _print_json({name: encode(verdict) for name, _, verdict in judged})
+    else:
+        console = _console()
+        console.print(terminal.summary(judged, console.width))
+        for _, _, verdict in judged:
+            console.print(terminal.checks(verdict))
+    sys.exit(exit_code(verdict for _, _, verdict in judged))
+
+
+@main.command(epilog="Example: edgekit explain dist/arm64")
+@click.argument("bundle", type=click.Path(path_type=Path))
+@_json_option
+def explain(bundle: Path, as_json: bool) -> None:
+    """Say what each stage of a BUNDLE did, and why it was run or found in the store."""
+    from edgekit import manifest
+    from edgekit.report import terminal
+
+    item = manifest.read(bundle)
+    if as_json:
+        _print_json(item.to_json()["lineage"])
+    else:
+        _console().print(terminal.explanation(item))
+
+
+@main.command(epilog="Example: edgekit verify dist/arm64")
+@click.argument("bundle", type=click.Path(path_type=Path))
+@_device_option
+@_json_option
+def verify(bundle: Path, device: str, as_json: bool) -> None:
+    """Check the files of a BUNDLE and replay its golden rows on a device.
+
+    Exit code: 0 all agree, 3 something differs.
+    """
+    result = edgekit.verify(bundle, device=device)
+    if as_json:
+        _print_json(_plain(result))
+    else:
+        for failure in result.failures:
+            click.echo(f"differs: {failure}")
+        outcome = "all agree" if not result.failures else f"{len(result.failures)} differ"
+        click.echo(f"{result.files} files and {result.golden_rows} golden rows on {result.device}: {outcome}")
+    if result.failures:
+        sys.exit(3)
+
+
+@main.command(epilog="Example: edgekit targets arm64")
+@click.argument("name", required=False)
+@_json_option
+def targets(name: str | None, as_json: bool) -> None:
+    """List the target profiles, or show one (a NAME, or a .toml file of your own)."""
+    from edgekit.target import load_target, shipped_targets
+
+    profiles = [load_target(n).as_dict() for n in ([name] if name else shipped_targets())]
+    if as_json:
+        _print_json(profiles if name is None else profiles[0])
+        return
+    from edgekit.report import terminal
+
+    _console().print(terminal.targets(profiles) if name is None else terminal.target(profiles[0]))
+
+
+@main.group(invoke_without_command=True, epilog="Example: edgekit devices prepare qemu:cortex-a76")
+@click.pass_context
+def devices(context: click.Context) -> None:
+    """List the ways to reach a device, and whether each is ready."""
+    if context.invoked_subcommand is not None:
+        return
+    from edgekit.devices import listed
+
+    for uri, summary, missing in listed():
+        click.echo(f"{uri:20} {'ready' if missing is None else 'not ready'}: {missing.reason if missing else summary}")
+
+
+@devices.command("prepare", epilog="Example: edgekit devices prepare qemu:cortex-a76")
+@click.argument("uri")
+def prepare(uri: str) -> None:
+    """Install on this machine what the device URI needs (the only command that uses the network unasked)."""
+    from edgekit.devices import module_for
+
+    module_for(uri).prepare(uri, lambda text: click.echo(text, err=True))
+    click.echo(f"{uri} is ready")
+
+
+@main.command(epilog="Example: edgekit init --model my-model --data my-data --target arm64")
+@click.option("--model", prompt="Model (folder, hub id or package:NAME/PATH)", help=MODEL_HELP)
+@click.option("--data", prompt="Data (folder or file)", help="Labelled data.")
+@click.option("--task", default="text-classification", show_default=True, help="Task.")
+@click.option("--target", "targets", multiple=True, help="Target profile; repeatable (default: all shipped ones).")
+@click.option("--max-drop", type=float, help="Largest drop against the teacher, in points.")
+@click.option("--force", is_flag=True, help="Replace an edgekit.toml that is there.")
+def init(model: str, data: str, task: str, targets: tuple[str, ...], max_drop: float | None, force: bool) -> None:
+    """Write a commented edgekit.toml into this folder."""
+    from edgekit.scaffold import write_recipe
+
+    path = write_recipe(Path.cwd(), model, data, task, targets, max_drop, force)
+    click.echo(f"wrote {path.name}; now run: edgekit build")
+
+
+@main.group(epilog="Example: edgekit cache info")
+def cache() -> None:
+    """Look after the store of artifacts."""
+
+
+@cache.command("info", epilog="Example: edgekit cache info --json")
+@_json_option
+def cache_info(as_json: bool) -> None:
+    """Say where the store is and how large."""
+    _print_info(edgekit.open_store().info(), as_json)
+
+
+@cache.command("prune", epilog="Example: edgekit cache prune --keep-mb 2000")
+@click.option("--keep-mb", type=click.FloatRange(min=0), default=0.0, show_default=True, help="Megabytes of most recently used entries to keep.")
+@_json_option
+def cache_prune(keep_mb: float, as_json: bool) -> None:
+    """Delete leftovers and the least recently used entries."""
+    _print_info(edgekit.open_store().prune(int(keep_mb * 1e6)), as_json)
+
+
+def _print_info(info: Any, as_json: bool) -> None:
+    if as_json:
+        _print_json({**_plain(info), "root": str(info.root)})
+    else:
+        click.echo(f"{info.root}: {info.objects} artifacts of {info.actions} actions, {info.size_bytes / 1e6:.1f} MB")
+
+
+def _print_result(result: object, shown: RenderableType, as_json: bool) -> None:
+    if as_json:
+        _print_json(_plain(result))
+    else:
+        _console().print(shown)
+
+
+def _plain(result: object) -> Any:
+    from edgekit.codec import encode
+
+    return json.loads(json.dumps(encode(result), default=str))
+
+
+def _print_json(value: object) -> None:
+    click.echo(json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False))
+
+
+def _console() -> Console:
+    from rich.console import Console
+
+    return Console()

@@ -1,0 +1,201 @@
+"""Ways to reach a machine: one module per URI scheme, found by that scheme.
+
+A device runs model files; it knows nothing of stages or recipes. `local` is this machine, `qemu:cortex-a76` a
+64-bit Arm CPU under user-mode emulation. Every device drives the same `runner.py`, a program that needs only numpy
+and the runtime, so that what is measured on a board is what was tested here.
+"""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+
+from edgekit.errors import InputError, suggestion
+from edgekit.provenance import Provenance
+
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class ModelFile:
+    """A model file together with the digest that the device checks before it loads it.
+
+    Attributes:
+        path: the model file, in one piece (no external data).
+        sha256: hex digest of its bytes.
+        pad_id: token id that fills a static-length input up to its length.
+    """
+
+    path: Path
+    sha256: str
+    pad_id: int = 0
+
+
+@dataclass(frozen=True)
+class TokenRows:
+    """Tokenised rows of unequal length.
+
+    Attributes:
+        ids: token ids of each row, int64, shape (length of that row,). Never padded.
+    """
+
+    ids: Sequence[np.ndarray]
+
+
+@dataclass(frozen=True)
+class LatencyPlan:
+    """How latency is taken: alternating blocks of runs, one model at a time, so that each runs from warm caches.
+
+    Attributes:
+        rounds: blocks per model.
+        block_runs: timed runs in a block; at least 50.
+        warmup_runs: untimed runs at the start of each block (the other model has evicted the caches).
+        threads: intra-op threads of the runtime.
+    """
+
+    rounds: int = 8
+    block_runs: int = 60
+    warmup_runs: int = 5
+    threads: int = 1
+
+
+@dataclass(frozen=True)
+class Samples:
+    """Timings of one model.
+
+    Attributes:
+        load_ms: time to make the session.
+        cold_ms: the first inference after load.
+        block_ms: shape (rounds, block_runs), milliseconds.
+        peak_rss_bytes: of a process of its own that loads and runs this model alone; None where it cannot be read.
+    """
+
+    load_ms: float
+    cold_ms: float
+    block_ms: np.ndarray
+    peak_rss_bytes: int | None
+
+
+@dataclass(frozen=True)
+class InstructionCount:
+    """Instructions of the target's ISA that one inference executes.
+
+    Attributes:
+        per_inference: mean over the rows, net of `runner_overhead`.
+        runner_overhead: instructions an inference of an empty model, the cost of Python and the session call.
+        rows: rows over which the mean was taken.
+    """
+
+    per_inference: float
+    runner_overhead: float
+    rows: int
+
+
+@dataclass(frozen=True)
+class Unavailable:
+    """A figure that this device cannot take, with the reason that reports print."""
+
+    reason: str
+
+
+class Device(Protocol):
+    """A machine that runs model files."""
+
+    @property
+    def uri(self) -> str:
+        """What the device was connected by."""
+        ...
+
+    def unavailable(self) -> Unavailable | None:
+        """Says why the device cannot be used now (and what to do), or None if it can."""
+        ...
+
+    def fingerprint(self) -> Mapping[str, str]:
+        """Identifies the machine and its runtime: measurements are never reused across fingerprints."""
+        ...
+
+    def provenance(self, arch: str) -> tuple[Provenance, str]:
+        """Provenance of a figure taken here for a target of architecture `arch`, with the reason in words."""
+        ...
+
+    def logits(self, model: ModelFile, rows: TokenRows, threads: int, progress: Progress | None) -> np.ndarray:
+        """Runs every row at batch 1 and its real length; returns float32 logits, shape (rows, classes)."""
+        ...
+
+    def latency(
+        self, models: Mapping[str, tuple[ModelFile, TokenRows]], plan: LatencyPlan
+    ) -> Mapping[str, Samples] | Unavailable:
+        """Times the models in alternating blocks within one process, over their rows in turn."""
+        ...
+
+    def instructions(
+        self, models: Mapping[str, tuple[ModelFile, TokenRows]], threads: int
+    ) -> Mapping[str, InstructionCount] | Unavailable:
+        """Counts executed instructions an inference of each model over its rows."""
+        ...
+
+
+class DeviceModule(Protocol):
+    """What a module in this folder offers: the module's name is its URI scheme."""
+
+    SUMMARY: str
+
+    def connect(self, uri: str) -> Device:
+        """Returns the device named by `uri`; does not touch it yet.
+
+        Raises:
+            InputError: the URI is malformed for this scheme.
+        """
+        ...
+
+    def prepare(self, uri: str, report: Callable[[str], None]) -> None:
+        """Installs what the device needs on this machine; does nothing if it is there already.
+
+        Raises:
+            DeviceError: it cannot be prepared here, with what to install.
+        """
+        ...
+
+
+def schemes() -> tuple[str, ...]:
+    """Names the URI schemes there are, from the files of this folder.
+
+    Left out: `runner.py`, which is what they push, and what they share, whose names begin with an underscore.
+    """
+    names = (module.name for module in pkgutil.iter_modules(__path__))
+    return tuple(sorted(name for name in names if name != "runner" and not name.startswith("_")))
+
+
+def module_for(uri: str) -> DeviceModule:
+    """Returns the module that serves `uri` (`scheme` or `scheme:rest`).
+
+    Raises:
+        InputError: no module has that scheme.
+    """
+    scheme = uri.partition(":")[0]
+    if scheme not in schemes():
+        raise InputError(f"no device scheme {scheme!r} in {uri!r}{suggestion(scheme, schemes())}")
+    module: DeviceModule = importlib.import_module(f"{__name__}.{scheme}")
+    return module
+
+
+def connect(uri: str) -> Device:
+    """Returns the device named by `uri`.
+
+    Raises:
+        InputError: unknown scheme or malformed URI.
+    """
+    return module_for(uri).connect(uri)
+
+
+def listed() -> list[tuple[str, str, Unavailable | None]]:
+    """Returns each device there is a profile or a scheme for: URI, summary, and what it lacks (None: ready)."""
+    return [
+        (uri, module_for(uri).SUMMARY, connect(uri).unavailable()) for scheme in schemes() for uri in module_for(scheme).uris()
+    ]

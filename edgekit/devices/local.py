@@ -1,0 +1,155 @@
+"""`local`: this machine, through `runner.py` in a process of its own.
+
+A child process rather than the caller's: its memory can be taken, its threads and environment are fixed before the
+runtime loads, and a runtime that aborts takes nothing with it. The caller never imports onnxruntime.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import sys
+import tempfile
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from edgekit.devices import Device, InstructionCount, LatencyPlan, ModelFile, Progress, Samples, TokenRows, Unavailable
+from edgekit.devices._host import architecture, cpu_model, isa_flags, usable_cores
+from edgekit.devices._process import OUT, Event, Job, Run, read_logits, run_jobs, runner_digest, runtime_env, write_job
+from edgekit.errors import DeviceError, InputError
+from edgekit.provenance import Provenance
+
+SUMMARY = "this machine, ONNX Runtime in a process of its own"
+MEMORY_ROWS = 4
+
+
+def runtime_version() -> str | None:
+    """Returns the version of the installed onnxruntime without importing it, None if there is none."""
+    try:
+        return metadata.version("onnxruntime")
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def longest_rows(rows: TokenRows, count: int) -> TokenRows:
+    """Returns the `count` longest rows: those that need the most memory."""
+    return TokenRows(sorted(rows.ids, key=len, reverse=True)[:count])
+
+
+@dataclass(frozen=True)
+class LocalDevice:
+    """This machine."""
+
+    uri: str = "local"
+
+    def unavailable(self) -> Unavailable | None:
+        """Says that onnxruntime is missing, or None."""
+        if runtime_version() is None:
+            return Unavailable(f"onnxruntime is not installed for {sys.executable}: pip install onnxruntime")
+        return None
+
+    def fingerprint(self) -> Mapping[str, str]:
+        """Identifies processor, system, runtime and runner."""
+        return {
+            "device": self.uri,
+            "system": platform.system(),
+            "machine": architecture(),
+            "cpu": cpu_model(),
+            "isa": " ".join(isa_flags()),
+            "cores": str(usable_cores()),
+            "onnxruntime": runtime_version() or "none",
+            "runner": runner_digest(),
+        }
+
+    def provenance(self, arch: str) -> tuple[Provenance, str]:
+        """Measured for a target of this machine's architecture, estimated for any other."""
+        here = architecture()
+        if architecture(arch) == here:
+            return Provenance.MEASURED, f"run on this {here} machine ({cpu_model()})"
+        return Provenance.ESTIMATED, f"run on this {here} machine's kernels, not the {arch} target's"
+
+    def logits(self, model: ModelFile, rows: TokenRows, threads: int, progress: Progress | None) -> np.ndarray:
+        """Runs every row at batch 1 and its real length.
+
+        Raises:
+            DeviceError: the runner refused the job or broke off.
+        """
+        with tempfile.TemporaryDirectory(prefix="edgekit-local-") as folder:
+            run, _ = self._run(Path(folder) / "job", Job("logits", {"model": (model, rows)}, threads), progress)
+            return read_logits(run, self.uri, len(rows.ids))
+
+    def latency(
+        self, models: Mapping[str, tuple[ModelFile, TokenRows]], plan: LatencyPlan
+    ) -> Mapping[str, Samples] | Unavailable:
+        """Times the models in alternating blocks, then takes the memory of each in a process of its own.
+
+        Raises:
+            DeviceError: the runner refused the job or broke off.
+        """
+        settings = {"latency": {"rounds": plan.rounds, "block_runs": plan.block_runs, "warmup_runs": plan.warmup_runs}}
+        with tempfile.TemporaryDirectory(prefix="edgekit-local-") as folder:
+            run, event = self._run(Path(folder) / "job", Job("latency", models, plan.threads, settings), None)
+            with np.load(run.folder / OUT["latency"], allow_pickle=False) as arrays:
+                block_ms = arrays["block_ms"]
+        return {
+            timed["name"]: Samples(
+                load_ms=float(timed["load_ms"]),
+                cold_ms=float(timed["cold_ms"]),
+                block_ms=block_ms[index],
+                peak_rss_bytes=self._peak_rss_bytes(*models[timed["name"]], plan.threads),
+            )
+            for index, timed in enumerate(event["models"])
+        }
+
+    def instructions(
+        self, models: Mapping[str, tuple[ModelFile, TokenRows]], threads: int
+    ) -> Mapping[str, InstructionCount] | Unavailable:
+        """Says why there is no count here."""
+        return Unavailable(
+            "no exact instruction counter is to be had on every machine: hardware counters need privileges, are"
+            " missing in virtual machines, and wander; an emulated device (qemu:) counts exactly"
+        )
+
+    def _run(self, folder: Path, job: Job, progress: Progress | None) -> tuple[Run, Event]:
+        missing = self.unavailable()
+        if missing is not None:
+            raise DeviceError(f"{self.uri}: {missing.reason}")
+        env = {**os.environ, **runtime_env(job.threads)}
+        run = Run((sys.executable,), env, write_job(folder, job))
+        (event,) = run_jobs(self.uri, [run], progress)
+        return run, event
+
+    def _peak_rss_bytes(self, model: ModelFile, rows: TokenRows, threads: int) -> int | None:
+        job = Job("logits", {"model": (model, longest_rows(rows, MEMORY_ROWS))}, threads)
+        with tempfile.TemporaryDirectory(prefix="edgekit-local-") as folder:
+            _, event = self._run(Path(folder) / "job", job, None)
+        peak: Any = event["peak_rss_bytes"]
+        return None if peak is None else int(peak)
+
+
+def connect(uri: str) -> Device:
+    """Returns this machine.
+
+    Raises:
+        InputError: something follows the scheme.
+    """
+    if uri != "local":
+        raise InputError(f"device {uri!r}: expected just 'local', it takes nothing after the scheme")
+    return LocalDevice()
+
+
+def prepare(uri: str, report: Callable[[str], None]) -> None:
+    """Checks that the runtime is there; there is nothing to install.
+
+    Raises:
+        DeviceError: onnxruntime is not installed.
+    """
+    missing = connect(uri).unavailable()
+    if missing is not None:
+        raise DeviceError(f"{uri}: {missing.reason}")
+    report(f"{uri}: onnxruntime {runtime_version()} is installed")

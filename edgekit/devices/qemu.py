@@ -1,0 +1,195 @@
+"""`qemu:CPU`: a 64-bit Arm processor under user-mode emulation, with the aarch64 build of the runtime.
+
+It answers two questions that this machine cannot: what an int8 model answers with Arm's kernels (the same file may
+answer differently on x86), and how many Arm instructions an inference executes. The count is exact, free of noise
+and the same on every host. It is no time: across precisions and processors it is a proxy, and reports say so.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from edgekit.devices import Device, InstructionCount, LatencyPlan, ModelFile, Progress, Samples, TokenRows, Unavailable
+from edgekit.devices._arm_cpus import CPUS
+from edgekit.devices._empty_model import write_empty_model
+from edgekit.devices._host import architecture, usable_cores
+from edgekit.devices._process import Job, Run, read_logits, run_jobs, runner_digest, runtime_env, write_job
+from edgekit.devices._sysroot import MARK_FD, not_ready, open_sysroot, qemu_version, read_stamp, stamp_digest
+from edgekit.devices._sysroot_build import build
+from edgekit.errors import DeviceError, InputError, suggestion
+from edgekit.provenance import Provenance
+
+SUMMARY = "a 64-bit Arm CPU under qemu's user-mode emulation: " + ", ".join(f"qemu:{cpu}" for cpu in CPUS)
+MAX_SHARES = 2
+ROWS_PER_SHARE = 8  # below that, starting another emulated Python costs more than it saves
+PASSES, SETTLING_PASSES = 5, 2
+COUNT_FILE = "instructions.txt"
+COUNT_QUIET_LIMIT_S = 3600.0
+
+
+@dataclass(frozen=True)
+class QemuDevice:
+    """An emulated processor.
+
+    Attributes:
+        cpu: qemu's name of it.
+    """
+
+    cpu: str
+
+    @property
+    def uri(self) -> str:
+        """What the device was connected by."""
+        return f"qemu:{self.cpu}"
+
+    def unavailable(self) -> Unavailable | None:
+        """Says what is missing: the emulator, or the userland, which `prepare` makes."""
+        reason = not_ready(self.uri)
+        return None if reason is None else Unavailable(reason)
+
+    def fingerprint(self) -> Mapping[str, str]:
+        """Identifies emulator, processor, userland and runner; the host does not matter to what is taken here."""
+        stamp = read_stamp()
+        return {
+            "device": self.uri,
+            "machine": "aarch64",
+            "cpu": self.cpu,
+            "qemu": qemu_version(),
+            "onnxruntime": "none" if stamp is None else str(stamp["onnxruntime"]),
+            "sysroot": "none" if stamp is None else stamp_digest(stamp),
+            "runner": runner_digest(),
+        }
+
+    def provenance(self, arch: str) -> tuple[Provenance, str]:
+        """Simulated for an aarch64 target, estimated for any other."""
+        if architecture(arch) == "aarch64":
+            return Provenance.SIMULATED, f"run on the target's own instructions, under qemu {qemu_version()} {self.cpu}"
+        return Provenance.ESTIMATED, f"run on Arm's kernels ({self.uri}), not the {arch} target's"
+
+    def logits(self, model: ModelFile, rows: TokenRows, threads: int, progress: Progress | None) -> np.ndarray:
+        """Runs every row at batch 1 and its real length, the rows dealt out to two processes where that is faster.
+
+        Raises:
+            DeviceError: the device is not prepared, or the runner refused the job or broke off.
+        """
+        total = len(rows.ids)
+        shares = max(1, min(MAX_SHARES, usable_cores() // max(1, threads), total // ROWS_PER_SHARE))
+        parts = [TokenRows(rows.ids[share::shares]) for share in range(shares)]
+        with tempfile.TemporaryDirectory(prefix="edgekit-qemu-") as name:
+            runs = self._runs(Path(name), [Job("logits", {"model": (model, part)}, threads) for part in parts])
+            run_jobs(self.uri, runs, progress)
+            done = [read_logits(run, self.uri, len(part.ids)) for run, part in zip(runs, parts, strict=True)]
+        logits = np.empty((total, done[0].shape[1]), dtype=np.float32)
+        for share, part_logits in enumerate(done):
+            logits[share::shares] = part_logits
+        return logits
+
+    def latency(
+        self, models: Mapping[str, tuple[ModelFile, TokenRows]], plan: LatencyPlan
+    ) -> Mapping[str, Samples] | Unavailable:
+        """Says why there are no times here."""
+        return Unavailable("under emulation wall time says nothing of the device; instruction counts are taken instead")
+
+    def instructions(
+        self, models: Mapping[str, tuple[ModelFile, TokenRows]], threads: int
+    ) -> Mapping[str, InstructionCount] | Unavailable:
+        """Counts the Arm instructions of an inference, exactly.
+
+        The rows are run five times over in one process and the last three passes count: start-up, load and the first
+        runs, which set up the runtime's memory, are left out. The same figure for an empty model with the same inputs
+        and rows, the cost of Python and the session call, is taken off.
+
+        Args:
+            models: by name, the model file and its rows.
+            threads: has no influence: one thread is used, because how long threads wait for each other differs from
+                run to run, and the work does not become less by being shared.
+
+        Raises:
+            DeviceError: the device is not prepared, or the runner refused the job or broke off.
+        """
+        with tempfile.TemporaryDirectory(prefix="edgekit-qemu-") as name:
+            folder = Path(name)
+            # Models of the same inputs and rows have the same overhead, which is then counted once.
+            empties = {key: write_empty_model(model.path, folder / "empty") for key, (model, _) in models.items()}
+            overheads = {
+                (empties[key].sha256, rows_key(rows)): (empties[key], rows) for key, (_, rows) in models.items()
+            }
+            counts = self._count(folder, [*models.values(), *overheads.values()])
+        overhead = dict(zip(overheads, counts[len(models) :], strict=True))
+        result = {}
+        for (key, (_, rows)), gross in zip(models.items(), counts, strict=False):
+            net_of = overhead[empties[key].sha256, rows_key(rows)]
+            result[key] = InstructionCount(gross - net_of, net_of, len(rows.ids))
+        return result
+
+    def _count(self, folder: Path, models: Sequence[tuple[ModelFile, TokenRows]]) -> list[float]:
+        """Returns the instructions of an inference of each model, runner included."""
+        settings = {"passes": PASSES, "mark_fd": MARK_FD}
+        runs = self._runs(folder, [Job("passes", {"model": entry}, 1, settings) for entry in models], COUNT_FILE)
+        at_once = max(1, min(MAX_SHARES, usable_cores()))
+        for first in range(0, len(runs), at_once):
+            run_jobs(self.uri, runs[first : first + at_once], quiet_limit_s=COUNT_QUIET_LIMIT_S)
+        return [
+            counted_passes(run.folder / COUNT_FILE, self.uri) / len(rows.ids)
+            for run, (_, rows) in zip(runs, models, strict=True)
+        ]
+
+    def _runs(self, folder: Path, jobs: Sequence[Job], count_into: str | None = None) -> list[Run]:
+        """Writes jobs below a folder and returns the processes that run them here."""
+        sysroot, stamp = open_sysroot(self.uri)
+        overlay = sysroot.write_overlay(folder / "overlay", self.cpu, stamp["features"][self.cpu])
+        command = sysroot.command(self.cpu, overlay, count_into)
+        return [
+            Run(command, {**runtime_env(job.threads), **sysroot.env()}, write_job(folder / f"job-{index}", job))
+            for index, job in enumerate(jobs)
+        ]
+
+
+def counted_passes(path: Path, uri: str) -> float:
+    """Returns the instructions of one pass, the mean over those after the settling ones.
+
+    Args:
+        path: totals at the marks, one a line: before the first pass and after each.
+        uri: device, for the message.
+
+    Raises:
+        DeviceError: the counter left something else.
+    """
+    totals = [int(line) for line in path.read_text().split()] if path.exists() else []
+    if len(totals) != PASSES + 1:
+        raise DeviceError(f"{uri}: the instruction counter left {len(totals)} totals for {PASSES} passes")
+    return (totals[PASSES] - totals[SETTLING_PASSES]) / (PASSES - SETTLING_PASSES)
+
+
+def rows_key(rows: TokenRows) -> tuple[bytes, ...]:
+    """Returns what tells token rows apart."""
+    return tuple(np.asarray(row, dtype=np.int64).tobytes() for row in rows.ids)
+
+
+def connect(uri: str) -> Device:
+    """Returns the emulated processor named after the colon.
+
+    Raises:
+        InputError: there is no such processor.
+    """
+    cpu = uri.partition(":")[2]
+    if cpu not in CPUS:
+        known = ", ".join(f"qemu:{name}" for name in CPUS)
+        raise InputError(f"device {uri!r}: no processor {cpu!r}{suggestion(cpu, CPUS)} (there are {known})")
+    return QemuDevice(cpu)
+
+
+def prepare(uri: str, report: Callable[[str], None]) -> None:
+    """Makes the Arm userland in the cache folder; does nothing if it is there already.
+
+    Raises:
+        InputError: there is no such processor.
+        DeviceError: a program is missing, or a step failed.
+    """
+    device = connect(uri)
+    build(device.uri, report)

@@ -1,0 +1,113 @@
+"""The form of the IR that is exported: one unpadded row, two-dimensional, with as few nodes as it can have.
+
+At a millisecond an inference half of the run time is not matrix products but the nodes between them, so this form has
+the tables merged (word; position plus token type 0), query, key and value packed into one product with bias and the
+1/sqrt(head_dim) folded into the query's weights, activations of rank 2 (a rank-2 product becomes Gemm, whose quantized
+kernel takes the bias as int32), and the last layer for the first token only. Float logits equal the encoder's to 1e-5.
+
+A model with a fixed input length has padding, so it takes the mask as a second input; one with dynamic length takes
+none.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F  # noqa: N812
+
+from edgekit.ir.encoder import PADDING_BIAS, EdgekitForSequenceClassification, Layer, activation, relative_buckets
+
+
+class LeanLayer(nn.Module):
+    """A layer on rank-2 activations, its query scaled in the weights."""
+
+    def __init__(self, layer: Layer, first_only: bool, buckets: Tensor | None) -> None:
+        super().__init__()
+        self.heads, self.head_dim, self.width, self.first_only = layer.heads, layer.head_dim, layer.width, first_only
+        scale = torch.ones(3 * self.width, 1)
+        scale[: self.width] = 1 / math.sqrt(self.head_dim)
+        weight, bias = layer.qkv.weight * scale, layer.qkv.bias * scale[:, 0]
+        pieces = [self.width, 2 * self.width] if first_only else [3 * self.width]
+        self.products = nn.ModuleList(
+            _linear(w, b) for w, b in zip(weight.split(pieces), bias.split(pieces), strict=True)
+        )
+        self.output, self.attention_norm = layer.output, layer.attention_norm
+        self.up, self.down, self.ffn_norm, self.activation = layer.up, layer.down, layer.ffn_norm, layer.activation
+        relative = None
+        if layer.relative is not None and buckets is not None:
+            relative = layer.relative(buckets[:1] if first_only else buckets).permute(2, 0, 1).contiguous()
+        self.relative: Tensor | None
+        self.register_buffer("relative", relative)
+
+    def forward(self, x: Tensor, bias: Tensor | None) -> Tensor:
+        """Maps (length, hidden) to (length, hidden), or to (1, hidden) in the last layer; bias is (1, 1, 1, length)."""
+        rows = x[:1] if self.first_only else x
+        query, key, value = self._heads(x)
+        scores = torch.matmul(query, key.transpose(-1, -2))
+        if self.relative is not None:
+            scores = scores + self.relative[:, : rows.shape[0], : x.shape[0]]
+        if bias is not None:
+            scores = scores + bias
+        context = torch.matmul(scores.softmax(-1), value)
+        context = context.squeeze(0).transpose(0, 1).reshape(-1, self.width)
+        rows = self.attention_norm(rows + self.output(context))
+        normed: Tensor = self.ffn_norm(rows + self.down(self.activation(self.up(rows))))
+        return normed
+
+    def _heads(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Returns query, key and value, each (1, heads, rows, head_dim): one transposition, then one split."""
+        if not self.first_only:
+            packed = self.products[0](x).view(-1, 3, self.heads, self.head_dim).permute(1, 2, 0, 3)
+            query, key, value = packed.split(1)
+            return query, key, value
+        key, value = self.products[1](x).view(-1, 2, self.heads, self.head_dim).permute(1, 2, 0, 3).split(1)
+        return self.products[0](x[:1]).view(1, self.heads, 1, self.head_dim), key, value
+
+
+class LeanClassifier(nn.Module):
+    """The whole model for one row.
+
+    Args:
+        model: the trained encoder; its weights are shared, not copied, wherever they are not folded.
+        max_length: rows of the merged position table, at most `model.config.max_positions`.
+    """
+
+    def __init__(self, model: EdgekitForSequenceClassification, max_length: int) -> None:
+        super().__init__()
+        config, tables = model.config, model.embeddings
+        if not 1 <= max_length <= config.max_positions:
+            raise ValueError(f"max_length is {max_length}; the model has {config.max_positions} positions")
+        self.word = tables.word
+        position = tables.position.weight[:max_length].detach().clone()
+        self.position = nn.Parameter(position if tables.token_type is None else position + tables.token_type.weight[0].detach())
+        self.norm, self.projection = tables.norm, tables.projection
+        buckets = None
+        if config.positions == "relative-bias":
+            buckets = relative_buckets(max_length, config.relative_buckets, config.relative_max_distance)
+        last = len(model.layers) - 1
+        self.layers = nn.ModuleList(LeanLayer(layer, i == last, buckets) for i, layer in enumerate(model.layers))
+        self.dense, self.classifier = model.head.dense, model.head.classifier
+        self.head_activation = activation(config.head_activation)
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
+        """Classifies one row: ids (1, length), mask (1, length) where the length is fixed; returns (1, labels)."""
+        ids = input_ids.squeeze(0)
+        x = self.norm(F.embedding(ids, self.word.weight) + self.position[: ids.shape[0]])
+        if self.projection is not None:
+            x = self.projection(x)
+        bias = None
+        if attention_mask is not None:
+            bias = ((1 - attention_mask.to(x.dtype)) * PADDING_BIAS)[None, None]
+        for layer in self.layers:
+            x = layer(x, bias)
+        logits: Tensor = self.classifier(self.head_activation(self.dense(x)))
+        return logits
+
+
+def _linear(weight: Tensor, bias: Tensor) -> nn.Linear:
+    linear = nn.Linear(weight.shape[1], weight.shape[0])
+    linear.weight = nn.Parameter(weight.detach().clone())
+    linear.bias = nn.Parameter(bias.detach().clone())
+    return linear

@@ -1,0 +1,92 @@
+"""Cuts: a new, smaller model from a model and what is to be kept. The original is never changed."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from edgekit.ir.config import EdgekitConfig
+from edgekit.ir.encoder import EdgekitForSequenceClassification
+
+
+def _resized(config: EdgekitConfig, **changes: object) -> EdgekitConfig:
+    return EdgekitConfig(**{**config.to_dict(), **changes})
+
+
+def _built(config: EdgekitConfig, state: dict[str, Tensor]) -> EdgekitForSequenceClassification:
+    model = EdgekitForSequenceClassification(config)
+    model.load_state_dict(state)
+    return model.eval()
+
+
+def keep_layers(model: EdgekitForSequenceClassification, layers: Sequence[int]) -> EdgekitForSequenceClassification:
+    """Keeps the given layers, in the given order.
+
+    Raises:
+        ValueError: `layers` is empty, not strictly increasing, or names a layer that is not there.
+    """
+    config = model.config
+    if not layers or list(layers) != sorted(set(layers)) or not 0 <= layers[0] <= layers[-1] < len(config.heads):
+        raise ValueError(f"cannot keep layers {list(layers)} of a model of {len(config.heads)}")
+    state = {k: v for k, v in model.state_dict().items() if not k.startswith("layers.")}
+    for new, old in enumerate(layers):
+        state |= {f"layers.{new}.{k}": v for k, v in model.layers[old].state_dict().items()}
+    changed = _resized(config, heads=[config.heads[i] for i in layers], ffn=[config.ffn[i] for i in layers])
+    return _built(changed, state)
+
+
+def keep_widths(
+    model: EdgekitForSequenceClassification, heads: Sequence[Sequence[int]], channels: Sequence[Sequence[int]]
+) -> EdgekitForSequenceClassification:
+    """Keeps the given heads and FFN channels of each layer.
+
+    The result equals the model in which the other heads' context and the other channels' activations are zero, since
+    neither the output projection nor the second FFN matrix then sees them.
+
+    Args:
+        model: the model to cut.
+        heads: kept head indices of each layer, at least one each.
+        channels: kept FFN channel indices of each layer, at least one each.
+    """
+    config, state = model.config, copy.copy(model.state_dict())
+    for i, (kept_heads, kept_channels) in enumerate(zip(heads, channels, strict=True)):
+        width = config.heads[i] * config.head_dim
+        columns = (torch.tensor(sorted(kept_heads))[:, None] * config.head_dim + torch.arange(config.head_dim)).flatten()
+        rows = torch.cat([columns, columns + width, columns + 2 * width])
+        kept = torch.tensor(sorted(kept_channels))
+        name = f"layers.{i}"
+        state[f"{name}.qkv.weight"] = state[f"{name}.qkv.weight"][rows]
+        state[f"{name}.qkv.bias"] = state[f"{name}.qkv.bias"][rows]
+        state[f"{name}.output.weight"] = state[f"{name}.output.weight"][:, columns]
+        state[f"{name}.up.weight"] = state[f"{name}.up.weight"][kept]
+        state[f"{name}.up.bias"] = state[f"{name}.up.bias"][kept]
+        state[f"{name}.down.weight"] = state[f"{name}.down.weight"][:, kept]
+        if f"{name}.relative.weight" in state:
+            state[f"{name}.relative.weight"] = state[f"{name}.relative.weight"][:, sorted(kept_heads)]
+    changed = _resized(config, heads=[len(h) for h in heads], ffn=[len(c) for c in channels])
+    return _built(changed, state)
+
+
+def keep_vocabulary(
+    model: EdgekitForSequenceClassification, token_ids: Sequence[int], special_ids: dict[str, int | None]
+) -> EdgekitForSequenceClassification:
+    """Keeps the given rows of the word table, renumbered in their order.
+
+    Args:
+        model: the model to cut.
+        token_ids: old ids, in the order of their new ids.
+        special_ids: new values of the configuration's `pad_token_id` and its like.
+    """
+    state = copy.copy(model.state_dict())
+    state["embeddings.word.weight"] = state["embeddings.word.weight"][torch.tensor(list(token_ids))]
+    return _built(_resized(model.config, vocab_size=len(token_ids), **special_ids), state)
+
+
+def keep_positions(model: EdgekitForSequenceClassification, length: int) -> EdgekitForSequenceClassification:
+    """Keeps the first `length` rows of the position table."""
+    state = copy.copy(model.state_dict())
+    state["embeddings.position.weight"] = state["embeddings.position.weight"][:length]
+    return _built(_resized(model.config, max_positions=min(length, model.config.max_positions)), state)

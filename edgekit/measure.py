@@ -1,0 +1,295 @@
+"""Measures a bundle again: accuracy on any labelled file, latency on any device, and its own golden rows."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from edgekit import data, devices, manifest
+from edgekit.artifact import file_digest
+from edgekit.devices import LatencyPlan, ModelFile, Progress, TokenRows, Unavailable
+from edgekit.errors import ArtifactError, InputError
+from edgekit.manifest import Manifest
+from edgekit.provenance import Provenance
+from edgekit.stages.benchmark import latency_figures
+from edgekit.stages.bundle import GOLDEN, differences
+from edgekit.stages.evaluate import draw
+from edgekit.store import write_atomically
+from edgekit.target import Target, parse_table
+from edgekit.tasks import load_task
+from edgekit.tokenization import encode, load_tokenizer
+
+GOLDEN_BYTES_LIMIT = 64 << 20
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Accuracy of a bundle on labelled rows.
+
+    Attributes:
+        metric, score: the task's metric, in percent.
+        scores: all of the task's scores, in percent.
+        examples: rows run.
+        rows: rows of the file.
+        cut: rows longer than the model's longest input.
+        device, provenance, reason: where the figure comes from.
+    """
+
+    metric: str
+    score: float
+    scores: dict[str, float]
+    examples: int
+    rows: int
+    cut: int
+    device: str
+    provenance: Provenance
+    reason: str
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Latency, instructions and memory of a bundle; what was not taken is None, and `unmeasured` says why."""
+
+    latency: manifest.Latency | None
+    instructions: manifest.Instructions | None
+    memory: manifest.Memory | None
+    unmeasured: dict[str, str]
+
+
+@dataclass(frozen=True)
+class Verification:
+    """Outcome of a bundle's self-test.
+
+    Attributes:
+        files: files whose digests were checked.
+        golden_rows: rows replayed.
+        failures: what differs, one line each; empty where all is well.
+        device: URI.
+    """
+
+    files: int
+    golden_rows: int
+    failures: tuple[str, ...]
+    device: str
+
+
+@dataclass(frozen=True)
+class _Bundle:
+    """A bundle on disk, its model file whole."""
+
+    folder: Path
+    manifest: Manifest
+    target: Target
+    model: ModelFile
+
+
+def open_bundle(folder: Path) -> _Bundle:
+    """Reads a bundle and checks its model file and tokenizer against the manifest.
+
+    Raises:
+        ArtifactError: it is not a bundle, or a file is missing or not the one that was built.
+    """
+    item = manifest.read(folder)
+    target: Target = parse_table(Target, _without_none(item.target), f"{folder}/manifest.json: target", "")
+    for path, expected in (
+        (folder / item.model.path, item.model.sha256),
+        (folder / item.tokenizer.path / "tokenizer.json", item.tokenizer.sha256),
+    ):
+        if not path.is_file():
+            raise ArtifactError(f"{path} is missing; build the bundle again")
+        if file_digest(path) != expected:
+            raise ArtifactError(f"{path} is not the file that was built: its sha256 differs from the manifest's")
+    config = json.loads((folder / item.tokenizer.path / "tokenizer.json").read_text(encoding="utf-8"))
+    pad = _pad_id(config, folder / item.tokenizer.path)
+    return _Bundle(folder, item, target, ModelFile(folder / item.model.path, item.model.sha256, pad))
+
+
+def _without_none(table: Any) -> Any:
+    """Drops nulls, which stand for keys that the profile does not have."""
+    return {k: _without_none(v) for k, v in table.items() if v is not None} if isinstance(table, dict) else table
+
+
+def _pad_id(config: dict[str, Any], folder: Path) -> int:
+    special = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))
+    vocabulary = config["model"].get("vocab")
+    token = special.get("pad_token")
+    return int(vocabulary.get(token, 0)) if isinstance(vocabulary, dict) else 0
+
+
+def _device(bundle: _Bundle, requested: str) -> str:
+    from edgekit.pipeline import device_for
+
+    return device_for(bundle.target, requested)[0]
+
+
+def evaluate(
+    folder: Path, file: Path, device: str, examples: int, predictions: Path | None, progress: Progress | None
+) -> Evaluation:
+    """Runs a bundle over labelled rows.
+
+    Args:
+        folder: the bundle.
+        file: labelled rows, or a folder with a test split.
+        device: URI; empty picks the best that is ready here.
+        examples: rows to run, drawn evenly; 0 runs all.
+        predictions: gets one JSON line a row: row, label, prediction, logits.
+        progress: called with rows done and in all.
+
+    Raises:
+        InputError: the bundle or the data cannot be used.
+        DeviceError: the device cannot be reached, or broke off.
+    """
+    if examples < 0:
+        raise InputError(f"--examples is {examples}; it must not be negative")
+    bundle = open_bundle(folder)
+    item, task = bundle.manifest, load_task(bundle.manifest.task)
+    options = item.recipe.get("options")
+    chosen = options.get("data", {}) if isinstance(options, dict) else {}
+    named = {role: name for role, name in chosen.items() if role in task.COLUMNS}
+    pairs = data.eval_rows(file, data.Columns(candidates=task.COLUMNS, chosen=named), item.labels)
+    picked = draw(len(pairs), examples, 0)
+    tokenizer = load_tokenizer(folder / item.tokenizer.path, item.tokenizer.max_length)
+    rows = encode(tokenizer, [pairs[i][0] for i in picked])
+    uri = _device(bundle, device)
+    machine = devices.connect(uri)
+    logits = machine.logits(bundle.model, TokenRows(rows), bundle.target.device.threads, progress)
+    expected = np.array([item.labels.index(pairs[i][1]) for i in picked])
+    provenance, reason = machine.provenance(bundle.target.device.arch)
+    if predictions is not None:
+        _write_predictions(predictions, picked, pairs, logits, item.labels)
+    scores = task.scores(logits, expected)
+    return Evaluation(
+        metric=task.METRIC,
+        score=task.metric(logits, expected),
+        scores=scores,
+        examples=len(picked),
+        rows=len(pairs),
+        cut=sum(len(row) >= item.tokenizer.max_length for row in rows),
+        device=uri,
+        provenance=provenance,
+        reason=reason,
+    )
+
+
+def _write_predictions(
+    path: Path, picked: Sequence[int], pairs: Sequence[tuple[str, str]], logits: np.ndarray, labels: Sequence[str]
+) -> None:
+    lines = [
+        json.dumps(
+            {
+                "row": row,
+                "label": pairs[row][1],
+                "prediction": labels[int(values.argmax())],
+                "logits": [round(float(v), 6) for v in values],
+            },
+            ensure_ascii=False,
+        )
+        for row, values in zip(picked, logits, strict=True)
+    ]
+    try:
+        write_atomically(path, "\n".join(lines) + "\n")
+    except OSError as error:
+        raise InputError(f"predictions cannot be written to {path}: {error.strerror}") from error
+
+
+def bench(folder: Path, device: str, runs: int, threads: int, sequence_length: int) -> Timing:
+    """Times a bundle on a device, over its golden rows or over rows of one length.
+
+    Args:
+        folder: the bundle.
+        device: URI; empty picks the best that is ready here.
+        runs: timed runs, at least 50.
+        threads: intra-op threads.
+        sequence_length: tokens of each row; 0 takes the golden rows at their real lengths.
+
+    Raises:
+        InputError: the bundle or an option cannot be used.
+        DeviceError: the device cannot be reached, or broke off.
+    """
+    bundle = open_bundle(folder)
+    limit = bundle.manifest.tokenizer.max_length
+    if runs < 50:
+        raise InputError(f"--runs is {runs}; fewer than 50 say nothing of percentiles")
+    if threads < 1:
+        raise InputError(f"--threads is {threads}; it must be at least 1")
+    if sequence_length and not 2 <= sequence_length <= limit:
+        raise InputError(f"--sequence-length is {sequence_length}; the model takes 2 to {limit} tokens")
+    golden = read_golden(folder)
+    rows = [np.array(row["input_ids"], dtype=np.int64) for row in golden]
+    if sequence_length:
+        rows = [np.resize(row, sequence_length) for row in rows]
+    uri = _device(bundle, device)
+    machine = devices.connect(uri)
+    provenance, reason = machine.provenance(bundle.target.device.arch)
+    models = {"artifact": (bundle.model, TokenRows(rows))}
+    rounds = max(1, runs // 200)
+    plan = LatencyPlan(rounds=rounds, block_runs=-(-runs // rounds), threads=threads)
+    timed, counted = machine.latency(models, plan), machine.instructions(models, threads)
+    unmeasured = {n: t.reason for n, t in (("latency", timed), ("instructions", counted)) if isinstance(t, Unavailable)}
+    latency = memory = instructions = None
+    if not isinstance(timed, Unavailable):
+        latency = latency_figures(timed, uri, provenance, reason, threads, sequence_length or "dynamic")
+        rss = timed["artifact"].peak_rss_bytes
+        memory = None if rss is None else manifest.Memory(rss, uri, provenance, reason)
+    if not isinstance(counted, Unavailable):
+        one = counted["artifact"]
+        instructions = manifest.Instructions(round(one.per_inference), None, uri, provenance, reason)
+    if memory is None:
+        unmeasured["memory"] = unmeasured.get("latency", "the device does not report a process's peak memory")
+    return Timing(latency, instructions, memory, unmeasured)
+
+
+def read_golden(folder: Path) -> list[dict[str, Any]]:
+    """Reads a bundle's golden rows.
+
+    Raises:
+        ArtifactError: they are missing, or a line is not a golden row.
+    """
+    path = folder / GOLDEN
+    if not path.is_file() or path.stat().st_size > GOLDEN_BYTES_LIMIT:
+        raise ArtifactError(f"{path} is missing, or too large to be golden rows; build the bundle again")
+    rows = []
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+        try:
+            row = json.loads(line)
+            ids, logits = row["input_ids"], row["logits"]
+            assert isinstance(row["text"], str)
+            assert all(isinstance(i, int) for i in ids)
+            assert all(isinstance(v, int | float) for v in logits)
+        except (ValueError, KeyError, TypeError, AssertionError) as error:
+            raise ArtifactError(f"{path}, line {number}: not a golden row; build the bundle again") from error
+        rows.append(row)
+    if not rows:
+        raise ArtifactError(f"{path} is empty; build the bundle again")
+    return rows
+
+
+def verify(folder: Path, device: str) -> Verification:
+    """Checks every file of a bundle against its manifest and replays its golden rows on a device.
+
+    Raises:
+        ArtifactError: it is not a bundle, or its model file or tokenizer is not the one that was built.
+        DeviceError: the device cannot be reached, or broke off.
+    """
+    bundle = open_bundle(folder)
+    item = bundle.manifest
+    failures = [
+        f"{file.path}: " + ("missing" if not (folder / file.path).is_file() else "changed since it was built")
+        for file in item.files
+        if not (folder / file.path).is_file() or file_digest(folder / file.path) != file.sha256
+    ]
+    golden = read_golden(folder)
+    tokenizer = load_tokenizer(folder / item.tokenizer.path, item.tokenizer.max_length)
+    rows = encode(tokenizer, [row["text"] for row in golden])
+    uri = _device(bundle, device)
+    logits = devices.connect(uri).logits(bundle.model, TokenRows(rows), bundle.target.device.threads, None)
+    for number, (row, ids, values) in enumerate(zip(golden, rows, logits, strict=True), 1):
+        failures += [f"golden row {number}: {what}" for what in differences(row, ids, values)]
+    return Verification(len(item.files) + 1, len(golden), tuple(failures), uri)
+
+

@@ -1,0 +1,325 @@
+"""Plans and runs a build: each target walks the stages in order, and what two targets share runs once."""
+
+from __future__ import annotations
+
+import errno
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from edgekit import data, devices
+from edgekit.artifact import Artifact, RawData
+from edgekit.checkpoint import Checkpoint, inspect, locate
+from edgekit.errors import DeviceError, OutputError, RecipeError, suggestion
+from edgekit.provenance import Provenance
+from edgekit.publish import check_out, previous_keys, publish
+from edgekit.quiet import quiet_libraries
+from edgekit.recipe import Recipe, check_limits, make_stage, with_limits
+from edgekit.source import resolve
+from edgekit.stage import Context, Inputs, Progress, Resolvable, Stage, components, difference, key_of
+from edgekit.stages import ORDER
+from edgekit.store import Store
+from edgekit.target import Target, TargetView, load_target
+from edgekit.tasks import load_task
+from edgekit.world import World, current_world
+
+UNKNOWN = "depends on what runs before it"
+DISK_RESERVE_BYTES = 1 << 20
+
+
+@dataclass(frozen=True)
+class Made:
+    """A stage that was run or found.
+
+    Attributes:
+        stage: its name.
+        key: of the action.
+        seconds: of the run that made the output, now or earlier.
+        cached: whether this build found it.
+        reason: why it was run, or where it was found.
+        artifact: the output.
+    """
+
+    stage: str
+    key: str
+    seconds: float
+    cached: bool
+    reason: str
+    artifact: Artifact
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A stage of a plan: what would happen to it."""
+
+    target: str
+    stage: str
+    cached: bool
+    reason: str
+
+
+@dataclass(frozen=True)
+class Source:
+    """What a build starts from, checked."""
+
+    recipe: Recipe
+    checkpoint: Checkpoint
+    artifacts: Mapping[type[Artifact], Artifact]
+    targets: tuple[Target, ...]
+
+
+class Observer(Protocol):
+    """What a build tells while it runs."""
+
+    def started(self, target: str, stage: str, reason: str) -> None:
+        """A stage starts, and why."""
+        ...
+
+    def progressed(self, done: int, total: int, what: str) -> None:
+        """A stage got further."""
+        ...
+
+    def finished(self, target: str, made: Made) -> None:
+        """A stage was run or found."""
+        ...
+
+    def noted(self, text: str) -> None:
+        """Something the user should know."""
+        ...
+
+
+def open_source(recipe: Recipe) -> Source:
+    """Checks all of a recipe that can be checked without running anything.
+
+    Raises:
+        InputError: with what is wrong and what to do.
+    """
+    check_limits(recipe.limits)
+    load_task(recipe.task)
+    known = {cls.NAME: cls for cls in ORDER}
+    for name, options in recipe.options.items():
+        if name not in known:
+            raise RecipeError(f"there is no stage {name!r} to set options of{suggestion(name, known)}")
+        make_stage(known[name], options)
+    if not recipe.targets:
+        raise RecipeError("no target given; name one with --target (`edgekit targets` lists them)")
+    if len(set(recipe.targets)) != len(recipe.targets):
+        raise RecipeError(f"a target is named twice: {', '.join(recipe.targets)}")
+    targets = tuple(with_limits(load_target(name), recipe.limits) for name in recipe.targets)
+    if recipe.device:
+        devices.connect(recipe.device)
+    check_out(Path(recipe.out))
+    files = data.find_splits(resolve(recipe.data, "data"))
+    checkpoint = inspect(locate(recipe.model, recipe.allow_download), recipe.task)
+    model = checkpoint.artifact()
+    raw = RawData(files.path, data.data_digest(files))
+    return Source(recipe, checkpoint, {type(model): model, RawData: raw}, targets)
+
+
+def stages_for(target: Target, options: Mapping[str, Mapping[str, Any]], given: Mapping[type[Artifact], Artifact]) -> list[Stage]:
+    """Returns the stages of a target with their options, without those whose output is given."""
+    stages: list[Stage] = []
+    for cls in ORDER:
+        if cls.OUT in given:
+            continue
+        stage: Stage = make_stage(cls, options.get(cls.NAME, {}))
+        stages.append(stage.resolved(target) if isinstance(stage, Resolvable) else stage)
+    return stages
+
+
+def device_for(target: Target, requested: str) -> tuple[str, str]:
+    """Chooses the device to measure a target on: the one asked for, or the best that is ready on this machine.
+
+    Returns:
+        URI, and a note where the target's own instructions cannot be run ("" otherwise).
+
+    Raises:
+        DeviceError: the device asked for cannot be used, with what to do.
+    """
+    if requested:
+        missing = devices.connect(requested).unavailable()
+        if missing is not None:
+            raise DeviceError(f"device {requested} cannot be used: {missing.reason}")
+        return requested, ""
+    if devices.connect("local").provenance(target.device.arch)[0] is Provenance.MEASURED:
+        return "local", ""
+    emulated = f"qemu:{target.device.cpu}"
+    missing = devices.connect(emulated).unavailable() if target.device.arch == "aarch64" else None
+    if target.device.arch == "aarch64" and missing is None:
+        return emulated, ""
+    why = missing.reason if missing is not None else "there is no emulation for it"
+    return "local", f"{target.name}: figures are estimated with this machine's kernels; {why}"
+
+
+def plan(source: Source, store: Store) -> list[Planned]:
+    """Says what a build would run and what it would find; a stage behind one that runs cannot be known."""
+    planned: list[Planned] = []
+    for target in source.targets:
+        artifacts = dict(source.artifacts)
+        device, _ = device_for(target, source.recipe.device)
+        for stage in stages_for(target, source.recipe.options, source.artifacts):
+            if not all(kind in artifacts for kind in stage.IN):
+                planned.append(Planned(target.name, stage.NAME, False, UNKNOWN))
+                continue
+            key = key_of(_components(stage, artifacts, target, source.recipe, device))
+            found = store.find(key, stage.OUT)
+            if found is not None:
+                artifacts[stage.OUT] = found[1]
+            reason = "found in the store" if found is not None else "no such entry in the store"
+            planned.append(Planned(target.name, stage.NAME, found is not None, reason))
+    return planned
+
+
+def build(
+    recipe: Recipe, store: Store, observer: Observer, render: Callable[[Any], str], use_cache: bool = True
+) -> dict[str, Path]:
+    """Builds every target and puts its bundle in place.
+
+    Args:
+        recipe: what is wanted.
+        store: where artifacts are kept.
+        observer: is told what happens.
+        render: makes report.html of a manifest.
+        use_cache: whether entries made before this build count.
+
+    Returns:
+        The folder of each target's bundle.
+
+    Raises:
+        EdgekitError: see `edgekit.errors`; nothing half-written is left behind.
+    """
+    source = open_source(recipe)
+    world = current_world()
+    out: dict[str, Path] = {}
+    made_now: dict[str, str] = {}
+    with store.session():
+        for target in source.targets:
+            device, note = device_for(target, recipe.device)
+            if note:
+                observer.noted(note)
+            before = previous_keys(Path(recipe.out) / target.name)
+            artifacts = dict(source.artifacts)
+            lineage: list[Made] = []
+            for stage in stages_for(target, recipe.options, source.artifacts):
+                values = _components(stage, artifacts, target, recipe, device)
+                runner = _Runner(stage, values, Inputs(artifacts, stage.IN), target, recipe, device)
+                made = runner.make(store, world, observer, before.get(stage.NAME), made_now, use_cache)
+                artifacts[stage.OUT] = made.artifact
+                lineage.append(made)
+                observer.finished(target.name, made)
+            if world.leads:
+                out[target.name] = publish(source.checkpoint, recipe, target, artifacts, lineage, render, store)
+    return out
+
+
+def _components(
+    stage: Stage, artifacts: Mapping[type[Artifact], Artifact], target: Target, recipe: Recipe, device: str
+) -> dict[str, Any]:
+    fingerprint = None
+    if stage.MEASURES:
+        fingerprint = {"uri": device, **devices.connect(device).fingerprint()}
+    return components(stage, Inputs(artifacts, stage.IN), target, recipe.task, recipe.seed, fingerprint)
+
+
+@dataclass(frozen=True)
+class _Runner:
+    """One stage with all that it runs on."""
+
+    stage: Stage
+    values: Mapping[str, Any]
+    inputs: Inputs
+    target: Target
+    recipe: Recipe
+    device: str
+
+    def make(
+        self,
+        store: Store,
+        world: World,
+        observer: Observer,
+        before: str | None,
+        made_now: dict[str, str],
+        use_cache: bool,
+    ) -> Made:
+        """Finds the output or runs the stage; every process of torchrun comes out with the same artifact."""
+        stage, key = self.stage, key_of(self.values)
+        with ExitStack() as stack:
+            found = None
+            if world.leads:
+                stack.enter_context(store.claim(key))
+                if use_cache or key in made_now:
+                    found = store.find(key, stage.OUT)
+            if world.share(found is not None):
+                action, artifact = found or _required(store.find(key, stage.OUT), stage)
+                shared = made_now.get(key)
+                reason = f"shared with {shared}" if shared else "nothing that it depends on changed"
+                return Made(stage.NAME, key, action.seconds, True, reason, artifact)
+            reason = self._why(store, before, key, use_cache)
+            observer.started(self.target.name, stage.NAME, reason)
+            started = time.monotonic()
+            if world.leads:
+                with _disk_full_explained(store.root), store.output(key) as folder:
+                    self._run(folder, store.resume_dir(key), world, observer.progressed)
+                    seconds = time.monotonic() - started
+                    artifact = store.commit(key, self.values, folder, stage.OUT, seconds)
+            elif stage.PARALLEL:
+                with tempfile.TemporaryDirectory() as scratch:
+                    self._run(Path(scratch), store.resume_dir(key), world, lambda *_: None)
+            world.share("done")
+            if not world.leads:
+                action, artifact = _required(store.find(key, stage.OUT), stage)
+            made_now[key] = self.target.name
+            return Made(stage.NAME, key, time.monotonic() - started, False, reason, artifact)
+
+    def _run(self, folder: Path, resume_dir: Path, world: World, progress: Progress) -> None:
+        ctx = Context(
+            target=TargetView(self.target, self.stage.READS, self.stage.NAME),
+            task=self.recipe.task,
+            seed=self.recipe.seed,
+            resume_dir=resume_dir,
+            device=self.device if self.stage.MEASURES else "",
+            rank=world.rank,
+            processes=world.size if self.stage.PARALLEL else 1,
+            progress=progress,
+        )
+        with quiet_libraries(self.stage.TOOLS):
+            self.stage.requires(self.inputs, ctx)
+            self.stage.run(self.inputs, folder, ctx)
+            self.stage.ensures(folder, ctx)
+
+    def _why(self, store: Store, before: str | None, key: str, use_cache: bool) -> str:
+        if not use_cache:
+            return "the cache is off"
+        if before is None:
+            return "not built before"
+        if before == key:
+            return "its entry in the store was missing or damaged"
+        record = store.record(before)
+        return difference(record.components, self.values) if record else "the earlier build's entry is gone"
+
+
+def _required(found: Any, stage: Stage) -> Any:
+    if found is None:
+        raise OutputError(f"the output of stage {stage.NAME} is not in the store that the first process wrote it to")
+    return found
+
+
+@contextmanager
+def _disk_full_explained(folder: Path) -> Iterator[None]:
+    """Turns a full disk, however a library words it, into an error that says so."""
+    try:
+        yield
+    except Exception as error:
+        full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+        full = full or "No space left on device" in str(error)
+        if full or shutil.disk_usage(folder).free < DISK_RESERVE_BYTES:
+            raise OutputError(
+                f"the disk that holds {folder} is full; free some space (`edgekit cache prune`) and run the same "
+                "command again: what was finished is kept"
+            ) from error
+        raise

@@ -1,0 +1,258 @@
+"""Puts a finished bundle in place: files, manifest and report together, or nothing."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+import platform
+import shutil
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from filelock import FileLock
+
+from edgekit import manifest as manifests
+from edgekit.artifact import (
+    Accuracy,
+    Artifact,
+    Bundle,
+    Graph,
+    LabelledData,
+    Latency,
+    QuantizedGraph,
+    Ranges,
+    Student,
+    Teacher,
+    TeacherGraph,
+    Verdict,
+    Vocabulary,
+    file_digest,
+)
+from edgekit.backends import load_backend
+from edgekit.checkpoint import Checkpoint
+from edgekit.errors import ArtifactError, OutputError
+from edgekit.manifest import FILE_NAME, Candidate, File, Host, Manifest, Model, Step, Tensor, Tokenizer
+from edgekit.provenance import Provenance
+from edgekit.recipe import Recipe
+from edgekit.stages.bundle import MODEL, TOKENIZER
+from edgekit.stages.gate import read_figure
+from edgekit.store import Store
+from edgekit.target import Target
+
+if TYPE_CHECKING:
+    from edgekit.pipeline import Made
+
+REPORT = "report.html"
+WEIGHTS = {Student: "model.safetensors", Graph: "model.onnx", QuantizedGraph: "model.onnx", TeacherGraph: "teacher.onnx"}
+NO_DELEGATE = "the CPU runtime runs the whole graph; there is no delegate to cover it"
+
+
+def check_out(out: Path) -> None:
+    """Refuses an output folder that cannot be written, before time is spent.
+
+    Raises:
+        OutputError: a file is in the way, or the folder cannot be made or written.
+    """
+    existing = out
+    while not existing.exists() and existing != existing.parent:
+        existing = existing.parent
+    if not existing.is_dir():
+        raise OutputError(f"output folder {out}: {existing} is a file; give another --out")
+    try:
+        with tempfile.TemporaryFile(dir=existing):
+            pass
+    except OSError as error:
+        raise OutputError(f"output folder {out} cannot be written ({error.strerror}); give another --out") from error
+
+
+def previous_keys(folder: Path) -> dict[str, str]:
+    """Returns the stages' keys of the bundle that is in place now; none where there is no readable one."""
+    try:
+        return {step.stage: step.key for step in manifests.read(folder).lineage}
+    except ArtifactError:
+        return {}
+
+
+def publish(
+    checkpoint: Checkpoint,
+    recipe: Recipe,
+    target: Target,
+    artifacts: Mapping[type[Artifact], Artifact],
+    lineage: Sequence[Made],
+    render: Callable[[Manifest], str],
+    store: Store,
+) -> Path:
+    """Writes the bundle beside its place and swaps it in.
+
+    Returns:
+        The bundle's folder, `<out>/<target>`.
+
+    Raises:
+        OutputError: the folder cannot be written.
+    """
+    out = Path(recipe.out)
+    place = out / target.name
+    lock = hashlib.sha256(str(place.resolve()).encode()).hexdigest()
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        with FileLock(store.root / "locks" / f"publish-{lock}"):
+            for leftover in out.glob(f".{target.name}.*"):  # of a killed build
+                shutil.rmtree(leftover)
+            fresh, old = out / f".{target.name}.new", out / f".{target.name}.old"
+            shutil.copytree(artifacts[Bundle].path, fresh)
+            (fresh / "facts.json").unlink()
+            (fresh / "labels.json").unlink()
+            item = describe(checkpoint, recipe, target, artifacts, lineage, fresh)
+            (fresh / REPORT).write_text(render(item), encoding="utf-8")
+            manifests.write(fresh / FILE_NAME, item)
+            if place.exists():
+                os.replace(place, old)
+            os.replace(fresh, place)
+            shutil.rmtree(old, ignore_errors=True)
+    except OSError as error:
+        raise OutputError(f"{place} cannot be written: {error.strerror or error}") from error
+    return place
+
+
+def describe(
+    checkpoint: Checkpoint,
+    recipe: Recipe,
+    target: Target,
+    artifacts: Mapping[type[Artifact], Artifact],
+    lineage: Sequence[Made],
+    folder: Path,
+) -> Manifest:
+    """Makes the manifest of a bundle whose files lie in `folder`."""
+    latency = artifacts[Latency].path
+    unmeasured = json.loads((latency / "unmeasured.json").read_text(encoding="utf-8"))
+    gate = read_figure(manifests.Gate, artifacts[Verdict].path / "gate.json")
+    assert gate is not None
+    return Manifest(
+        schema=manifests.SCHEMA,
+        edgekit=version("edgekit"),
+        created=datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+        host=_host(),
+        target=_plain(target.as_dict()),
+        task=recipe.task,
+        labels=tuple(artifacts[Bundle].facts["labels"]),
+        recipe=recipe_facts(recipe),
+        teacher=_teacher(checkpoint, recipe, artifacts),
+        data=_data(recipe, artifacts[LabelledData]),
+        model=_model(target, artifacts, folder),
+        tokenizer=Tokenizer(
+            path=TOKENIZER,
+            sha256=file_digest(folder / TOKENIZER / "tokenizer.json"),
+            max_length=artifacts[Bundle].facts["max_length"],
+        ),
+        files=tuple(
+            File(p.relative_to(folder).as_posix(), file_digest(p), p.stat().st_size)
+            for p in sorted(folder.rglob("*"))
+            if p.is_file() and p.name != MODEL
+        ),
+        lineage=tuple(_step(made) for made in lineage),
+        candidates=_candidates(artifacts[QuantizedGraph]),
+        accuracy=read_figure(manifests.Accuracy, artifacts[Accuracy].path / "accuracy.json"),
+        latency=read_figure(manifests.Latency, latency / "latency.json"),
+        instructions=read_figure(manifests.Instructions, latency / "instructions.json"),
+        memory=read_figure(manifests.Memory, latency / "memory.json"),
+        coverage=None,
+        unmeasured={**unmeasured, "coverage": NO_DELEGATE},
+        gate=gate,
+    )
+
+
+def recipe_facts(recipe: Recipe) -> dict[str, Any]:
+    """Returns the recipe as plain values: locations by their last part, for a manifest names no path of a machine."""
+    plain: dict[str, Any] = _plain(dataclasses.asdict(recipe))
+    for name in ("model", "data", "out"):
+        plain[name] = _short(getattr(recipe, name))
+    plain["targets"] = [Path(name).stem if name.endswith(".toml") else name for name in recipe.targets]
+    return plain
+
+
+def _short(location: str) -> str:
+    return location if location.startswith("package:") else Path(location).resolve().name
+
+
+def _plain(value: Any) -> Any:
+    return json.loads(json.dumps(value))
+
+
+def _host() -> Host:
+    return Host(
+        system=platform.system(),
+        machine=platform.machine(),
+        cpu=platform.processor() or "unknown",
+        cores=os.cpu_count() or 1,
+        python=platform.python_version(),
+    )
+
+
+def _teacher(checkpoint: Checkpoint, recipe: Recipe, artifacts: Mapping[type[Artifact], Artifact]) -> manifests.Teacher:
+    facts = artifacts[TeacherGraph].facts
+    return manifests.Teacher(
+        name=_short(recipe.model),
+        architecture=checkpoint.model_type,
+        parameters=facts["parameters"],
+        bytes=facts["bytes"],
+        sha256=artifacts[Teacher].digest,
+    )
+
+
+def _data(recipe: Recipe, artifact: Artifact) -> manifests.Data:
+    facts = dict(artifact.facts)
+    return manifests.Data(
+        name=_short(recipe.data), rows=facts["rows"], test_in_train=facts["test_rows_also_in_train"], facts=facts
+    )
+
+
+def _model(target: Target, artifacts: Mapping[type[Artifact], Artifact], folder: Path) -> Model:
+    path = folder / MODEL
+    described = load_backend(target.runtime.name).describe(path)
+    return Model(
+        format=described.format,
+        path=MODEL,
+        sha256=file_digest(path),
+        bytes=path.stat().st_size,
+        parameters=artifacts[Graph].facts["parameters"],
+        inputs=tuple(Tensor(t.name, t.dtype, t.shape) for t in described.inputs),
+        outputs=tuple(Tensor(t.name, t.dtype, t.shape) for t in described.outputs),
+        opset=described.opset,
+        ir_version=described.ir_version,
+        min_runtime=described.min_runtime,
+    )
+
+
+def _step(made: Made) -> Step:
+    weights = WEIGHTS.get(type(made.artifact))
+    size = (made.artifact.path / weights).stat().st_size if weights else None
+    facts = dict(made.artifact.facts)
+    if isinstance(made.artifact, Ranges):
+        facts.pop("train_rows", None)  # hundreds of numbers that nobody reads there
+    return Step(made.stage, made.key, made.seconds, made.cached, made.reason, size, facts)
+
+
+def _candidates(artifact: Artifact) -> tuple[Candidate, ...]:
+    facts = artifact.facts
+    return tuple(
+        Candidate(
+            name=item["name"],
+            chosen=item["name"] == facts["scheme"],
+            figures={
+                "logit RMSE against float": item["logit_rmse"],
+                "agreement with float, %": item["agreement"],
+                "bytes": item["bytes"],
+            },
+            provenance=Provenance.MEASURED,
+            reason=f"smallest logit error on {facts['dev_rows']} dev rows"
+            if item["name"] == facts["scheme"]
+            else "larger logit error",
+        )
+        for item in facts["candidates"]
+    )

@@ -1,0 +1,1 @@
+"""Quantization that does not depend on a runtime: ranges of activations, from one pass in fixed memory."""

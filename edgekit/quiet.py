@@ -1,0 +1,49 @@
+"""Keeps libraries from writing over edgekit's own progress while a stage runs; their errors still come through."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+LOGGERS = ("torch.onnx", "torch.onnx._internal.exporter", "onnxscript", "onnx_ir", "accelerate", "torch.distributed")
+
+
+@contextmanager
+def quiet_libraries(tools: Sequence[str]) -> Iterator[None]:
+    """Silences warnings and progress bars of the libraries that a stage uses, and restores their settings.
+
+    Args:
+        tools: the stage's TOOLS; transformers is only imported where it is one of them.
+    """
+    loggers = [logging.getLogger(name) for name in LOGGERS]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            if "transformers" in tools:
+                with _quiet_transformers():
+                    yield
+            else:
+                yield
+        finally:
+            for logger, level in zip(loggers, levels, strict=True):
+                logger.setLevel(level)
+
+
+@contextmanager
+def _quiet_transformers() -> Iterator[None]:
+    from transformers.utils import logging as settings
+
+    verbosity, bars = settings.get_verbosity(), settings.is_progress_bar_enabled()
+    settings.set_verbosity_error()
+    settings.disable_progress_bar()
+    try:
+        yield
+    finally:
+        settings.set_verbosity(verbosity)
+        if bars:
+            settings.enable_progress_bar()

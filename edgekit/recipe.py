@@ -1,0 +1,211 @@
+"""Recipes: what the user wants. `edgekit.toml`; every key is also a flag of `edgekit build`."""
+
+from __future__ import annotations
+
+import dataclasses
+import tomllib
+import types
+import typing
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from edgekit.errors import RecipeError, suggestion
+from edgekit.target import Target
+
+DEFAULT_FILE = "edgekit.toml"
+_LOCATIONS = ("model", "data", "out")
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Limits that override the target's own; None leaves the target's.
+
+    Attributes:
+        max_drop: points of the metric against the teacher.
+        max_latency_ms: p95.
+        max_instructions: of the target's ISA, an inference.
+        max_size_mb: model file, in 10^6 bytes.
+        confidence: of the accuracy check, between 0.5 and 1; None compares the drop itself.
+    """
+
+    max_drop: float | None = None
+    max_latency_ms: float | None = None
+    max_instructions: int | None = None
+    max_size_mb: float | None = None
+    confidence: float | None = None
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """One build.
+
+    Attributes:
+        model: folder, hub id, or `package:NAME/PATH`.
+        data: folder, file, or `package:NAME/PATH`.
+        task: name of a task.
+        targets: names of shipped profiles, or paths of the user's.
+        out: folder that gets one bundle a target.
+        device: URI to measure on; empty picks the best one there is for each target.
+        seed: of everything random.
+        limits: override the targets' own.
+        options: stage → option → value, over the stages' defaults.
+        allow_download: whether a hub id may be fetched from the hub.
+    """
+
+    model: str
+    data: str
+    task: str = "text-classification"
+    targets: tuple[str, ...] = ()
+    out: str = "dist"
+    device: str = ""
+    seed: int = 0
+    limits: Limits = field(default_factory=Limits)
+    options: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    allow_download: bool = False
+
+
+def load_recipe(path: Path) -> dict[str, Any]:
+    """Reads a recipe file into keyword arguments of `Recipe`, locations relative to the file made absolute.
+
+    Raises:
+        RecipeError: no such file, not TOML, an unknown key or a value of the wrong type.
+    """
+    try:
+        table = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise RecipeError(f"there is no recipe {path}; give MODEL and --data, or run `edgekit init`") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
+        raise RecipeError(f"{path}: not a readable TOML file: {error}") from error
+    hints = typing.get_type_hints(Recipe)
+    known = {name for name in hints if name not in {"options", "allow_download"}} | {"set"}
+    values: dict[str, Any] = {}
+    for key, value in table.items():
+        if key not in known:
+            raise RecipeError(f"{path}: unknown key {key!r}{suggestion(key, known)}")
+        if key == "limits":
+            values[key] = _limits(value, path)
+        elif key == "set":
+            values["options"] = _options(value, path)
+        elif key == "targets":
+            if not isinstance(value, list) or not all(isinstance(name, str) for name in value):
+                raise RecipeError(f"{path}: 'targets' must be a list of names, is {value!r}")
+            values[key] = tuple(value)
+        else:
+            values[key] = convert(value, hints[key], f"{path}: {key!r}")
+    for key in _LOCATIONS:
+        location = values.get(key, "")
+        beside = path.parent / location
+        if location and not location.startswith("package:") and (key != "model" or beside.exists()):
+            values[key] = str(beside)
+    return values
+
+
+def _limits(table: object, path: Path) -> Limits:
+    if not isinstance(table, dict):
+        raise RecipeError(f"{path}: 'limits' must be a table, is {table!r}")
+    hints = typing.get_type_hints(Limits)
+    for key in table:
+        if key not in hints:
+            raise RecipeError(f"{path}: unknown limit {key!r}{suggestion(key, hints)}")
+    return Limits(**{k: convert(v, hints[k], f"{path}: 'limits.{k}'") for k, v in table.items()})
+
+
+def _options(table: object, path: Path) -> dict[str, dict[str, Any]]:
+    if not isinstance(table, dict) or not all(isinstance(v, dict) for v in table.values()):
+        raise RecipeError(f"{path}: 'set' must hold one table a stage, such as [set.distill]")
+    return table
+
+
+def check_limits(limits: Limits) -> None:
+    """Refuses limits that nothing can meet.
+
+    Raises:
+        RecipeError: a negative drop, a limit that is not positive, or a confidence outside (0.5, 1).
+    """
+    if limits.max_drop is not None and not 0 <= limits.max_drop <= 100:
+        raise RecipeError(f"max_drop is {limits.max_drop}; it must lie between 0 and 100 points")
+    for name in ("max_latency_ms", "max_instructions", "max_size_mb"):
+        value = getattr(limits, name)
+        if value is not None and not value > 0:
+            raise RecipeError(f"{name} is {value}; it must be positive")
+    if limits.confidence is not None and not 0.5 < limits.confidence < 1:
+        raise RecipeError(f"confidence is {limits.confidence}; it must lie between 0.5 and 1")
+
+
+def with_limits(target: Target, limits: Limits) -> Target:
+    """Returns the target with the recipe's limits in place of its own."""
+    budget = {
+        "latency_p95_ms": limits.max_latency_ms,
+        "instructions": limits.max_instructions,
+        "file_bytes": None if limits.max_size_mb is None else int(limits.max_size_mb * 1e6),
+    }
+    gate = {"max_drop": limits.max_drop, "confidence": limits.confidence}
+    return dataclasses.replace(
+        target,
+        budget=dataclasses.replace(target.budget, **{k: v for k, v in budget.items() if v is not None}),
+        gate=dataclasses.replace(target.gate, **{k: v for k, v in gate.items() if v is not None}),
+    )
+
+
+def parse_settings(settings: Sequence[str]) -> dict[str, dict[str, str]]:
+    """Parses `--set stage.option=value` flags; values stay text until the stage's own types are known.
+
+    Raises:
+        RecipeError: not of that form.
+    """
+    options: dict[str, dict[str, str]] = {}
+    for setting in settings:
+        name, equals, value = setting.partition("=")
+        stage, dot, option = name.partition(".")
+        if not (equals and dot and stage and option):
+            raise RecipeError(f"--set {setting!r}: expected stage.option=value, such as distill.epochs=4")
+        options.setdefault(stage, {})[option] = value
+    return options
+
+
+def make_stage(cls: type[Any], options: Mapping[str, Any]) -> Any:
+    """Makes a stage with the given options over its defaults.
+
+    Raises:
+        RecipeError: an unknown option, or a value that its type does not take.
+    """
+    hints = typing.get_type_hints(cls)
+    known = {f.name for f in dataclasses.fields(cls)}
+    for name in options:
+        if name not in known:
+            raise RecipeError(f"stage {cls.NAME!r} has no option {name!r}{suggestion(name, known)}")
+    try:
+        return cls(**{k: convert(v, hints[k], f"{cls.NAME}.{k}") for k, v in options.items()})
+    except ValueError as error:
+        raise RecipeError(f"stage {cls.NAME!r}: {error}") from error
+
+
+def convert(value: Any, hint: Any, name: str) -> Any:
+    """Converts a TOML value, or the text of a flag, to a field's type.
+
+    Raises:
+        RecipeError: it does not fit.
+    """
+    choices = [a for a in typing.get_args(hint) if a is not type(None)]
+    if isinstance(hint, types.UnionType) or typing.get_origin(hint) is typing.Union:
+        return None if value in (None, "none") else convert(value, choices[0], name)
+    if typing.get_origin(hint) is tuple:
+        items = value.split(",") if isinstance(value, str) else value
+        if not isinstance(items, list):
+            raise RecipeError(f"{name} is {value!r}; expected a list")
+        return tuple(convert(item, choices[0], name) for item in items)
+    if hint is bool and value in (True, False, "true", "false"):
+        return value in (True, "true")
+    if hint is str and isinstance(value, str):
+        return value
+    if hint in (int, float) and not isinstance(value, bool):
+        try:
+            number = hint(value)
+        except (TypeError, ValueError):
+            number = None
+        if number is not None and (isinstance(value, str) or number == value):
+            return number
+    expected = {bool: "true or false", int: "an integer", float: "a number", str: "text"}.get(hint, str(hint))
+    raise RecipeError(f"{name} is {value!r}; expected {expected}")

@@ -1,0 +1,37 @@
+"""The passes, in the order in which they run. A stage whose output is given (a fine-tuned model) is left out."""
+
+from __future__ import annotations
+
+from edgekit.stages.baseline import Baseline
+from edgekit.stages.benchmark import Benchmark
+from edgekit.stages.bundle import Pack
+from edgekit.stages.calibrate import Calibrate
+from edgekit.stages.data import ReadData
+from edgekit.stages.distill import Distill
+from edgekit.stages.evaluate import Evaluate
+from edgekit.stages.export import Export
+from edgekit.stages.finetune import Finetune
+from edgekit.stages.gate import Gate
+from edgekit.stages.prune import Prune
+from edgekit.stages.quantize import Quantize
+from edgekit.stages.reference import Compare
+from edgekit.stages.teach import Teach
+from edgekit.stages.trim import Trim
+
+ORDER = (
+    ReadData,  # raw data        → labelled data
+    Finetune,  # model           → teacher
+    Trim,  # teacher         → vocabulary
+    Teach,  # teacher         → its outputs on train and dev
+    Distill,  # teacher         → wide student
+    Prune,  # wide student    → student
+    Compare,  # both            → their logits on test
+    Baseline,  # teacher         → float graph, the base of every ratio
+    Export,  # student         → float graph
+    Calibrate,  # float graph     → ranges
+    Quantize,  # graph, ranges   → int8 graph
+    Evaluate,  # int8 graph      → accuracy, on a device
+    Benchmark,  # both graphs     → latency or instructions, on a device
+    Gate,  # figures         → verdict
+    Pack,  # int8 graph      → bundle
+)

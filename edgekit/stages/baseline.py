@@ -1,0 +1,44 @@
+"""Exports the float teacher from transformers' own code: what the user would run without edgekit.
+
+Every ratio has it as its numerator, so it gets no lean form of ours, which would be another model to explain, and no
+handicap either: it runs unpadded, at the same thread count, in the same process.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+from edgekit.artifact import FACTS, Teacher, TeacherGraph, write_json
+from edgekit.backends import load_backend
+from edgekit.stage import Context, Inputs, Pass
+
+
+@dataclass(frozen=True)
+class Baseline(Pass):
+    """Exports the teacher."""
+
+    NAME: ClassVar[str] = "baseline"
+    VERSION: ClassVar[int] = 1
+    IN: ClassVar = (Teacher,)
+    OUT: ClassVar = TeacherGraph
+    READS: ClassVar[tuple[str, ...]] = ("runtime.name",)
+    TOOLS: ClassVar[tuple[str, ...]] = ("torch", "transformers", "onnx", "onnxscript")
+
+    def run(self, inputs: Inputs, out_dir: Path, ctx: Context) -> None:
+        """Writes the graph."""
+        from transformers import AutoModelForSequenceClassification
+
+        backend = load_backend(ctx.target["runtime.name"])
+        model = AutoModelForSequenceClassification.from_pretrained(inputs[Teacher].path, local_files_only=True).eval()
+        out = TeacherGraph(out_dir, "").model
+        backend.export_teacher(model, out)
+        facts = {
+            "architecture": model.config.model_type,
+            "parameters": sum(p.numel() for p in model.parameters()),
+            "bytes": out.stat().st_size,
+            "nodes": backend.describe(out).nodes,
+            "pad_token_id": model.config.pad_token_id or 0,
+        }
+        write_json(out_dir / FACTS, facts)

@@ -1,0 +1,165 @@
+"""Times the artifact and the float teacher in one run on one device, over the same texts at their real lengths.
+
+Where wall time says nothing of the target (emulation), executed instructions are counted instead; a device does one or
+the other, and what it cannot do is recorded with the reason.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+
+from edgekit import data, devices, manifest
+from edgekit.artifact import (
+    FACTS,
+    LabelledData,
+    Latency,
+    QuantizedGraph,
+    Teacher,
+    TeacherGraph,
+    Vocabulary,
+    file_digest,
+    write_json,
+)
+from edgekit.devices import InstructionCount, LatencyPlan, ModelFile, Samples, TokenRows, Unavailable
+from edgekit.provenance import Provenance
+from edgekit.stage import Context, Inputs, Pass
+from edgekit.stages.evaluate import draw
+from edgekit.stages.teach import encode_for_teacher
+from edgekit.statistics import histogram, median_of_ratios, percentile
+from edgekit.tokenization import encode, load_tokenizer
+
+
+@dataclass(frozen=True)
+class Benchmark(Pass):
+    """Takes latency in alternating blocks, or instruction counts.
+
+    Attributes:
+        rounds: blocks of each model.
+        block_runs: timed runs a block, at least 50.
+        texts: test rows that the runs go through in turn, drawn by the seed.
+        counted_texts: of these, how many instructions are counted over.
+    """
+
+    rounds: int = 8
+    block_runs: int = 60
+    texts: int = 60
+    counted_texts: int = 16
+
+    NAME: ClassVar[str] = "benchmark"
+    VERSION: ClassVar[int] = 1
+    IN: ClassVar = (QuantizedGraph, TeacherGraph, Teacher, Vocabulary, LabelledData)
+    OUT: ClassVar = Latency
+    READS: ClassVar[tuple[str, ...]] = ("device.arch", "device.threads", "shape.batch", "shape.sequence_length")
+    MEASURES: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        if self.block_runs < 50:
+            raise ValueError(f"block_runs is {self.block_runs}; shorter blocks than 50 run from cold caches")
+        if self.rounds < 2 or self.texts < 1 or self.counted_texts < 1:
+            raise ValueError("rounds must be at least 2, texts and counted_texts at least 1")
+
+    def run(self, inputs: Inputs, out_dir: Path, ctx: Context) -> None:
+        """Writes latency.json, instructions.json and memory.json, each holding null where it was not taken."""
+        dataset, vocabulary = data.read(inputs[LabelledData].path), inputs[Vocabulary]
+        texts = [dataset.test[i][0] for i in draw(len(dataset.test), self.texts, ctx.seed)]
+        tokenizer = load_tokenizer(vocabulary.tokenizer, vocabulary.max_length)
+        models = {
+            "artifact": _pair(inputs[QuantizedGraph].model, vocabulary.facts["pad_token_id"], encode(tokenizer, texts)),
+            "teacher": _pair(
+                inputs[TeacherGraph].model,
+                inputs[TeacherGraph].facts["pad_token_id"],
+                encode_for_teacher(inputs[Teacher].path, texts),
+            ),
+        }
+        device, threads = devices.connect(ctx.device), ctx.target["device.threads"]
+        provenance, reason = device.provenance(ctx.target["device.arch"])
+        plan = LatencyPlan(rounds=self.rounds, block_runs=self.block_runs, threads=threads)
+        timed = device.latency(models, plan)
+        counted = device.instructions(_middle_lengths(models, self.counted_texts), threads)
+        unmeasured = {
+            name: taken.reason
+            for name, taken in (("latency", timed), ("instructions", counted))
+            if isinstance(taken, Unavailable)
+        }
+        latency = memory = instructions = None
+        if not isinstance(timed, Unavailable):
+            length = ctx.target["shape.sequence_length"]
+            latency = latency_figures(timed, ctx.device, provenance, reason, threads, length)
+            rss = timed["artifact"].peak_rss_bytes
+            memory = None if rss is None else manifest.Memory(rss, ctx.device, provenance, reason)
+            np.savez(out_dir / "samples.npz", **{name: samples.block_ms for name, samples in timed.items()})
+        if memory is None:
+            unmeasured["memory"] = unmeasured.get("latency", "the device does not report a process's peak memory")
+        if not isinstance(counted, Unavailable):
+            instructions = _instruction_figures(counted, ctx.device, provenance, reason)
+        for name, figure in (("latency", latency), ("instructions", instructions), ("memory", memory)):
+            write_json(out_dir / f"{name}.json", None if figure is None else manifest.encode(figure))
+        write_json(out_dir / "unmeasured.json", unmeasured)
+        write_json(out_dir / FACTS, {"device": ctx.device, "texts": len(texts), "rounds": self.rounds})
+
+
+def _pair(path: Path, pad_id: int, rows: Sequence[np.ndarray]) -> tuple[ModelFile, TokenRows]:
+    return ModelFile(path, file_digest(path), pad_id), TokenRows(rows)
+
+
+def _middle_lengths(
+    models: Mapping[str, tuple[ModelFile, TokenRows]], count: int
+) -> dict[str, tuple[ModelFile, TokenRows]]:
+    """Picks rows at evenly spaced quantiles of length, the same texts for each model: few rows, typical lengths."""
+    order = np.argsort([len(row) for row in models["artifact"][1].ids], kind="stable")
+    places = np.linspace(0, len(order), min(count, len(order)), endpoint=False) + len(order) / count / 2
+    chosen = [int(order[min(int(place), len(order) - 1)]) for place in places]
+    return {name: (model, TokenRows([rows.ids[i] for i in chosen])) for name, (model, rows) in models.items()}
+
+
+def latency_figures(
+    timed: Mapping[str, Samples], device: str, provenance: Provenance, reason: str, threads: int, length: int | str
+) -> manifest.Latency:
+    """Makes the manifest's figures of the samples of the artifact and, where it was timed too, the teacher."""
+    artifact, teacher = timed["artifact"], timed.get("teacher")
+    times = [float(t) for t in artifact.block_ms.ravel()]
+    theirs = [float(t) for t in teacher.block_ms.ravel()] if teacher else None
+    ratio = None
+    if teacher:
+        medians = [[float(m) for m in np.median(s.block_ms, axis=1)] for s in (teacher, artifact)]
+        ratio = median_of_ratios(*medians)
+    edges, ours, other = histogram(times, theirs)
+    return manifest.Latency(
+        device=device,
+        provenance=provenance,
+        reason=reason,
+        threads=threads,
+        batch=1,
+        sequence_length=length,  # type: ignore[arg-type]  # an integer or "dynamic", as the target's
+        runs=len(times),
+        rounds=len(artifact.block_ms),
+        p50_ms=percentile(times, 50),
+        p90_ms=percentile(times, 90),
+        p95_ms=percentile(times, 95),
+        p99_ms=percentile(times, 99),
+        cold_ms=artifact.cold_ms,
+        teacher_p50_ms=percentile(theirs, 50) if theirs else None,
+        teacher_cold_ms=teacher.cold_ms if teacher else None,
+        speedup=ratio.median if ratio else None,
+        speedup_low=ratio.low if ratio else None,
+        speedup_high=ratio.high if ratio else None,
+        histogram=manifest.Histogram(tuple(edges), tuple(ours), tuple(other) if other else None),
+    )
+
+
+def _instruction_figures(
+    counted: Mapping[str, InstructionCount], device: str, provenance: Provenance, reason: str
+) -> manifest.Instructions:
+    overhead = counted["artifact"].runner_overhead
+    return manifest.Instructions(
+        per_inference=round(counted["artifact"].per_inference),
+        teacher_per_inference=round(counted["teacher"].per_inference),
+        device=device,
+        provenance=provenance,
+        reason=f"{reason}; mean of {counted['artifact'].rows} rows, net of {overhead:,.0f} of the runner itself".lstrip("; "),
+    )

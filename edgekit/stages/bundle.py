@@ -1,0 +1,111 @@
+"""Packs what an app takes: the model file, its tokenizer, and golden rows to test them with on the device."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+
+from edgekit import data
+from edgekit.artifact import FACTS, Bundle, LabelledData, QuantizedGraph, Teacher, Vocabulary, file_digest, write_json
+from edgekit.backends import load_backend
+from edgekit.checkpoint import read_labels
+from edgekit.stage import Context, Inputs, Pass
+from edgekit.tasks import load_task
+from edgekit.tokenization import encode, load_tokenizer
+
+MODEL, GOLDEN, TOKENIZER = "model.onnx", "golden.jsonl", "tokenizer"
+
+TOLERANCE = 0.05
+"""Largest difference of a logit on another CPU, as a share of the row's spread of logits (largest minus smallest).
+
+Float layer norms and softmax round otherwise from kernel to kernel, and now and then move an activation by one step of
+its 8-bit scale; a saturating product or a wrong tokenizer moves logits by several times as much.
+"""
+
+
+@dataclass(frozen=True)
+class Pack(Pass):
+    """Packs the bundle; the manifest and the report are written when it is put in place.
+
+    Attributes:
+        golden_rows: rows of the self-test, from dev, spread over the classes.
+    """
+
+    golden_rows: int = 32
+
+    NAME: ClassVar[str] = "bundle"
+    VERSION: ClassVar[int] = 1
+    IN: ClassVar = (QuantizedGraph, Teacher, Vocabulary, LabelledData)
+    OUT: ClassVar = Bundle
+    READS: ClassVar[tuple[str, ...]] = ("runtime.name",)
+    TOOLS: ClassVar[tuple[str, ...]] = ("onnxruntime", "tokenizers")
+
+    def __post_init__(self) -> None:
+        if self.golden_rows < 1:
+            raise ValueError(f"golden_rows is {self.golden_rows}; it must be at least 1")
+
+    def run(self, inputs: Inputs, out_dir: Path, ctx: Context) -> None:
+        """Writes model.onnx, tokenizer/, labels.json, golden.jsonl and facts."""
+        vocabulary, dataset = inputs[Vocabulary], data.read(inputs[LabelledData].path)
+        labels = list(read_labels(inputs[Teacher].path))
+        names = {i: label for label, i in load_task(ctx.task).align(labels, dataset.labels).items()}
+        labels = [names.get(i, label) for i, label in enumerate(labels)]
+        shutil.copyfile(inputs[QuantizedGraph].model, out_dir / MODEL)
+        shutil.copytree(vocabulary.tokenizer, out_dir / TOKENIZER)
+        write_json(out_dir / "labels.json", labels)
+        backend, pad_id = load_backend(ctx.target["runtime.name"]), vocabulary.facts["pad_token_id"]
+        tokenizer = load_tokenizer(out_dir / TOKENIZER, vocabulary.max_length)
+        texts = _spread(dataset.dev, self.golden_rows)
+        rows = encode(tokenizer, texts)
+        logits = backend.logits(out_dir / MODEL, rows, pad_id)
+        golden = [golden_row(t, r, v, labels) for t, r, v in zip(texts, rows, logits, strict=True)]
+        lines = "".join(json.dumps(row, ensure_ascii=False, sort_keys=True) + "\n" for row in golden)
+        (out_dir / GOLDEN).write_text(lines, encoding="utf-8")
+        described = backend.describe(out_dir / MODEL)
+        facts = {
+            "golden_rows": len(golden),
+            "labels": labels,
+            "pad_token_id": pad_id,
+            "max_length": vocabulary.max_length,
+            "model_sha256": file_digest(out_dir / MODEL),
+            "bytes": (out_dir / MODEL).stat().st_size,
+            "nodes": described.nodes,
+        }
+        write_json(out_dir / FACTS, facts)
+
+
+def _spread(rows: Sequence[tuple[str, str]], wanted: int) -> list[str]:
+    """Takes rows so that labels take turns, in the order of the rows."""
+    seen: dict[str, int] = {}
+    ranked = []
+    for place, (text, label) in enumerate(rows):
+        ranked.append((seen.get(label, 0), place, text))
+        seen[label] = seen.get(label, 0) + 1
+    return [text for _, _, text in sorted(ranked)[:wanted]]
+
+
+def golden_row(text: str, ids: np.ndarray, logits: np.ndarray, labels: Sequence[str]) -> dict[str, Any]:
+    """Makes one golden row: text, token ids, logits and the answer."""
+    return {
+        "text": text,
+        "input_ids": [int(i) for i in ids],
+        "logits": [round(float(v), 6) for v in logits],
+        "label": labels[int(np.argmax(logits))],
+    }
+
+
+def differences(golden: Mapping[str, Any], ids: np.ndarray, logits: np.ndarray) -> list[str]:
+    """Says where a device's ids and logits differ from a golden row by more than rounding; empty where they agree."""
+    expected = np.array(golden["logits"])
+    if [int(i) for i in ids] != golden["input_ids"]:
+        return ["the tokenizer gives other ids"]
+    allowed = TOLERANCE * float(expected.max() - expected.min())
+    worst = float(np.abs(logits - expected).max()) if logits.shape == expected.shape else float("inf")
+    # An answer may only change between two classes that the golden row itself holds to be equal within the tolerance.
+    return [] if worst <= allowed else [f"a logit differs by {worst:.3g}, more than {allowed:.3g}"]

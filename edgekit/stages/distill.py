@@ -1,0 +1,182 @@
+"""Makes the student: evenly spaced layers of the teacher, trained to answer as the teacher does.
+
+Copied layers stand in for pre-training. The loss matches the teacher's logits at a temperature, its first-token states
+after the layers that the student's were copied from, and the labels.
+
+Ref: Hinton et al. 2015 (1503.02531), equation 1; Sanh et al. 2019 (1910.01108), initialisation from the teacher's layers;
+Sun et al. 2019 (1908.09355), first-token states of intermediate layers (here not normalised).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+
+from edgekit import data
+from edgekit.artifact import FACTS, LabelledData, Teacher, TeacherOutputs, Vocabulary, WideStudent, write_json
+from edgekit.checkpoint import read_labels
+from edgekit.errors import RecipeError
+from edgekit.stage import Context, Inputs, Pass
+from edgekit.stages.teach import load_teacher
+from edgekit.tasks import load_task
+from edgekit.tokenization import encode, load_tokenizer
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from edgekit.ir.encoder import EdgekitForSequenceClassification
+    from edgekit.training import Rows
+
+TEACHER_LAYERS = "teacher_layers.json"
+
+
+@dataclass(frozen=True)
+class Distill(Pass):
+    """Distils the teacher into a student of fewer layers.
+
+    Attributes:
+        layers: layers of the student, evenly spaced over the teacher's, its last always among them.
+        epochs: passes over the training split.
+        batch_size: rows a step.
+        learning_rate: peak, for all but the word table.
+        embedding_rate: factor on the learning rate of the word table; 0 freezes it.
+        temperature: of the softened logits.
+        logits, states, labels: weights of the three losses.
+    """
+
+    layers: int = 3
+    epochs: int = 4
+    batch_size: int = 32
+    learning_rate: float = 2e-4
+    embedding_rate: float = 0.1
+    temperature: float = 2.0
+    logits: float = 1.0
+    states: float = 1.0
+    labels: float = 0.1
+
+    NAME: ClassVar[str] = "distill"
+    VERSION: ClassVar[int] = 1
+    IN: ClassVar = (Teacher, LabelledData, Vocabulary, TeacherOutputs)
+    OUT: ClassVar = WideStudent
+    TOOLS: ClassVar = ("torch", "transformers", "tokenizers")
+    PARALLEL: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        if self.layers < 1 or self.epochs < 1 or self.batch_size < 1:
+            raise ValueError("layers, epochs and batch_size must be at least 1")
+        if self.temperature <= 0 or self.learning_rate <= 0:
+            raise ValueError("temperature and learning_rate must be positive")
+
+    def run(self, inputs: Inputs, out_dir: Path, ctx: Context) -> None:
+        """Writes a checkpoint of the IR with its tokenizer."""
+        from edgekit.ir.surgery import keep_layers, keep_positions, keep_vocabulary
+        from edgekit.training import Schedule, train
+
+        vocabulary = inputs[Vocabulary]
+        teacher, _ = load_teacher(inputs[Teacher].path)
+        layers = evenly_spaced(len(teacher.config.heads), self.layers)
+        pad_id = vocabulary.facts["pad_token_id"]
+        student = keep_layers(teacher, layers)
+        student = keep_positions(student, vocabulary.max_length)
+        student = keep_vocabulary(student, vocabulary.teacher_ids, {"pad_token_id": pad_id})
+        rows, dev = student_rows(inputs, ctx, layers)
+        schedule = Schedule(self.epochs, self.batch_size, self.learning_rate, self.embedding_rate)
+        loss = distillation_loss(self.temperature, self.logits, self.states, self.labels)
+        set_dropout(student, 0.0)
+        facts = train(student, rows, dev, load_task(ctx.task).metric, loss, schedule, pad_id, ctx)
+        facts |= {"teacher_layers": layers, "parameters": sum(p.numel() for p in student.parameters())}
+        save_student(student, vocabulary, layers, facts, out_dir)
+
+
+def evenly_spaced(total: int, kept: int) -> list[int]:
+    """Returns which of `total` layers a student of `kept` layers copies, counted from 0.
+
+    Raises:
+        RecipeError: the teacher has fewer layers than that.
+    """
+    if kept > total:
+        raise RecipeError(f"distill.layers is {kept}, but the teacher has {total} layers")
+    return [(i + 1) * total // kept - 1 for i in range(kept)]
+
+
+def student_rows(inputs: Inputs, ctx: Context, layers: Sequence[int]) -> tuple[Rows, Rows]:
+    """Returns train and dev in the student's tokenisation, with the teacher's outputs for the given layers."""
+    from edgekit.training import Rows
+
+    dataset = data.read(inputs[LabelledData].path)
+    vocabulary, outputs = inputs[Vocabulary], inputs[TeacherOutputs]
+    tokenizer = load_tokenizer(vocabulary.tokenizer, vocabulary.max_length)
+    classes = load_task(ctx.task).align(read_labels(inputs[Teacher].path), dataset.labels)
+
+    def rows(split: str, pairs: Sequence[tuple[str, str]]) -> Rows:
+        ids = encode(tokenizer, [text for text, _ in pairs])
+        expected = np.array([classes[label] for _, label in pairs])
+        logits = np.load(outputs.array(split, "logits"), mmap_mode="r")
+        states = np.load(outputs.array(split, "states"), mmap_mode="r")
+        chosen = _Columns(states, [0, *(layer + 1 for layer in layers)])
+        return Rows(ids, expected, {"teacher_logits": logits, "teacher_states": chosen})  # type: ignore[dict-item]
+
+    return rows("train", dataset.train), rows("dev", dataset.dev)
+
+
+@dataclass(frozen=True)
+class _Columns:
+    """A view of some columns of a memory-mapped array: only the rows of a batch are ever read."""
+
+    array: np.ndarray
+    columns: Sequence[int]
+
+    def __getitem__(self, rows: Sequence[int]) -> np.ndarray:
+        picked: np.ndarray = self.array[rows][:, list(self.columns)]
+        return picked
+
+
+def distillation_loss(
+    temperature: float, logits: float, states: float, labels: float
+) -> Callable[[Any, Mapping[str, Tensor]], Tensor]:
+    """Returns the loss `logits * T^2 KL(teacher, student) + states * MSE + labels * cross-entropy`."""
+    from torch.nn import functional as F  # noqa: N812
+
+    def loss(output: Any, batch: Mapping[str, Tensor]) -> Tensor:
+        import torch
+
+        soft = F.log_softmax(output.logits / temperature, dim=-1)
+        target = F.log_softmax(batch["teacher_logits"] / temperature, dim=-1)
+        total = logits * temperature**2 * F.kl_div(soft, target, reduction="batchmean", log_target=True)
+        if states:
+            total = total + states * F.mse_loss(torch.stack(output.hidden_states, dim=1), batch["teacher_states"])
+        if labels:
+            total = total + labels * F.cross_entropy(output.logits, batch["labels"])
+        return total
+
+    return loss
+
+
+def set_dropout(model: EdgekitForSequenceClassification, probability: float) -> None:
+    """Sets every dropout: a student that matches recorded outputs learns them better without."""
+    from torch import nn
+
+    for module in model.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = probability
+    model.config.dropout = probability
+
+
+def save_student(
+    model: EdgekitForSequenceClassification,
+    vocabulary: Vocabulary,
+    layers: Sequence[int],
+    facts: Mapping[str, Any],
+    out_dir: Path,
+) -> None:
+    """Writes a student: checkpoint, tokenizer, which teacher layers it came from, and facts."""
+    model.save_pretrained(out_dir)
+    for file in vocabulary.tokenizer.iterdir():
+        (out_dir / file.name).write_bytes(file.read_bytes())
+    (out_dir / TEACHER_LAYERS).write_text(json.dumps(list(layers)), encoding="utf-8")
+    write_json(out_dir / FACTS, facts)

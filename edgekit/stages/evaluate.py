@@ -1,0 +1,114 @@
+"""Runs the artifact over the test rows on a device, and compares it with the teacher on the same rows."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+
+from edgekit import data, devices, manifest
+from edgekit.artifact import FACTS, Accuracy, LabelledData, QuantizedGraph, Reference, Vocabulary, file_digest, write_json
+from edgekit.devices import ModelFile, TokenRows
+from edgekit.stage import Context, Inputs, Pass
+from edgekit.statistics import churn, flip_rate, paired_counts, tango_interval
+from edgekit.tasks import load_task
+from edgekit.tokenization import encode, load_tokenizer
+
+
+@dataclass(frozen=True)
+class Evaluate(Pass):
+    """Takes accuracy on the target's own instructions where a device is there for them.
+
+    Attributes:
+        examples: test rows to run, drawn by the seed; 0 runs all.
+    """
+
+    examples: int = 0
+
+    NAME: ClassVar[str] = "evaluate"
+    VERSION: ClassVar[int] = 1
+    IN: ClassVar = (QuantizedGraph, Vocabulary, LabelledData, Reference)
+    OUT: ClassVar = Accuracy
+    READS: ClassVar[tuple[str, ...]] = ("device.arch", "device.threads")
+    MEASURES: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        if self.examples < 0:
+            raise ValueError(f"examples is {self.examples}; it must not be negative")
+
+    def run(self, inputs: Inputs, out_dir: Path, ctx: Context) -> None:
+        """Writes accuracy.json, logits.npy (rows, classes) and rows.npy, the indices of the test rows."""
+        task, vocabulary, reference = load_task(ctx.task), inputs[Vocabulary], inputs[Reference]
+        dataset = data.read(inputs[LabelledData].path)
+        chosen = draw(len(dataset.test), self.examples, ctx.seed)
+        tokenizer = load_tokenizer(vocabulary.tokenizer, vocabulary.max_length)
+        rows = encode(tokenizer, [dataset.test[i][0] for i in chosen])
+        graph = inputs[QuantizedGraph].model
+        model = ModelFile(graph, file_digest(graph), vocabulary.facts["pad_token_id"])
+        device = devices.connect(ctx.device)
+        threads = ctx.target["device.threads"]
+        logits = device.logits(model, TokenRows(rows), threads, lambda done, total: ctx.progress(done, total, "rows"))
+        teacher, student, expected = (np.load(reference.path / f"{n}.npy")[chosen] for n in ("teacher", "student", "expected"))
+        provenance, reason = device.provenance(ctx.target["device.arch"])
+        figures = compare(task.METRIC, teacher, student, logits, expected, ctx.device, provenance, reason)
+        np.save(out_dir / "logits.npy", logits)
+        np.save(out_dir / "rows.npy", np.array(chosen))
+        write_json(out_dir / "accuracy.json", manifest.encode(figures))
+        write_json(out_dir / FACTS, {"rows": len(chosen), "device": ctx.device, "scores": task.scores(logits, expected)})
+
+
+def draw(rows: int, wanted: int, seed: int) -> list[int]:
+    """Draws test rows by the seed, in their order; all where `wanted` is 0 or not fewer than there are."""
+    if wanted == 0 or wanted >= rows:
+        return list(range(rows))
+    random = np.random.Generator(np.random.PCG64([seed, wanted]))
+    return sorted(int(i) for i in random.permutation(rows)[:wanted])
+
+
+def compare(
+    metric: str,
+    teacher: np.ndarray,
+    student: np.ndarray,
+    artifact: np.ndarray,
+    expected: np.ndarray,
+    device: str,
+    provenance: manifest.Provenance,
+    reason: str,
+) -> manifest.Accuracy:
+    """Pairs the answers of the teacher and the artifact on the same rows.
+
+    Args:
+        metric: name of the metric, "accuracy".
+        teacher, student, artifact: logits, (rows, classes).
+        expected: classes, (rows,).
+        device: URI.
+        provenance: of the artifact's logits.
+        reason: of the provenance, in words.
+    """
+    answers = {name: logits.argmax(-1) for name, logits in (("t", teacher), ("s", student), ("a", artifact))}
+    right = {name: (answer == expected).tolist() for name, answer in answers.items()}
+    lost, gained = paired_counts(right["t"], right["a"])
+    rows = len(expected)
+    score = {name: 100 * sum(values) / rows for name, values in right.items()}
+    low, high = tango_interval(lost, gained, rows)
+    return manifest.Accuracy(
+        metric=metric,
+        teacher=score["t"],
+        student_fp32=score["s"],
+        artifact=score["a"],
+        drop=score["t"] - score["a"],
+        ci95=(low, high),
+        method="tango",
+        examples=rows,
+        lost=lost,
+        gained=gained,
+        bounds=None,
+        flips=flip_rate(lost, gained, rows),
+        churn=churn(answers["t"].tolist(), answers["a"].tolist()),
+        floor=100 * float(np.bincount(expected).max()) / rows,
+        device=device,
+        provenance=provenance,
+        reason=reason,
+    )

@@ -1,0 +1,45 @@
+"""Writes the float student in the target's format."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+from edgekit.artifact import FACTS, Graph, Student, Vocabulary, write_json
+from edgekit.backends import load_backend
+from edgekit.stage import Context, Inputs, Pass
+
+
+@dataclass(frozen=True)
+class Export(Pass):
+    """Exports the student for one row at a time, in its lean form."""
+
+    NAME: ClassVar[str] = "export"
+    VERSION: ClassVar[int] = 1
+    IN: ClassVar = (Student, Vocabulary)
+    OUT: ClassVar = Graph
+    READS: ClassVar[tuple[str, ...]] = ("runtime.name", "shape.sequence_length")
+    TOOLS: ClassVar[tuple[str, ...]] = ("torch", "transformers", "onnx", "onnxscript")
+
+    def run(self, inputs: Inputs, out_dir: Path, ctx: Context) -> None:
+        """Writes the graph and checks that its logits are the student's."""
+        from edgekit.ir.encoder import EdgekitForSequenceClassification
+
+        backend = load_backend(ctx.target["runtime.name"])
+        model = EdgekitForSequenceClassification.from_pretrained(inputs[Student].path, local_files_only=True).eval()
+        length = ctx.target["shape.sequence_length"]
+        max_length = inputs[Vocabulary].max_length
+        out = Graph(out_dir, "").model
+        backend.export_student(model, length, max_length, out)
+        described = backend.describe(out)
+        facts = {
+            "parameters": sum(p.numel() for p in model.parameters()),
+            "bytes": out.stat().st_size,
+            "nodes": described.nodes,
+            "opset": described.opset,
+            "ir_version": described.ir_version,
+            "min_runtime": described.min_runtime,
+            "max_length": max_length if length == "dynamic" else min(int(length), max_length),
+        }
+        write_json(out_dir / FACTS, facts)

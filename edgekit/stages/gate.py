@@ -1,0 +1,61 @@
+"""Holds the artifact's figures against the target's limits."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, TypeVar
+
+from edgekit import manifest
+from edgekit.artifact import FACTS, Accuracy, Latency, QuantizedGraph, Verdict, write_json
+from edgekit.stage import Context, Inputs, Pass
+from edgekit.verdict import judge
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Gate(Pass):
+    """Judges; a failed check is a verdict, not an error, so that the bundle and its report are there to look at."""
+
+    NAME: ClassVar[str] = "gate"
+    VERSION: ClassVar[int] = 1
+    IN: ClassVar = (QuantizedGraph, Accuracy, Latency)
+    OUT: ClassVar = Verdict
+    READS: ClassVar[tuple[str, ...]] = ("budget", "gate")
+
+    def run(self, inputs: Inputs, out_dir: Path, ctx: Context) -> None:
+        """Writes gate.json."""
+        latency = inputs[Latency].path
+        judged = judge(
+            limits_of(ctx.target["budget"], ctx.target["gate"]),
+            accuracy=read_figure(manifest.Accuracy, inputs[Accuracy].path / "accuracy.json"),
+            latency=read_figure(manifest.Latency, latency / "latency.json"),
+            instructions=read_figure(manifest.Instructions, latency / "instructions.json"),
+            memory=read_figure(manifest.Memory, latency / "memory.json"),
+            coverage=None,
+            model_bytes=inputs[QuantizedGraph].model.stat().st_size,
+            unmeasured=json.loads((latency / "unmeasured.json").read_text(encoding="utf-8")),
+        )
+        write_json(out_dir / "gate.json", manifest.encode(judged))
+        write_json(out_dir / FACTS, {"verdict": str(judged.verdict), "checks": len(judged.checks)})
+
+
+def limits_of(budget: dict[str, Any], gate: dict[str, Any]) -> manifest.Limits:
+    """Returns the gate's limits from the target's sections."""
+    return manifest.Limits(
+        max_drop=gate["max_drop"],
+        confidence=gate["confidence"],
+        min_examples=gate["min_examples"],
+        max_latency_ms=budget["latency_p95_ms"],
+        max_instructions=budget["instructions"],
+        max_bytes=budget["file_bytes"],
+        max_peak_rss_bytes=budget["peak_rss_bytes"],
+    )
+
+
+def read_figure(kind: type[T], path: Path) -> T | None:
+    """Reads one figure that a measuring stage wrote; None where it was not taken."""
+    value = json.loads(path.read_text(encoding="utf-8"))
+    return None if value is None else manifest.decode(kind, value)

@@ -1,0 +1,186 @@
+"""Removes attention heads and FFN channels that the loss hardly needs, then trains what is left against the teacher.
+
+The importance of a head (or channel) is the first-order change of the loss when a gate on its output closes:
+|dL/dgate| = |sum of weight * gradient| over its columns in the matrix that reads it, averaged over training batches.
+Scores are normalised within each layer, so that layers of larger gradients do not keep everything, and ranked over all
+layers together; each layer's count is then rounded to the multiple that the target's kernels like.
+
+Ref: Michel et al. 2019 (1905.10650), equation 2; Molchanov et al. 2019 (1906.10771), equation 8 (here the absolute value
+of the first-order term, not its square).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+
+from edgekit.artifact import LabelledData, Student, Teacher, TeacherOutputs, Vocabulary, WideStudent
+from edgekit.errors import RecipeError
+from edgekit.stage import Context, Inputs, Pass
+from edgekit.stages.distill import TEACHER_LAYERS, distillation_loss, save_student, set_dropout, student_rows
+from edgekit.tasks import load_task
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from edgekit.ir.encoder import EdgekitForSequenceClassification
+    from edgekit.training import Rows
+
+
+@dataclass(frozen=True)
+class Prune(Pass):
+    """Prunes the student's widths and recovers its accuracy.
+
+    Attributes:
+        heads: share of attention heads kept over all layers, in (0, 1].
+        ffn: share of FFN channels kept over all layers, in (0, 1].
+        batches: training batches that the importance is taken on.
+        epochs: of recovery; 0 for none.
+        batch_size: rows a step.
+        learning_rate: peak, for all but the word table.
+        embedding_rate: factor on the learning rate of the word table; 0 freezes it.
+        temperature: of the softened logits.
+        logits, states, labels: weights of the three losses.
+    """
+
+    heads: float = 0.5
+    ffn: float = 0.5
+    batches: int = 32
+    epochs: int = 6
+    batch_size: int = 32
+    learning_rate: float = 2e-4
+    embedding_rate: float = 0.1
+    temperature: float = 2.0
+    logits: float = 1.0
+    states: float = 1.0
+    labels: float = 0.1
+
+    NAME: ClassVar[str] = "prune"
+    VERSION: ClassVar[int] = 1
+    IN: ClassVar = (Teacher, WideStudent, LabelledData, Vocabulary, TeacherOutputs)
+    OUT: ClassVar = Student
+    READS: ClassVar[tuple[str, ...]] = ("shape.head_multiple", "shape.ffn_multiple")
+    TOOLS: ClassVar[tuple[str, ...]] = ("torch", "transformers", "tokenizers")
+    PARALLEL: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        for name in ("heads", "ffn"):
+            if not 0 < getattr(self, name) <= 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must lie in (0, 1]")
+        if self.epochs < 0 or self.batches < 1 or self.batch_size < 1:
+            raise ValueError("epochs must not be negative, batches and batch_size at least 1")
+        if self.temperature <= 0 or self.learning_rate <= 0:
+            raise ValueError("temperature and learning_rate must be positive")
+
+    def run(self, inputs: Inputs, out_dir: Path, ctx: Context) -> None:
+        """Writes a checkpoint of the IR with its tokenizer."""
+        from edgekit.ir.encoder import EdgekitForSequenceClassification
+        from edgekit.ir.surgery import keep_widths
+        from edgekit.training import Schedule, train
+
+        wide, vocabulary = inputs[WideStudent], inputs[Vocabulary]
+        layers = json.loads((wide.path / TEACHER_LAYERS).read_text(encoding="utf-8"))
+        model = EdgekitForSequenceClassification.from_pretrained(wide.path, local_files_only=True)
+        rows, dev = student_rows(inputs, ctx, layers)
+        pad_id = vocabulary.facts["pad_token_id"]
+        loss = distillation_loss(self.temperature, self.logits, self.states, self.labels)
+        chosen = _sample(len(rows.ids), self.batches * self.batch_size, ctx.seed)
+        head_scores, channel_scores = importance(model, rows, loss, chosen, self.batch_size, pad_id)
+        kept_heads = select(head_scores, self.heads, ctx.target["shape.head_multiple"])
+        kept_channels = select(channel_scores, self.ffn, ctx.target["shape.ffn_multiple"])
+        pruned = keep_widths(model, kept_heads, kept_channels)
+        set_dropout(pruned, 0.0)
+        facts: dict[str, Any] = {
+            "heads_before": list(model.config.heads),
+            "heads": list(pruned.config.heads),
+            "ffn_before": list(model.config.ffn),
+            "ffn": list(pruned.config.ffn),
+            "parameters": sum(p.numel() for p in pruned.parameters()),
+        }
+        if self.epochs:
+            schedule = Schedule(self.epochs, self.batch_size, self.learning_rate, self.embedding_rate)
+            facts |= train(pruned, rows, dev, load_task(ctx.task).metric, loss, schedule, pad_id, ctx)
+        save_student(pruned, vocabulary, layers, facts, out_dir)
+
+
+def _sample(rows: int, wanted: int, seed: int) -> np.ndarray:
+    random = np.random.Generator(np.random.PCG64([seed, rows]))
+    return random.permutation(rows)[:wanted]
+
+
+def importance(
+    model: EdgekitForSequenceClassification,
+    rows: Rows,
+    loss: Callable[[Any, Mapping[str, Tensor]], Tensor],
+    chosen: Sequence[int] | np.ndarray,
+    batch_size: int,
+    pad_id: int,
+) -> tuple[list[np.ndarray], list[np.ndarray]]:
+    """Scores heads and FFN channels on training rows.
+
+    Args:
+        model: the student; its weights are not changed.
+        rows: the training rows.
+        loss: the distillation loss.
+        chosen: indices of the rows to use.
+        batch_size: rows a gradient.
+        pad_id: fills shorter rows.
+
+    Returns:
+        For each layer the scores of its heads, (heads,), and of its FFN channels, (channels,); not negative.
+    """
+    from edgekit.training import collate
+
+    heads = [np.zeros(count) for count in model.config.heads]
+    channels = [np.zeros(count) for count in model.config.ffn]
+    model.eval()
+    for start in range(0, len(chosen), batch_size):
+        batch = collate(rows, [int(i) for i in chosen[start : start + batch_size]], pad_id)
+        model.zero_grad()
+        loss(model(batch["input_ids"], batch["attention_mask"]), batch).backward()
+        for i, layer in enumerate(model.layers):
+            heads[i] += _closed_gate(layer.output.weight).reshape(-1, model.config.head_dim).sum(1).abs().numpy()
+            channels[i] += _closed_gate(layer.down.weight).abs().numpy()
+    model.zero_grad()
+    return heads, channels
+
+
+def _closed_gate(weight: Tensor) -> Tensor:
+    """Returns, for each column, the loss's derivative by a gate on the column's input: sum of weight * gradient."""
+    assert weight.grad is not None
+    return (weight.detach() * weight.grad).sum(0)
+
+
+def select(scores: Sequence[np.ndarray], share: float, multiple: int) -> list[list[int]]:
+    """Chooses what stays: the best `share` over all layers, each layer's count rounded to `multiple`.
+
+    Args:
+        scores: for each layer the scores of its units.
+        share: of all units that stays.
+        multiple: every count is one of it, at least one, unless the layer has fewer units or all of them stay.
+
+    Returns:
+        For each layer the kept indices, increasing.
+
+    Raises:
+        RecipeError: `multiple` is larger than a layer.
+    """
+    for layer in scores:
+        if multiple > len(layer):
+            raise RecipeError(f"the target rounds widths to multiples of {multiple}, but a layer has {len(layer)}")
+    normalised = [layer / (np.linalg.norm(layer) or 1.0) for layer in scores]
+    ranked = np.sort(np.concatenate(normalised))[::-1]
+    threshold = ranked[max(1, round(share * len(ranked))) - 1]
+    kept = []
+    for layer in normalised:
+        count = int(np.sum(layer >= threshold))
+        rounded = len(layer) if share == 1 else max(1, round(count / multiple)) * multiple
+        rounded = min(rounded, len(layer) // multiple * multiple if share < 1 else len(layer))
+        best = np.argsort(-layer, kind="stable")[:rounded]
+        kept.append(sorted(int(i) for i in best))
+    return kept

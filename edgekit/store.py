@@ -1,0 +1,236 @@
+"""Content-addressed store of artifacts and the record of the actions that made them.
+
+Layout under the root::
+
+    objects/<digest>/       an artifact; the name is the digest of its files
+    actions/<key>.json      which artifact an action (stage, options, inputs, tools, seed) made, written last
+    running/<key>/          output of an action under way; removed when it fails
+    resume/<key>/           what a killed action continues from (training checkpoints); removed when it succeeds
+    locks/  sessions/       one lock an action; one lock a process, so that nothing is pruned under a build
+
+An object is written in full, synced, then renamed into place; its action follows. So a kill at any moment leaves either
+nothing or a whole entry. Failures are never recorded. An object whose digest no longer matches is deleted and reported
+as missing: a damaged entry is rebuilt, never returned.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from filelock import FileLock, Timeout
+
+from edgekit.artifact import Artifact, tree_digest
+from edgekit.errors import StoreError
+
+A = TypeVar("A", bound=Artifact)
+
+
+@dataclass(frozen=True)
+class Action:
+    """One entry of the record: what was run, on what, and what came out.
+
+    Attributes:
+        key: sha256 of `components`.
+        components: all that the output depends on, as canonical JSON values.
+        kind: the class of the output artifact (`Artifact.KIND`).
+        digest: of the output.
+        seconds: run time.
+        created: Unix time in seconds.
+    """
+
+    key: str
+    components: Mapping[str, Any]
+    kind: str
+    digest: str
+    seconds: float
+    created: float
+
+
+@dataclass(frozen=True)
+class StoreInfo:
+    """Size of a store."""
+
+    root: Path
+    objects: int
+    actions: int
+    size_bytes: int
+
+
+class Store:
+    """A store on disk, shared by any number of processes of one machine."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self._verified: set[str] = set()
+        for name in ("objects", "actions", "running", "resume", "locks", "sessions"):
+            (root / name).mkdir(parents=True, exist_ok=True)
+
+    def find(self, key: str, kind: type[A]) -> tuple[Action, A] | None:
+        """Returns the recorded action and its verified artifact, or None if there is no whole one.
+
+        A damaged object, or a record that cannot be read, is deleted.
+        """
+        record = self._record(key)
+        if record is None or record.kind != kind.KIND:
+            return None
+        path = self.root / "objects" / record.digest
+        if record.digest not in self._verified:
+            if not path.is_dir() or not _matches(path, record.digest):
+                shutil.rmtree(path, ignore_errors=True)
+                self._action_path(key).unlink(missing_ok=True)
+                return None
+            self._verified.add(record.digest)
+        os.utime(self._action_path(key))
+        return record, kind(path, record.digest)
+
+    def record(self, key: str) -> Action | None:
+        """Returns the record of an action without looking at its object: for explanations."""
+        return self._record(key)
+
+    @contextmanager
+    def claim(self, key: str) -> Iterator[None]:
+        """Holds the action's lock: two builds of the same thing at once run it one after the other."""
+        with FileLock(self.root / "locks" / key):
+            yield
+
+    @contextmanager
+    def session(self) -> Iterator[None]:
+        """Marks this process as using the store, which keeps `prune` away."""
+        path = self.root / "sessions" / str(os.getpid())
+        with FileLock(path):
+            yield
+        path.unlink(missing_ok=True)
+
+    def resume_dir(self, key: str) -> Path:
+        """The folder that survives a kill of the action, made if need be."""
+        path = self.root / "resume" / key
+        path.mkdir(exist_ok=True)
+        return path
+
+    @contextmanager
+    def output(self, key: str) -> Iterator[Path]:
+        """Gives an empty folder to write the output to; it is removed unless `commit` has moved it."""
+        path = self.root / "running" / key
+        shutil.rmtree(path, ignore_errors=True)
+        path.mkdir()
+        try:
+            yield path
+        finally:
+            shutil.rmtree(path, ignore_errors=True)
+
+    def commit(self, key: str, components: Mapping[str, Any], folder: Path, kind: type[A], seconds: float) -> A:
+        """Moves a finished output into the store and records its action; the caller holds the action's lock.
+
+        Raises:
+            OSError: the disk is full or not writable; nothing is recorded then.
+            StoreError: the output is empty.
+        """
+        files = sorted(p for p in folder.rglob("*") if p.is_file())
+        if not files:
+            raise StoreError(f"the action {components.get('stage')} left no file")
+        for path in files:
+            _sync(path)
+        digest = tree_digest(folder)
+        destination = self.root / "objects" / digest
+        if not (destination.is_dir() and _matches(destination, digest)):
+            shutil.rmtree(destination, ignore_errors=True)
+            os.replace(folder, destination)
+            _sync(destination.parent)
+        self._verified.add(digest)
+        action = Action(key, components, kind.KIND, digest, seconds, time.time())
+        write_atomically(self._action_path(key), json.dumps(asdict(action), indent=2, sort_keys=True) + "\n")
+        shutil.rmtree(self.root / "resume" / key, ignore_errors=True)
+        return kind(destination, digest)
+
+    def info(self) -> StoreInfo:
+        """Counts entries and bytes."""
+        sizes = [p.stat().st_size for p in self.root.rglob("*") if p.is_file()]
+        objects = sum(1 for _ in (self.root / "objects").iterdir())
+        actions = sum(1 for _ in (self.root / "actions").glob("*.json"))
+        return StoreInfo(self.root, objects, actions, sum(sizes))
+
+    def prune(self, keep_bytes: int) -> StoreInfo:
+        """Deletes unfinished leftovers and the least recently used entries until the rest fits `keep_bytes`.
+
+        Raises:
+            StoreError: another process is using the store.
+        """
+        self._refuse_if_busy()
+        for name in ("running", "resume", "locks"):
+            for path in (self.root / name).iterdir():
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
+        actions = sorted((self.root / "actions").glob("*.json"), key=lambda p: p.stat().st_mtime, reverse=True)
+        kept: set[str] = set()
+        total = 0
+        for path in actions:
+            record = self._record(path.stem)
+            folder = self.root / "objects" / (record.digest if record else "")
+            size = sum(p.stat().st_size for p in folder.rglob("*") if p.is_file()) if record else 0
+            new = size if record and record.digest not in kept else 0
+            if record is None or not folder.is_dir() or total + new > keep_bytes:
+                path.unlink(missing_ok=True)
+                continue
+            kept.add(record.digest)
+            total += new
+        for folder in (self.root / "objects").iterdir():
+            if folder.name not in kept:
+                shutil.rmtree(folder)
+        return self.info()
+
+    def _refuse_if_busy(self) -> None:
+        for path in (self.root / "sessions").iterdir():
+            try:
+                with FileLock(path, timeout=0):
+                    pass
+            except Timeout:
+                raise StoreError(f"process {path.name} is using the store {self.root}; try again when it is done") from None
+            path.unlink(missing_ok=True)
+
+    def _action_path(self, key: str) -> Path:
+        return self.root / "actions" / f"{key}.json"
+
+    def _record(self, key: str) -> Action | None:
+        path = self._action_path(key)
+        try:
+            return Action(**json.loads(path.read_text(encoding="utf-8")))
+        except FileNotFoundError:
+            return None
+        except (ValueError, TypeError):  # cut off or edited: as good as absent
+            path.unlink(missing_ok=True)
+            return None
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Writes a file so that a reader sees the old text or the new, whole, whatever happens in between."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with temporary.open("w", encoding="utf-8") as stream:
+            stream.write(text)
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _matches(path: Path, digest: str) -> bool:
+    try:
+        return tree_digest(path) == digest
+    except (OSError, ValueError):
+        return False

@@ -1,0 +1,272 @@
+"""Training on transformers' Trainer: one loop for fine-tuning, distillation and recovery after pruning.
+
+The Trainer brings checkpoints, resumption, data parallelism under torchrun and learning-rate schedules. This module adds
+what edgekit promises: the same batches whatever interrupts a run, checkpoints that are only resumed when they are whole,
+and the best epoch by the task's own metric on dev.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset, Sampler
+from transformers import EarlyStoppingCallback, PreTrainedModel, PrinterCallback, Trainer, TrainerCallback, TrainingArguments
+from transformers.trainer_utils import get_last_checkpoint
+
+from edgekit.inference import run_rows
+from edgekit.stage import Context
+from edgekit.tokenization import pad
+
+if TYPE_CHECKING:
+    from transformers import TrainerControl, TrainerState
+
+LABELS = "labels"
+COMPLETE = "complete"  # marks a checkpoint folder whose files are all there
+MEGA_BATCHES = 50  # batches that are sorted by length together: more pads less and shuffles less
+
+Loss = Callable[[Any, Mapping[str, Tensor]], Tensor]
+"""Takes the model's output and the batch (labels and the arrays of `Rows`); returns a scalar."""
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Rows to train on.
+
+    Attributes:
+        ids: token ids of each row.
+        expected: class of each row, (rows,).
+        arrays: further values by name, first axis rows; memory-mapped where they are large.
+    """
+
+    ids: Sequence[np.ndarray]
+    expected: np.ndarray
+    arrays: Mapping[str, np.ndarray] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """How long and how fast.
+
+    Attributes:
+        epochs: passes over the rows.
+        batch_size: rows a step, over all processes together.
+        learning_rate: peak of a linear warm-up and decay.
+        embedding_rate: factor on the learning rate of the word table; 0 freezes it.
+        warmup: share of the steps that warms up.
+        weight_decay: of AdamW, on matrices.
+        patience: epochs without a better dev metric after which training stops; 0 never stops early.
+    """
+
+    epochs: int
+    batch_size: int
+    learning_rate: float
+    embedding_rate: float
+    warmup: float = 0.1
+    weight_decay: float = 0.01
+    patience: int = 0
+
+
+def train(
+    model: PreTrainedModel,
+    rows: Rows,
+    dev: Rows,
+    metric: Callable[[np.ndarray, np.ndarray], float],
+    loss: Loss,
+    schedule: Schedule,
+    pad_id: int,
+    ctx: Context,
+) -> dict[str, Any]:
+    """Trains the model in place and leaves it at its best epoch on dev.
+
+    A run that was killed goes on from its last whole checkpoint in `ctx.resume_dir` and ends with the same weights.
+
+    Returns:
+        Facts: the metric on dev after each epoch, the best one, and the steps taken.
+    """
+    arguments = TrainingArguments(
+        output_dir=str(ctx.resume_dir),
+        num_train_epochs=schedule.epochs,
+        per_device_train_batch_size=max(1, schedule.batch_size // ctx.processes),
+        learning_rate=schedule.learning_rate,
+        lr_scheduler_type="linear",
+        warmup_steps=schedule.warmup,
+        max_grad_norm=1.0,
+        eval_strategy="epoch",
+        save_strategy="epoch",
+        save_total_limit=2,
+        load_best_model_at_end=True,
+        metric_for_best_model="dev",
+        greater_is_better=True,
+        logging_strategy="no",
+        report_to="none",
+        disable_tqdm=True,
+        remove_unused_columns=False,
+        use_cpu=not torch.cuda.is_available(),
+        seed=ctx.seed,
+        ddp_find_unused_parameters=False,
+        dataloader_pin_memory=False,
+    )
+    callbacks: list[TrainerCallback] = [_Marks(), _Reports(ctx)]
+    if schedule.patience:
+        callbacks.append(EarlyStoppingCallback(schedule.patience))
+    trainer = _Trainer(
+        model=model,
+        args=arguments,
+        train_dataset=_Indices(len(rows.ids)),
+        eval_dataset=_Indices(len(dev.ids)),
+        data_collator=lambda indices: collate(rows, indices, pad_id),
+        callbacks=callbacks,
+        optimizers=(_optimizer(model, schedule), None),
+    )
+    trainer.remove_callback(PrinterCallback)  # it would print the Trainer's own logs to stdout
+    trainer.prepare(loss, dev, metric, pad_id, [len(r) for r in rows.ids], schedule.batch_size)
+    trainer.train(resume_from_checkpoint=_last_checkpoint(ctx))
+    history = [entry["eval_dev"] for entry in trainer.state.log_history if "eval_dev" in entry]
+    model.eval()
+    return {"dev_by_epoch": history, "dev_best": max(history), "steps": trainer.state.global_step}
+
+
+class _Indices(Dataset[int]):
+    """A dataset of row numbers: the collator fetches the rows, so that memory-mapped arrays are read a batch at a time."""
+
+    def __init__(self, rows: int) -> None:
+        self._rows = rows
+
+    def __len__(self) -> int:
+        return self._rows
+
+    def __getitem__(self, index: int) -> int:
+        return index
+
+
+class _LengthGrouped(Sampler[int]):
+    """Shuffles rows by epoch and sorts them by length within groups of batches, so that little is padded.
+
+    The order depends on the seed and the epoch alone, never on a global generator: a resumed run sees the same batches.
+    """
+
+    def __init__(self, lengths: Sequence[int], batch_size: int, seed: int) -> None:
+        self._lengths, self._batch_size, self._seed, self._epoch = np.array(lengths), batch_size, seed, 0
+
+    def __len__(self) -> int:
+        return len(self._lengths)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Chooses the epoch's order; the Trainer calls it."""
+        self._epoch = epoch
+
+    def __iter__(self) -> Iterator[int]:
+        random = np.random.Generator(np.random.PCG64([self._seed, self._epoch]))
+        order = random.permutation(len(self._lengths))
+        groups: list[np.ndarray] = []
+        for start in range(0, len(order), self._batch_size * MEGA_BATCHES):
+            mega = order[start : start + self._batch_size * MEGA_BATCHES]
+            mega = mega[np.argsort(-self._lengths[mega], kind="stable")]
+            groups += [mega[i : i + self._batch_size] for i in range(0, len(mega), self._batch_size)]
+        # Batches in random order, except that an incomplete one stays last.
+        whole = [g for g in groups if len(g) == self._batch_size]
+        rest = [g for g in groups if len(g) < self._batch_size]
+        shuffled = [whole[i] for i in random.permutation(len(whole))]
+        return iter(int(i) for group in (*shuffled, *rest) for i in group)
+
+
+class _Trainer(Trainer):  # type: ignore[misc]  # transformers ships no types
+    """A Trainer with the given loss, length-grouped batches, and evaluation by the task's metric."""
+
+    def prepare(
+        self,
+        loss: Loss,
+        dev: Rows,
+        metric: Callable[[np.ndarray, np.ndarray], float],
+        pad_id: int,
+        lengths: Sequence[int],
+        batch_size: int,
+    ) -> None:
+        """Sets what the Trainer's own constructor has no place for."""
+        self._loss, self._dev, self._metric, self._pad_id = loss, dev, metric, pad_id
+        self._sampler = _LengthGrouped(lengths, batch_size, self.args.seed)
+
+    def compute_loss(
+        self, model: Any, inputs: Mapping[str, Tensor], return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Any:
+        """Computes the loss that was given; the Trainer's own signature."""
+        output = model(input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"])
+        loss = self._loss(output, inputs)
+        return (loss, output) if return_outputs else loss
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> Sampler[int]:
+        return self._sampler
+
+    def evaluate(
+        self, eval_dataset: Any = None, ignore_keys: Any = None, metric_key_prefix: str = "eval"
+    ) -> dict[str, float]:
+        """Computes the task's metric on dev, in every process alike, and tells the Trainer."""
+        training = self.model.training
+        logits = run_rows(self.model, self._dev.ids, self._pad_id, lambda *_: None)
+        self.model.train(training)
+        metrics = {f"{metric_key_prefix}_dev": self._metric(logits, self._dev.expected)}
+        self.log(metrics)
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        return metrics
+
+
+class _Marks(TrainerCallback):  # type: ignore[misc]
+    """Marks a checkpoint once all of it is written: a kill in the middle leaves one without the mark."""
+
+    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
+        if state.is_world_process_zero:
+            (folder / COMPLETE).touch()
+
+
+class _Reports(TrainerCallback):  # type: ignore[misc]
+    """Passes progress on."""
+
+    def __init__(self, ctx: Context) -> None:
+        self._ctx = ctx
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        self._ctx.progress(state.global_step, state.max_steps, "steps")
+
+
+def collate(rows: Rows, indices: Sequence[int], pad_id: int) -> dict[str, Tensor]:
+    """Makes a padded batch of the given rows: input_ids, attention_mask, labels and the rows' arrays."""
+    ids, mask = pad([rows.ids[i] for i in indices], pad_id)
+    batch = {"input_ids": torch.from_numpy(ids), "attention_mask": torch.from_numpy(mask)}
+    batch[LABELS] = torch.from_numpy(rows.expected[list(indices)])
+    for name, array in rows.arrays.items():
+        batch[name] = torch.from_numpy(np.asarray(array[list(indices)], dtype=np.float32))
+    return batch
+
+
+def _optimizer(model: PreTrainedModel, schedule: Schedule) -> torch.optim.Optimizer:
+    table = model.get_input_embeddings().weight
+    table.requires_grad_(schedule.embedding_rate > 0)
+    others = [p for p in model.parameters() if p.requires_grad and p is not table]
+    groups: list[dict[str, Any]] = [
+        {"params": [p for p in others if p.ndim > 1], "weight_decay": schedule.weight_decay},
+        {"params": [p for p in others if p.ndim <= 1], "weight_decay": 0.0},
+    ]
+    if schedule.embedding_rate > 0:
+        rate = schedule.learning_rate * schedule.embedding_rate
+        groups.append({"params": [table], "weight_decay": 0.0, "lr": rate})
+    return torch.optim.AdamW(groups, lr=schedule.learning_rate)
+
+
+def _last_checkpoint(ctx: Context) -> str | None:
+    """Returns the last whole checkpoint; deletes those that a kill cut off."""
+    if ctx.rank == 0:
+        for folder in ctx.resume_dir.glob("checkpoint-*"):
+            if not (folder / COMPLETE).exists():
+                shutil.rmtree(folder)
+    if ctx.processes > 1:
+        torch.distributed.barrier()
+    last: str | None = get_last_checkpoint(str(ctx.resume_dir))
+    return last
