@@ -6,6 +6,7 @@ All that the command line can do. Nothing heavy is imported until a function nee
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,6 +37,9 @@ __all__ = [
     "verify",
 ]
 
+# onnxruntime 1.29 and newer send telemetry from Linux and macOS unless this is set before they are imported; a build
+# uses no network (docs/adr/0009-telemetry.md).
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 registration.install()
 
 

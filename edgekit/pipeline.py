@@ -251,7 +251,8 @@ class _Runner:
         with ExitStack() as stack:
             found = None
             if world.leads:
-                stack.enter_context(store.claim(key))
+                waits = f"{self.target.name}: another build is running stage {stage.NAME}; waiting for it"
+                stack.enter_context(store.claim(key, lambda: observer.noted(waits)))
                 if use_cache or key in made_now:
                     found = store.find(key, stage.OUT)
             if world.share(found is not None):

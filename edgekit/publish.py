@@ -31,7 +31,6 @@ from edgekit.artifact import (
     Teacher,
     TeacherGraph,
     Verdict,
-    Vocabulary,
     file_digest,
 )
 from edgekit.backends import load_backend

@@ -136,12 +136,12 @@ def check_limits(limits: Limits) -> None:
 
 def with_limits(target: Target, limits: Limits) -> Target:
     """Returns the target with the recipe's limits in place of its own."""
-    budget = {
+    budget: dict[str, Any] = {
         "latency_p95_ms": limits.max_latency_ms,
         "instructions": limits.max_instructions,
         "file_bytes": None if limits.max_size_mb is None else int(limits.max_size_mb * 1e6),
     }
-    gate = {"max_drop": limits.max_drop, "confidence": limits.confidence}
+    gate: dict[str, Any] = {"max_drop": limits.max_drop, "confidence": limits.confidence}
     return dataclasses.replace(
         target,
         budget=dataclasses.replace(target.budget, **{k: v for k, v in budget.items() if v is not None}),

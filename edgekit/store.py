@@ -19,7 +19,7 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -96,10 +96,23 @@ class Store:
         return self._record(key)
 
     @contextmanager
-    def claim(self, key: str) -> Iterator[None]:
-        """Holds the action's lock: two builds of the same thing at once run it one after the other."""
-        with FileLock(self.root / "locks" / key):
+    def claim(self, key: str, waiting: Callable[[], None]) -> Iterator[None]:
+        """Holds the action's lock: of two builds of the same thing at once, one runs it and the other finds it.
+
+        Args:
+            key: of the action.
+            waiting: called once if another process holds the lock, before waiting for it.
+        """
+        lock = FileLock(self.root / "locks" / key)
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            waiting()
+            lock.acquire()
+        try:
             yield
+        finally:
+            lock.release()
 
     @contextmanager
     def session(self) -> Iterator[None]:

@@ -55,7 +55,8 @@ class Schedule:
     """How long and how fast.
 
     Attributes:
-        epochs: passes over the rows.
+        epochs: passes over the rows, unless that is fewer steps than `min_steps`.
+        min_steps: steps to take at least, in whole epochs: a small data set needs more passes.
         batch_size: rows a step, over all processes together.
         learning_rate: peak of a linear warm-up and decay.
         embedding_rate: factor on the learning rate of the word table; 0 freezes it.
@@ -71,6 +72,12 @@ class Schedule:
     warmup: float = 0.1
     weight_decay: float = 0.01
     patience: int = 0
+    min_steps: int = 0
+
+    def passes(self, rows: int) -> int:
+        """Returns the epochs to train `rows` rows."""
+        steps_an_epoch = max(1, -(-rows // self.batch_size))
+        return max(self.epochs, -(-self.min_steps // steps_an_epoch))
 
 
 def train(
@@ -92,7 +99,7 @@ def train(
     """
     arguments = TrainingArguments(
         output_dir=str(ctx.resume_dir),
-        num_train_epochs=schedule.epochs,
+        num_train_epochs=schedule.passes(len(rows.ids)),
         per_device_train_batch_size=max(1, schedule.batch_size // ctx.processes),
         learning_rate=schedule.learning_rate,
         lr_scheduler_type="linear",
@@ -177,7 +184,7 @@ class _LengthGrouped(Sampler[int]):
         return iter(int(i) for group in (*shuffled, *rest) for i in group)
 
 
-class _Trainer(Trainer):  # type: ignore[misc]  # transformers ships no types
+class _Trainer(Trainer):
     """A Trainer with the given loss, length-grouped batches, and evaluation by the task's metric."""
 
     def prepare(
@@ -213,11 +220,11 @@ class _Trainer(Trainer):  # type: ignore[misc]  # transformers ships no types
         self.model.train(training)
         metrics = {f"{metric_key_prefix}_dev": self._metric(logits, self._dev.expected)}
         self.log(metrics)
-        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        self.control: TrainerControl = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
 
 
-class _Marks(TrainerCallback):  # type: ignore[misc]
+class _Marks(TrainerCallback):
     """Marks a checkpoint once all of it is written: a kill in the middle leaves one without the mark."""
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
@@ -226,7 +233,7 @@ class _Marks(TrainerCallback):  # type: ignore[misc]
             (folder / COMPLETE).touch()
 
 
-class _Reports(TrainerCallback):  # type: ignore[misc]
+class _Reports(TrainerCallback):
     """Passes progress on."""
 
     def __init__(self, ctx: Context) -> None:

@@ -146,6 +146,10 @@ class DeviceModule(Protocol):
 
     SUMMARY: str
 
+    def uris(self) -> Sequence[str]:
+        """Names the devices of this scheme that are known without asking the user."""
+        ...
+
     def connect(self, uri: str) -> Device:
         """Returns the device named by `uri`; does not touch it yet.
 
@@ -197,5 +201,7 @@ def connect(uri: str) -> Device:
 def listed() -> list[tuple[str, str, Unavailable | None]]:
     """Returns each device there is a profile or a scheme for: URI, summary, and what it lacks (None: ready)."""
     return [
-        (uri, module_for(uri).SUMMARY, connect(uri).unavailable()) for scheme in schemes() for uri in module_for(scheme).uris()
+        (uri, module_for(uri).SUMMARY, connect(uri).unavailable())
+        for scheme in schemes()
+        for uri in module_for(scheme).uris()
     ]

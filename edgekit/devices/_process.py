@@ -137,7 +137,8 @@ def run_jobs(
     seen: list[dict[str, Event]] = [{} for _ in runs]
     try:
         for index, run in enumerate(runs):
-            children.append(start(device, run, index, events))
+            children.append(start(device, run))
+            follow(children[index], index, events)
         while any("end" not in kinds for kinds in seen):
             try:
                 index, line = events.get(timeout=quiet_limit_s)
@@ -158,15 +159,15 @@ def run_jobs(
     return [{**kinds["result"], "ready": kinds.get("ready", {})} for kinds in seen]
 
 
-def start(device: str, run: Run, index: int, events: queue.Queue[tuple[int, str | None]]) -> subprocess.Popen[str]:
-    """Starts one run and a thread that puts its lines, and at last None, into `events`.
+def start(device: str, run: Run) -> subprocess.Popen[str]:
+    """Starts one run.
 
     Raises:
         DeviceError: the program cannot be started.
     """
     with (run.folder / "stderr.txt").open("wb") as errors:
         try:
-            child = subprocess.Popen(
+            return subprocess.Popen(
                 [*run.argv, str(run.folder / "runner.py"), str(run.folder / "job.json")],
                 env=dict(run.env),
                 cwd=run.folder,
@@ -179,6 +180,10 @@ def start(device: str, run: Run, index: int, events: queue.Queue[tuple[int, str 
             )
         except OSError as error:
             raise DeviceError(f"{device}: cannot start {run.argv[0]}: {error}") from error
+
+
+def follow(child: subprocess.Popen[str], index: int, events: queue.Queue[tuple[int, str | None]]) -> None:
+    """Starts a thread that puts a run's lines, and at last None, into `events`."""
     assert child.stdout is not None
     lines = child.stdout
 
@@ -188,8 +193,7 @@ def start(device: str, run: Run, index: int, events: queue.Queue[tuple[int, str 
                 events.put((index, line))
         events.put((index, None))
 
-    threading.Thread(target=read, daemon=True, name=f"{device}-events-{index}").start()
-    return child
+    threading.Thread(target=read, daemon=True, name=f"device-events-{index}").start()
 
 
 def parse_event(line: str) -> dict[str, Any]:

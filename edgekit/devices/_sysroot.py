@@ -51,12 +51,12 @@ class Sysroot:
         Args:
             cpu: the processor to emulate.
             overlay: made by `write_overlay`, or the bare `root`.
-            count_into: file, relative to the working folder, for the number of instructions executed up to each
+            count_into: file, from the working folder, for the number of instructions executed up to each
                 mark; None to not count, which is faster.
         """
         # qemu takes a comma as the end of a path, unless it is doubled.
-        plugin = str(self.folder / PLUGIN).replace(",", ",,")
-        counting = [] if count_into is None else ["-plugin", f"{plugin},out={count_into}"]
+        plugin = ",out=".join(path.replace(",", ",,") for path in (str(self.folder / PLUGIN), count_into or ""))
+        counting = [] if count_into is None else ["-plugin", plugin]
         interpreter = str(self.folder / "root" / "usr" / "bin" / self.python)
         return [shutil.which(EMULATOR) or EMULATOR, "-cpu", cpu, *counting, "-L", str(overlay), interpreter]
 

@@ -259,7 +259,7 @@ def compile_plugin(sysroot: Sysroot, scratch: Path) -> int:
         try:
             run([*command, "-c", MAKE_MARK], "count instructions", sysroot.env())
         except DeviceError as error:
-            refusal = error
+            refusal = refusal or error
             continue
         if total.exists() and int(total.read_text()) > 0:
             return version

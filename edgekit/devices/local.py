@@ -132,6 +132,11 @@ class LocalDevice:
         return None if peak is None else int(peak)
 
 
+def uris() -> tuple[str, ...]:
+    """Names the one device of this scheme."""
+    return ("local",)
+
+
 def connect(uri: str) -> Device:
     """Returns this machine.
 

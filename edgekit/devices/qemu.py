@@ -24,10 +24,10 @@ from edgekit.devices._sysroot_build import build
 from edgekit.errors import DeviceError, InputError, suggestion
 from edgekit.provenance import Provenance
 
-SUMMARY = "a 64-bit Arm CPU under qemu's user-mode emulation: " + ", ".join(f"qemu:{cpu}" for cpu in CPUS)
+SUMMARY = "a 64-bit Arm CPU under qemu's user-mode emulation"
 MAX_SHARES = 2
 ROWS_PER_SHARE = 8  # below that, starting another emulated Python costs more than it saves
-PASSES, SETTLING_PASSES = 5, 2
+PASSES, SETTLING_PASSES = 3, 2
 COUNT_FILE = "instructions.txt"
 COUNT_QUIET_LIMIT_S = 3600.0
 
@@ -100,7 +100,7 @@ class QemuDevice:
     ) -> Mapping[str, InstructionCount] | Unavailable:
         """Counts the Arm instructions of an inference, exactly.
 
-        The rows are run five times over in one process and the last three passes count: start-up, load and the first
+        The rows are run three times over in one process and the last pass counts: start-up, load and the first
         runs, which set up the runtime's memory, are left out. The same figure for an empty model with the same inputs
         and rows, the cost of Python and the session call, is taken off.
 
@@ -171,6 +171,11 @@ def rows_key(rows: TokenRows) -> tuple[bytes, ...]:
     return tuple(np.asarray(row, dtype=np.int64).tobytes() for row in rows.ids)
 
 
+def uris() -> tuple[str, ...]:
+    """Names the processors that can be emulated."""
+    return tuple(f"qemu:{cpu}" for cpu in CPUS)
+
+
 def connect(uri: str) -> Device:
     """Returns the emulated processor named after the colon.
 
@@ -179,7 +184,7 @@ def connect(uri: str) -> Device:
     """
     cpu = uri.partition(":")[2]
     if cpu not in CPUS:
-        known = ", ".join(f"qemu:{name}" for name in CPUS)
+        known = ", ".join(uris())
         raise InputError(f"device {uri!r}: no processor {cpu!r}{suggestion(cpu, CPUS)} (there are {known})")
     return QemuDevice(cpu)
 

@@ -91,12 +91,15 @@ def build(model: PreTrainedModel) -> EdgekitForSequenceClassification:
     style = getattr(model.config, "position_embedding_type", None) or "absolute"
     if style != "absolute":
         raise ModelError(f"position_embedding_type {style!r} is not expressed by edgekit; only 'absolute' is")
+    if getattr(model.config, "is_decoder", False):
+        raise ModelError("is_decoder is set, so that tokens do not see those after them; edgekit expresses encoders only")
     frontend: Frontend = importlib.import_module(f"{__name__}.{model.config.model_type.replace('-', '_')}")
     names = frontend.NAMES
     config = _config(model.config, frontend)
     result = EdgekitForSequenceClassification(config)
     result.load_state_dict(_state(model.state_dict(), names, config))
-    return result.eval()
+    result.eval()
+    return result
 
 
 def _config(config: PretrainedConfig, frontend: Frontend) -> EdgekitConfig:
@@ -114,9 +117,9 @@ def _config(config: PretrainedConfig, frontend: Frontend) -> EdgekitConfig:
         "id2label": config.id2label,
         "label2id": config.label2id,
         "pad_token_id": config.pad_token_id,
-    } | frontend.shape(config)
+    }
     try:
-        return EdgekitConfig(**shape)
+        return EdgekitConfig(**shape | frontend.shape(config))
     except ValueError as error:
         raise ModelError(f"the {config.model_type} model has a setting that edgekit does not express: {error}") from error
 

@@ -12,6 +12,9 @@ if TYPE_CHECKING:
 POSITION_OFFSET = 2
 """MPNet's embeddings have padding_idx 1 whatever the configuration says; the first token has the position behind it."""
 
+BUCKETS = 32
+"""Buckets that transformers computes with, whatever the configuration says (transformers 5.23)."""
+
 _LAYER = "mpnet.encoder.layer.{}"
 
 NAMES = Names(
@@ -34,13 +37,20 @@ NAMES = Names(
 
 
 def shape(config: PretrainedConfig) -> dict[str, Any]:
-    """Returns the arguments of `EdgekitConfig` that MPNet decides."""
+    """Returns the arguments of `EdgekitConfig` that MPNet decides.
+
+    Raises:
+        ValueError: the table has another number of buckets than transformers computes with.
+    """
+    if config.relative_attention_num_buckets != BUCKETS:
+        given = config.relative_attention_num_buckets
+        raise ValueError(f"relative_attention_num_buckets is {given}; transformers computes with {BUCKETS}")
     return {
         "ffn": [config.intermediate_size] * config.num_hidden_layers,
         "max_positions": config.max_position_embeddings - POSITION_OFFSET,
         "type_vocab_size": 0,
         "positions": "relative-bias",
-        "relative_buckets": config.relative_attention_num_buckets,
+        "relative_buckets": BUCKETS,
         "activation": ACTIVATIONS.get(config.hidden_act, config.hidden_act),
         "head_activation": "tanh",
         "norm_eps": config.layer_norm_eps,

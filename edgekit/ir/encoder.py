@@ -74,8 +74,10 @@ class Embeddings(nn.Module):
         x = self.word(input_ids) + self.position.weight[: input_ids.shape[1]]
         if self.token_type is not None:
             x = x + (self.token_type.weight[0] if token_type_ids is None else self.token_type(token_type_ids))
-        x = self.dropout(self.norm(x))
-        return x if self.projection is None else self.projection(x)
+        normed: Tensor = self.dropout(self.norm(x))
+        if self.projection is not None:
+            normed = self.projection(normed)
+        return normed
 
 
 class Layer(nn.Module):
@@ -150,6 +152,7 @@ class EdgekitForSequenceClassification(PreTrainedModel):
 
     config_class = EdgekitConfig
     config: EdgekitConfig
+    layers: nn.ModuleList
     base_model_prefix = ""
     _supports_sdpa = True
 

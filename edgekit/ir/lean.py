@@ -81,13 +81,15 @@ class LeanClassifier(nn.Module):
             raise ValueError(f"max_length is {max_length}; the model has {config.max_positions} positions")
         self.word = tables.word
         position = tables.position.weight[:max_length].detach().clone()
-        self.position = nn.Parameter(position if tables.token_type is None else position + tables.token_type.weight[0].detach())
+        if tables.token_type is not None:
+            position = position + tables.token_type.weight[0].detach()
+        self.position = nn.Parameter(position)
         self.norm, self.projection = tables.norm, tables.projection
         buckets = None
         if config.positions == "relative-bias":
             buckets = relative_buckets(max_length, config.relative_buckets, config.relative_max_distance)
-        last = len(model.layers) - 1
-        self.layers = nn.ModuleList(LeanLayer(layer, i == last, buckets) for i, layer in enumerate(model.layers))
+        layers: list[Layer] = list(model.layers)  # type: ignore[arg-type]  # a ModuleList forgets what it holds
+        self.layers = nn.ModuleList(LeanLayer(layer, layer is layers[-1], buckets) for layer in layers)
         self.dense, self.classifier = model.head.dense, model.head.classifier
         self.head_activation = activation(config.head_activation)
 

@@ -19,7 +19,8 @@ def _resized(config: EdgekitConfig, **changes: object) -> EdgekitConfig:
 def _built(config: EdgekitConfig, state: dict[str, Tensor]) -> EdgekitForSequenceClassification:
     model = EdgekitForSequenceClassification(config)
     model.load_state_dict(state)
-    return model.eval()
+    model.eval()
+    return model
 
 
 def keep_layers(model: EdgekitForSequenceClassification, layers: Sequence[int]) -> EdgekitForSequenceClassification:
@@ -54,7 +55,8 @@ def keep_widths(
     config, state = model.config, copy.copy(model.state_dict())
     for i, (kept_heads, kept_channels) in enumerate(zip(heads, channels, strict=True)):
         width = config.heads[i] * config.head_dim
-        columns = (torch.tensor(sorted(kept_heads))[:, None] * config.head_dim + torch.arange(config.head_dim)).flatten()
+        first = torch.tensor(sorted(kept_heads))[:, None] * config.head_dim
+        columns = (first + torch.arange(config.head_dim)).flatten()
         rows = torch.cat([columns, columns + width, columns + 2 * width])
         kept = torch.tensor(sorted(kept_channels))
         name = f"layers.{i}"

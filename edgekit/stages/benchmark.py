@@ -48,7 +48,7 @@ class Benchmark(Pass):
     rounds: int = 8
     block_runs: int = 60
     texts: int = 60
-    counted_texts: int = 16
+    counted_texts: int = 8
 
     NAME: ClassVar[str] = "benchmark"
     VERSION: ClassVar[int] = 1
@@ -92,7 +92,8 @@ class Benchmark(Pass):
             latency = latency_figures(timed, ctx.device, provenance, reason, threads, length)
             rss = timed["artifact"].peak_rss_bytes
             memory = None if rss is None else manifest.Memory(rss, ctx.device, provenance, reason)
-            np.savez(out_dir / "samples.npz", **{name: samples.block_ms for name, samples in timed.items()})
+            for name, samples in timed.items():
+                np.save(out_dir / f"{name}_ms.npy", samples.block_ms)
         if memory is None:
             unmeasured["memory"] = unmeasured.get("latency", "the device does not report a process's peak memory")
         if not isinstance(counted, Unavailable):
@@ -126,8 +127,7 @@ def latency_figures(
     theirs = [float(t) for t in teacher.block_ms.ravel()] if teacher else None
     ratio = None
     if teacher:
-        medians = [[float(m) for m in np.median(s.block_ms, axis=1)] for s in (teacher, artifact)]
-        ratio = median_of_ratios(*medians)
+        ratio = median_of_ratios(_block_medians(teacher), _block_medians(artifact))
     edges, ours, other = histogram(times, theirs)
     return manifest.Latency(
         device=device,
@@ -150,6 +150,10 @@ def latency_figures(
         speedup_high=ratio.high if ratio else None,
         histogram=manifest.Histogram(tuple(edges), tuple(ours), tuple(other) if other else None),
     )
+
+
+def _block_medians(samples: Samples) -> list[float]:
+    return [float(median) for median in np.median(samples.block_ms, axis=1)]
 
 
 def _instruction_figures(

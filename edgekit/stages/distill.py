@@ -42,6 +42,7 @@ class Distill(Pass):
     Attributes:
         layers: layers of the student, evenly spaced over the teacher's, its last always among them.
         epochs: passes over the training split.
+        min_steps: steps at least, in whole epochs, for data sets so small that the epochs make fewer.
         batch_size: rows a step.
         learning_rate: peak, for all but the word table.
         embedding_rate: factor on the learning rate of the word table; 0 freezes it.
@@ -51,6 +52,7 @@ class Distill(Pass):
 
     layers: int = 3
     epochs: int = 4
+    min_steps: int = 800
     batch_size: int = 32
     learning_rate: float = 2e-4
     embedding_rate: float = 0.1
@@ -67,6 +69,8 @@ class Distill(Pass):
     PARALLEL: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
+        if self.min_steps < 0:
+            raise ValueError(f"min_steps is {self.min_steps}; it must not be negative")
         if self.layers < 1 or self.epochs < 1 or self.batch_size < 1:
             raise ValueError("layers, epochs and batch_size must be at least 1")
         if self.temperature <= 0 or self.learning_rate <= 0:
@@ -85,7 +89,9 @@ class Distill(Pass):
         student = keep_positions(student, vocabulary.max_length)
         student = keep_vocabulary(student, vocabulary.teacher_ids, {"pad_token_id": pad_id})
         rows, dev = student_rows(inputs, ctx, layers)
-        schedule = Schedule(self.epochs, self.batch_size, self.learning_rate, self.embedding_rate)
+        schedule = Schedule(
+            self.epochs, self.batch_size, self.learning_rate, self.embedding_rate, min_steps=self.min_steps
+        )
         loss = distillation_loss(self.temperature, self.logits, self.states, self.labels)
         set_dropout(student, 0.0)
         facts = train(student, rows, dev, load_task(ctx.task).metric, loss, schedule, pad_id, ctx)

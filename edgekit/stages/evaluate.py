@@ -11,6 +11,7 @@ import numpy as np
 from edgekit import data, devices, manifest
 from edgekit.artifact import FACTS, Accuracy, LabelledData, QuantizedGraph, Reference, Vocabulary, file_digest, write_json
 from edgekit.devices import ModelFile, TokenRows
+from edgekit.provenance import Provenance
 from edgekit.stage import Context, Inputs, Pass
 from edgekit.statistics import churn, flip_rate, paired_counts, tango_interval
 from edgekit.tasks import load_task
@@ -23,9 +24,11 @@ class Evaluate(Pass):
 
     Attributes:
         examples: test rows to run, drawn by the seed; 0 runs all.
+        simulated_examples: the same where the device only simulates the target, which is slow.
     """
 
     examples: int = 0
+    simulated_examples: int = 1000
 
     NAME: ClassVar[str] = "evaluate"
     VERSION: ClassVar[int] = 1
@@ -35,23 +38,24 @@ class Evaluate(Pass):
     MEASURES: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        if self.examples < 0:
-            raise ValueError(f"examples is {self.examples}; it must not be negative")
+        if min(self.examples, self.simulated_examples) < 0:
+            raise ValueError("examples and simulated_examples must not be negative")
 
     def run(self, inputs: Inputs, out_dir: Path, ctx: Context) -> None:
         """Writes accuracy.json, logits.npy (rows, classes) and rows.npy, the indices of the test rows."""
         task, vocabulary, reference = load_task(ctx.task), inputs[Vocabulary], inputs[Reference]
         dataset = data.read(inputs[LabelledData].path)
-        chosen = draw(len(dataset.test), self.examples, ctx.seed)
+        device = devices.connect(ctx.device)
+        provenance, reason = device.provenance(ctx.target["device.arch"])
+        simulated = provenance is Provenance.SIMULATED and not self.examples
+        chosen = draw(len(dataset.test), self.simulated_examples if simulated else self.examples, ctx.seed)
         tokenizer = load_tokenizer(vocabulary.tokenizer, vocabulary.max_length)
         rows = encode(tokenizer, [dataset.test[i][0] for i in chosen])
         graph = inputs[QuantizedGraph].model
         model = ModelFile(graph, file_digest(graph), vocabulary.facts["pad_token_id"])
-        device = devices.connect(ctx.device)
         threads = ctx.target["device.threads"]
         logits = device.logits(model, TokenRows(rows), threads, lambda done, total: ctx.progress(done, total, "rows"))
         teacher, student, expected = (np.load(reference.path / f"{n}.npy")[chosen] for n in ("teacher", "student", "expected"))
-        provenance, reason = device.provenance(ctx.target["device.arch"])
         figures = compare(task.METRIC, teacher, student, logits, expected, ctx.device, provenance, reason)
         np.save(out_dir / "logits.npy", logits)
         np.save(out_dir / "rows.npy", np.array(chosen))
@@ -74,7 +78,7 @@ def compare(
     artifact: np.ndarray,
     expected: np.ndarray,
     device: str,
-    provenance: manifest.Provenance,
+    provenance: Provenance,
     reason: str,
 ) -> manifest.Accuracy:
     """Pairs the answers of the teacher and the artifact on the same rows.

@@ -28,7 +28,7 @@ from edgekit.tasks import load_task
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from edgekit.ir.encoder import EdgekitForSequenceClassification
+    from edgekit.ir.encoder import EdgekitForSequenceClassification, Layer
     from edgekit.training import Rows
 
 
@@ -41,6 +41,7 @@ class Prune(Pass):
         ffn: share of FFN channels kept over all layers, in (0, 1].
         batches: training batches that the importance is taken on.
         epochs: of recovery; 0 for none.
+        min_steps: steps at least, in whole epochs, for data sets so small that the epochs make fewer.
         batch_size: rows a step.
         learning_rate: peak, for all but the word table.
         embedding_rate: factor on the learning rate of the word table; 0 freezes it.
@@ -52,6 +53,7 @@ class Prune(Pass):
     ffn: float = 0.5
     batches: int = 32
     epochs: int = 6
+    min_steps: int = 1600
     batch_size: int = 32
     learning_rate: float = 2e-4
     embedding_rate: float = 0.1
@@ -72,6 +74,8 @@ class Prune(Pass):
         for name in ("heads", "ffn"):
             if not 0 < getattr(self, name) <= 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must lie in (0, 1]")
+        if self.min_steps < 0:
+            raise ValueError(f"min_steps is {self.min_steps}; it must not be negative")
         if self.epochs < 0 or self.batches < 1 or self.batch_size < 1:
             raise ValueError("epochs must not be negative, batches and batch_size at least 1")
         if self.temperature <= 0 or self.learning_rate <= 0:
@@ -103,7 +107,9 @@ class Prune(Pass):
             "parameters": sum(p.numel() for p in pruned.parameters()),
         }
         if self.epochs:
-            schedule = Schedule(self.epochs, self.batch_size, self.learning_rate, self.embedding_rate)
+            schedule = Schedule(
+            self.epochs, self.batch_size, self.learning_rate, self.embedding_rate, min_steps=self.min_steps
+        )
             facts |= train(pruned, rows, dev, load_task(ctx.task).metric, loss, schedule, pad_id, ctx)
         save_student(pruned, vocabulary, layers, facts, out_dir)
 
@@ -138,12 +144,13 @@ def importance(
 
     heads = [np.zeros(count) for count in model.config.heads]
     channels = [np.zeros(count) for count in model.config.ffn]
+    layers: list[Layer] = list(model.layers)  # type: ignore[arg-type]  # a ModuleList forgets what it holds
     model.eval()
     for start in range(0, len(chosen), batch_size):
         batch = collate(rows, [int(i) for i in chosen[start : start + batch_size]], pad_id)
         model.zero_grad()
         loss(model(batch["input_ids"], batch["attention_mask"]), batch).backward()
-        for i, layer in enumerate(model.layers):
+        for i, layer in enumerate(layers):
             heads[i] += _closed_gate(layer.output.weight).reshape(-1, model.config.head_dim).sum(1).abs().numpy()
             channels[i] += _closed_gate(layer.down.weight).abs().numpy()
     model.zero_grad()
@@ -174,11 +181,12 @@ def select(scores: Sequence[np.ndarray], share: float, multiple: int) -> list[li
         if multiple > len(layer):
             raise RecipeError(f"the target rounds widths to multiples of {multiple}, but a layer has {len(layer)}")
     normalised = [layer / (np.linalg.norm(layer) or 1.0) for layer in scores]
-    ranked = np.sort(np.concatenate(normalised))[::-1]
-    threshold = ranked[max(1, round(share * len(ranked))) - 1]
+    owners = np.repeat(np.arange(len(scores)), [len(layer) for layer in scores])
+    # Counted, not compared with a threshold: where many units score 0, all of them would reach a threshold of 0.
+    ranked = owners[np.argsort(-np.concatenate(normalised), kind="stable")]
+    counts = np.bincount(ranked[: max(1, round(share * len(ranked)))], minlength=len(scores))
     kept = []
-    for layer in normalised:
-        count = int(np.sum(layer >= threshold))
+    for layer, count in zip(normalised, counts, strict=True):
         rounded = len(layer) if share == 1 else max(1, round(count / multiple)) * multiple
         rounded = min(rounded, len(layer) // multiple * multiple if share < 1 else len(layer))
         best = np.argsort(-layer, kind="stable")[:rounded]

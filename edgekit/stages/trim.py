@@ -5,6 +5,9 @@ tokens, the pieces that the training split uses at least `min_count` times, and 
 a word and inside it) of the scripts that it is written in. A word whose own piece is gone is then cut into pieces as
 WordPiece does with any unknown word: without the characters it would become unknown as a whole.
 
+A small training split knows few of the words that users will say. WordPiece vocabularies are ordered by frequency, so a
+small remainder is filled up from the front of the original one: the words most likely to be met.
+
 Only WordPiece is trimmed so far; another kind of tokenizer is left whole, and the facts say so.
 
 Ref: Ushio et al. 2023, VocabTrimmer (2305.15020).
@@ -14,6 +17,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -32,6 +36,9 @@ LENGTH_STEP = 16
 """The longest input is rounded up to a multiple of this many tokens, which leaves room for rows longer than training's."""
 
 
+_RESERVED = re.compile(r"\[.*\]")  # [unused0] and its like: no text ever uses them
+
+
 @dataclass(frozen=True)
 class Trim(Pass):
     """Makes the student's tokenizer.
@@ -39,11 +46,13 @@ class Trim(Pass):
     Attributes:
         enabled: whether to cut; None cuts for targets that limit the file's size.
         min_count: uses in the training split from which a piece is kept.
+        min_tokens: a smaller vocabulary is filled up to this many from the front of the original one.
         max_length: longest input in tokens; 0 takes it from the training split, at most 256.
     """
 
     enabled: bool | None = None
     min_count: int = 1
+    min_tokens: int = 6000
     max_length: int = 0
 
     NAME: ClassVar[str] = "trim"
@@ -55,6 +64,8 @@ class Trim(Pass):
     def __post_init__(self) -> None:
         if self.min_count < 1:
             raise ValueError(f"min_count is {self.min_count}; it must be at least 1")
+        if self.min_tokens < 0:
+            raise ValueError(f"min_tokens is {self.min_tokens}; it must not be negative")
         if self.max_length != 0 and not 8 <= self.max_length <= 512:
             raise ValueError(f"max_length is {self.max_length}; it must lie between 8 and 512 tokens, or be 0")
 
@@ -97,7 +108,7 @@ class Trim(Pass):
             note = f"{kind} vocabularies are left whole; only WordPiece is trimmed so far"
         else:
             counts = Counter(token for e in encoded for token in e.ids)
-            ids = kept_ids(description, counts, self.min_count, train)
+            ids = kept_ids(description, counts, self.min_count, self.min_tokens, train)
             description = renumbered(description, {old: new for new, old in enumerate(ids)})
             trimmed = Tokenizer.from_str(json.dumps(description))
 
@@ -115,17 +126,18 @@ class Trim(Pass):
             "tokenizer": kind,
             "tokens_before": original.get_vocab_size(with_added_tokens=True),
             "tokens_after": len(ids),
-            "left_whole": note,
             "max_length": max_length,
             "longest_train_row": longest,
             "train_rows_cut": sum(len(e.ids) > max_length for e in encoded),
             "pad_token_id": trimmed.token_to_id(source.pad_token) if source.pad_token else 0,
         }
+        if note:
+            facts["left_whole"] = note
         write_json(out_dir / FACTS, facts | rates)
 
 
 def kept_ids(
-    description: Mapping[str, Any], counts: Mapping[int, int], min_count: int, texts: Sequence[str]
+    description: Mapping[str, Any], counts: Mapping[int, int], min_count: int, min_tokens: int, texts: Sequence[str]
 ) -> list[int]:
     """Chooses the tokens that stay.
 
@@ -133,6 +145,7 @@ def kept_ids(
         description: parsed tokenizer.json of a WordPiece tokenizer.
         counts: uses of each token id in the training split.
         min_count: uses from which a token stays.
+        min_tokens: tokens that stay at least, where there are as many.
         texts: the training split, whose scripts decide which characters stay.
 
     Returns:
@@ -147,6 +160,12 @@ def kept_ids(
         bare = token.removeprefix(prefix)
         character = len(bare) == 1 and (bare.isascii() or _script(bare) in scripts)
         if character or counts.get(index, 0) >= min_count:
+            kept.add(index)
+    for token, index in sorted(model["vocab"].items(), key=lambda item: item[1]):
+        if len(kept) >= min_tokens:
+            break
+        bare = token.removeprefix(prefix)
+        if len(bare) > 1 and not _RESERVED.fullmatch(token) and {_script(c) for c in bare} <= scripts:
             kept.add(index)
     return sorted(kept)
 
@@ -197,7 +216,8 @@ def unknown_rate(tokenizer: Any, texts: Iterable[str], unknown_id: int | None) -
 def _resegmented(original: Any, trimmed: Any, texts: Sequence[str]) -> float:
     """Returns the share of rows that the trimmed tokenizer cuts into other pieces."""
     before, after = original.encode_batch(list(texts)), trimmed.encode_batch(list(texts))
-    return sum(a.tokens != b.tokens for a, b in zip(before, after, strict=True)) / max(len(before), 1)
+    share: float = sum(a.tokens != b.tokens for a, b in zip(before, after, strict=True)) / max(len(before), 1)
+    return share
 
 
 def _tokenizer_config(source: Any, max_length: int) -> dict[str, Any]:

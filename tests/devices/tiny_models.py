@@ -37,7 +37,9 @@ def save(model: onnx.ModelProto, path: Path, pad_id: int = 0) -> ModelFile:
     return ModelFile(path, hashlib.sha256(path.read_bytes()).hexdigest(), pad_id)
 
 
-def assemble(nodes: list[onnx.NodeProto], inputs: list[onnx.ValueInfoProto], w: dict[str, np.ndarray]) -> onnx.ModelProto:
+def assemble(
+    nodes: list[onnx.NodeProto], inputs: list[onnx.ValueInfoProto], w: dict[str, np.ndarray]
+) -> onnx.ModelProto:
     """Makes a model of the nodes with one output, `logits`."""
     logits = helper.make_tensor_value_info("logits", TensorProto.FLOAT, [1, CLASSES])
     constants = [numpy_helper.from_array(value, name) for name, value in w.items()]

@@ -1,0 +1,217 @@
+"""Which heads and channels go: the choice against NumPy, the scores against gates that are multiplied in by hand."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import tiny
+import torch
+from torch.nn import functional as F  # noqa: N812
+
+from edgekit import frontends
+from edgekit.errors import RecipeError
+from edgekit.ir.encoder import EdgekitForSequenceClassification
+from edgekit.ir.surgery import keep_widths
+from edgekit.stages.distill import distillation_loss, evenly_spaced
+from edgekit.stages.prune import Prune, importance, select
+from edgekit.training import Rows, collate
+
+
+def scores(seed: int, widths: tuple[int, ...], scale: float = 1.0) -> list[np.ndarray]:
+    """Returns random scores, those of each next layer `scale` times larger."""
+    random = np.random.default_rng(seed)
+    return [random.random(width) * scale**i for i, width in enumerate(widths)]
+
+
+@pytest.mark.parametrize("share", [0.01, 0.3, 0.5, 0.9, 0.999])
+@pytest.mark.parametrize("multiple", [1, 2, 8])
+def test_counts_are_multiples_and_every_layer_keeps_some(share: float, multiple: int) -> None:
+    for seed in range(20):
+        kept = select(scores(seed, (12, 8, 31, 64)), share, multiple)
+        for indices, width in zip(kept, (12, 8, 31, 64), strict=True):
+            assert len(indices) >= multiple
+            assert len(indices) % multiple == 0
+            assert indices == sorted(set(indices))
+            assert 0 <= indices[0] <= indices[-1] < width
+
+
+def test_a_share_of_one_keeps_all_even_beside_the_multiple() -> None:
+    assert select(scores(0, (12, 7, 33)), 1, 4) == [list(range(12)), list(range(7)), list(range(33))]
+
+
+def test_the_kept_are_the_best_by_normalised_score_over_all_layers() -> None:
+    layers = scores(3, (10, 20, 30), scale=1000)
+    kept = select(layers, 0.4, 1)
+    ranked = sorted(
+        ((score / np.sqrt(np.sum(layer**2)), i, j) for i, layer in enumerate(layers) for j, score in enumerate(layer)),
+        reverse=True,
+    )
+    best = {(i, j) for _, i, j in ranked[:24]}
+    assert {(i, j) for i, indices in enumerate(kept) for j in indices} == best
+
+
+def test_rounding_keeps_the_best_of_each_layer() -> None:
+    layers = scores(5, (16, 16))
+    for indices, layer in zip(select(layers, 0.4, 4), layers, strict=True):
+        assert set(indices) == set(np.argsort(-layer)[: len(indices)])
+
+
+def test_a_layer_whose_scores_are_all_zero_keeps_one_multiple() -> None:
+    assert [len(indices) for indices in select([np.zeros(8), np.ones(8)], 0.5, 2)] == [2, 8]
+
+
+def test_equal_scores_are_chosen_alike_every_time() -> None:
+    assert select([np.ones(8), np.ones(8)], 0.5, 2) == select([np.ones(8), np.ones(8)], 0.5, 2)
+
+
+def test_equal_scores_do_not_keep_more_than_asked() -> None:
+    assert sum(map(len, select([np.ones(8), np.ones(8)], 0.5, 2))) == 8
+
+
+def test_a_multiple_larger_than_a_layer_is_refused() -> None:
+    with pytest.raises(RecipeError, match="multiples of 8, but a layer has 4"):
+        select(scores(0, (16, 4)), 0.5, 8)
+
+
+@pytest.mark.parametrize("given", [{"heads": 0.0}, {"ffn": 1.5}, {"epochs": -1}, {"batches": 0}, {"temperature": 0.0}])
+def test_impossible_options_are_refused(given: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=r"must|positive"):
+        Prune(**given)
+
+
+def student() -> EdgekitForSequenceClassification:
+    """Returns a random model of the IR with layers of different widths."""
+    model = frontends.build(tiny.classifier("mpnet", seed=4))
+    return keep_widths(model, [[0, 1, 2], [0, 1, 2, 3], [1, 2], [0, 3]], [range(20), range(64), range(7), range(33)])
+
+
+def training_rows(model: EdgekitForSequenceClassification, count: int = 10) -> Rows:
+    """Returns rows of different lengths with random teacher outputs."""
+    random = np.random.default_rng(1)
+    ids = tiny.token_rows(model.config.vocab_size, [int(n) for n in random.integers(3, 20, size=count)])
+    arrays = {
+        "teacher_logits": random.normal(size=(count, 4)).astype(np.float32),
+        "teacher_states": random.normal(size=(count, 5, tiny.HIDDEN)).astype(np.float16),
+    }
+    return Rows(ids, random.integers(0, 4, size=count), arrays)
+
+
+def gate_gradients(
+    model: EdgekitForSequenceClassification, batch: Mapping[str, torch.Tensor], loss: Any
+) -> tuple[list[np.ndarray], list[np.ndarray]]:
+    """Returns |dL/dgate| by autograd, with gates multiplied into what the output and down projections read."""
+    heads = [torch.ones(count, dtype=torch.float64, requires_grad=True) for count in model.config.heads]
+    channels = [torch.ones(count, dtype=torch.float64, requires_grad=True) for count in model.config.ffn]
+    hooks = []
+    for layer, head, channel in zip(model.layers, heads, channels, strict=True):
+        for module, gate in ((layer.output, head.repeat_interleave(model.config.head_dim)), (layer.down, channel)):
+            hooks.append(module.register_forward_pre_hook(lambda _, inputs, gate=gate: (inputs[0] * gate,)))
+    loss(model(batch["input_ids"], batch["attention_mask"]), batch).backward()
+    for hook in hooks:
+        hook.remove()
+    return [g.grad.abs().numpy() for g in heads], [g.grad.abs().numpy() for g in channels]
+
+
+def test_importance_is_the_gradient_of_gates_multiplied_in_by_hand() -> None:
+    model = student()
+    rows, loss = training_rows(model), distillation_loss(2.0, 1.0, 1.0, 0.1)
+    found = importance(model, rows, loss, [7, 2, 9, 0, 1], 2, pad_id=1)
+    double = student().double()
+    expected = [[np.zeros(n) for n in double.config.heads], [np.zeros(n) for n in double.config.ffn]]
+    for group in ([7, 2], [9, 0], [1]):
+        batch = collate(rows, group, 1)
+        batch |= {name: batch[name].double() for name in ("teacher_logits", "teacher_states")}
+        for total, part in zip(expected, gate_gradients(double, batch, loss), strict=True):
+            for i, gradient in enumerate(part):
+                total[i] += gradient
+    for ours, theirs in zip(found, expected, strict=True):
+        for a, b in zip(ours, theirs, strict=True):
+            assert a.shape == b.shape
+            np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-5)
+
+
+def test_importance_agrees_with_finite_differences_of_the_loss() -> None:
+    model = student().double()
+    rows, loss = training_rows(model), distillation_loss(2.0, 1.0, 1.0, 0.1)
+    batch = collate(rows, [3, 4, 5], 1)
+    batch |= {name: batch[name].double() for name in ("teacher_logits", "teacher_states")}
+    _, channels = importance(student(), rows, loss, [3, 4, 5], 3, pad_id=1)
+    step, column = 1e-5, 4
+    values = []
+    for factor in (1 + step, 1 - step):
+        changed = student().double()
+        with torch.no_grad():
+            changed.layers[1].down.weight[:, column] *= factor
+            values.append(float(loss(changed(batch["input_ids"], batch["attention_mask"]), batch)))
+    assert channels[1][column] == pytest.approx(abs(values[0] - values[1]) / (2 * step), abs=1e-5)
+
+
+def test_importance_leaves_the_weights_and_no_gradients() -> None:
+    model = student()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    importance(model, training_rows(model), distillation_loss(2.0, 1.0, 1.0, 0.1), range(10), 4, pad_id=1)
+    assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
+    assert all(parameter.grad is None for parameter in model.parameters())
+
+
+def log_softmax(x: np.ndarray) -> np.ndarray:
+    """Computes it in float64."""
+    shifted = x - x.max(-1, keepdims=True)
+    result: np.ndarray = shifted - np.log(np.exp(shifted).sum(-1, keepdims=True))
+    return result
+
+
+@pytest.mark.parametrize("temperature", [0.5, 2.0, 5.0])
+@pytest.mark.parametrize("weights", [(1, 0, 0), (0, 1, 0), (0, 0, 1), (0.7, 2.0, 0.1)])
+def test_distillation_loss_equals_numpy(temperature: float, weights: tuple[float, float, float]) -> None:
+    random = np.random.default_rng(0)
+    ours, theirs = random.normal(size=(6, 4)) * 3, random.normal(size=(6, 4)) * 3
+    states, wanted = random.normal(size=(6, 5, 8)), random.normal(size=(6, 5, 8))
+    labels = random.integers(0, 4, size=6)
+    p, q = log_softmax(theirs / temperature), log_softmax(ours / temperature)
+    kl = temperature**2 * np.mean(np.sum(np.exp(p) * (p - q), axis=-1))
+    mse = np.mean((states - wanted) ** 2)
+    entropy = -np.mean(log_softmax(ours)[np.arange(6), labels])
+    expected = weights[0] * kl + weights[1] * mse + weights[2] * entropy
+
+    output = SimpleNamespace(logits=torch.tensor(ours), hidden_states=tuple(torch.tensor(states).unbind(1)))
+    batch = {
+        "teacher_logits": torch.tensor(theirs),
+        "teacher_states": torch.tensor(wanted),
+        "labels": torch.tensor(labels),
+    }
+    assert float(distillation_loss(temperature, *weights)(output, batch)) == pytest.approx(expected, abs=1e-9)
+
+
+def test_the_soft_part_is_zero_where_the_student_answers_as_the_teacher() -> None:
+    logits = torch.randn(3, 4)
+    output = SimpleNamespace(logits=logits, hidden_states=())
+    value = distillation_loss(2.0, 1.0, 0.0, 0.0)(output, {"teacher_logits": logits})
+    assert float(value) == pytest.approx(0, abs=1e-7)
+    assert float(F.cross_entropy(logits, torch.zeros(3, dtype=torch.int64))) > 0
+
+
+@pytest.mark.parametrize("total", range(1, 25))
+def test_evenly_spaced_layers_end_with_the_last_and_differ_by_one_step_at_most(total: int) -> None:
+    for kept in range(1, total + 1):
+        layers = evenly_spaced(total, kept)
+        assert len(layers) == kept
+        assert layers[-1] == total - 1
+        steps = np.diff([-1, *layers])
+        assert steps.min() >= 1
+        assert steps.max() - steps.min() <= 1
+
+
+def test_evenly_spaced_layers_of_usual_sizes() -> None:
+    assert evenly_spaced(12, 3) == [3, 7, 11]
+    assert evenly_spaced(6, 3) == [1, 3, 5]
+    assert evenly_spaced(6, 6) == [0, 1, 2, 3, 4, 5]
+
+
+def test_a_student_deeper_than_its_teacher_is_refused() -> None:
+    with pytest.raises(RecipeError, match="the teacher has 2 layers"):
+        evenly_spaced(2, 3)
