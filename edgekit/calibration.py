@@ -74,7 +74,9 @@ def load_policy(name: str) -> Policy:
     if policy.rows < 1 or policy.length_strata < 1:
         raise RecipeError(f"calibration policy {path}: 'rows' and 'length_strata' must be at least 1")
     if policy.method not in METHODS:
-        raise RecipeError(f"calibration policy {path}: unknown method {policy.method!r}{suggestion(policy.method, METHODS)}")
+        raise RecipeError(
+            f"calibration policy {path}: unknown method {policy.method!r}{suggestion(policy.method, METHODS)}"
+        )
     return policy
 
 

@@ -71,7 +71,9 @@ def locate(location: str, allow_download: bool) -> Path:
         return Path(snapshot_download(location, allow_patterns=list(_READ), local_files_only=not allow_download))
     except LocalEntryNotFoundError as error:
         hint = "the hub cannot be reached" if allow_download else "give --allow-download to fetch it from the hub"
-        raise ModelError(f"model {location!r} is neither a folder nor in the hub's cache on this machine; {hint}") from error
+        raise ModelError(
+            f"model {location!r} is neither a folder nor in the hub's cache on this machine; {hint}"
+        ) from error
     except (HfHubHTTPError, OSError) as error:
         raise ModelError(f"model {location!r} cannot be fetched from the hub: {error}") from error
 
@@ -96,8 +98,8 @@ def inspect(path: Path, task: str) -> Checkpoint:
         for suffix, other in _HEADS.items():
             if str(architecture).endswith(suffix):
                 raise ModelError(
-                    f"{path} is a {architecture}, fine-tuned for {other}; the task is {task}: give a model of that task "
-                    "or a base model"
+                    f"{path} is a {architecture}, fine-tuned for {other}; the task is {task}: give a model of that "
+                    "task, or a base model"
                 )
     classifies = any(str(a).endswith("ForSequenceClassification") for a in architectures)
     trained = classifies and any(_CLASSIFIER.search(name) for name in names)
@@ -141,7 +143,9 @@ def _weight_files(path: Path) -> list[Path]:
         return [path / WEIGHTS]
     if (path / INDEX).is_file():
         try:
-            names = {str(name) for name in json.loads((path / INDEX).read_text(encoding="utf-8"))["weight_map"].values()}
+            names = {
+                str(name) for name in json.loads((path / INDEX).read_text(encoding="utf-8"))["weight_map"].values()
+            }
         except (ValueError, KeyError, AttributeError, TypeError) as error:
             raise ModelError(f"{path / INDEX} cannot be read: {error!r}") from error
         missing = sorted(name for name in names if Path(name).name != name or not (path / name).is_file())

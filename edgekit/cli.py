@@ -71,7 +71,9 @@ def _json_option(command: Callable[..., Any]) -> Callable[..., Any]:
 
 @main.command(epilog="Example: edgekit build my-model --data my-data --target arm64 --max-drop 1.5")
 @click.argument("model", required=False)
-@click.option("--data", metavar="DIR|FILE|package:NAME/PATH", help="Labelled data: a folder with train/dev/test, or a file.")
+@click.option(
+    "--data", metavar="DIR|FILE|package:NAME/PATH", help="Labelled data: a folder with train/dev/test, or a file."
+)
 @click.option("--task", metavar="NAME", help="Task; default text-classification.")
 @click.option("--target", "targets", multiple=True, metavar="NAME", help="Target profile, or a .toml file; repeatable.")
 @click.option("--max-drop", type=float, metavar="POINTS", help="Largest drop of the metric against the teacher.")
@@ -321,7 +323,13 @@ def cache_info(as_json: bool) -> None:
 
 
 @cache.command("prune", epilog="Example: edgekit cache prune --keep-mb 2000")
-@click.option("--keep-mb", type=click.FloatRange(min=0), default=0.0, show_default=True, help="Megabytes of most recently used entries to keep.")
+@click.option(
+    "--keep-mb",
+    type=click.FloatRange(min=0),
+    default=0.0,
+    show_default=True,
+    help="Megabytes of most recently used entries to keep.",
+)
 @_json_option
 def cache_prune(keep_mb: float, as_json: bool) -> None:
     """Delete leftovers and the least recently used entries."""

@@ -60,8 +60,10 @@ def decode(kind: Any, value: object, where: str) -> Any:
     if origin is tuple:
         return _decode_tuple(typing.get_args(kind), value, where)
     if origin is Mapping:
-        return {name: decode(typing.get_args(kind)[1], item, f"{where}.{_text(name, where)}")
-                for name, item in _expect(dict, value, where, "an object").items()}
+        return {
+            name: decode(typing.get_args(kind)[1], item, f"{where}.{_text(name, where)}")
+            for name, item in _expect(dict, value, where, "an object").items()
+        }
     if dataclasses.is_dataclass(kind):
         return _decode_fields(kind, value, where)
     if isinstance(kind, type) and issubclass(kind, StrEnum):
@@ -76,15 +78,16 @@ def _decode_plain(kind: Any, value: object, where: str) -> Any:
     if kind is bool:
         return _expect(bool, value, where, "true or false")
     if kind is int:
-        return _refuse(where, "an integer", value) if isinstance(value, bool) else _expect(int, value, where,
-                                                                                          "an integer")
+        return (
+            _refuse(where, "an integer", value) if isinstance(value, bool) else _expect(int, value, where, "an integer")
+        )
     if kind is float:
         if isinstance(value, bool) or not isinstance(value, int | float):
             return _refuse(where, "a number", value)
-        if not abs(value) < 1e300:      # so that no arithmetic on it overflows; false for NaN
+        if not abs(value) < 1e300:  # so that no arithmetic on it overflows; false for NaN
             return _refuse(where, "a finite number", value)
-        return value            # an integer stays one, so that what was read is written back alike
-    if kind is object:      # free-form facts: any JSON value, as long as every number in it is finite
+        return value  # an integer stays one, so that what was read is written back alike
+    if kind is object:  # free-form facts: any JSON value, as long as every number in it is finite
         if isinstance(value, dict):
             return {_text(name, where): decode(object, item, f"{where}.{name}") for name, item in value.items()}
         if isinstance(value, list):
@@ -117,8 +120,9 @@ def _decode_tuple(kinds: tuple[Any, ...], value: object, where: str) -> tuple[An
         kinds = kinds[:1] * len(items)
     if len(items) != len(kinds):
         _refuse(where, f"a list of {len(kinds)}", value)
-    return tuple(decode(kind, item, f"{where}[{place}]")
-                 for place, (kind, item) in enumerate(zip(kinds, items, strict=True)))
+    return tuple(
+        decode(kind, item, f"{where}[{place}]") for place, (kind, item) in enumerate(zip(kinds, items, strict=True))
+    )
 
 
 def _decode_fields(kind: Any, value: object, where: str) -> Any:

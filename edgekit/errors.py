@@ -1,7 +1,8 @@
 """One exception per kind of fault, each with the exit code that the command line returns for it.
 
 A message says what was given, what was expected and what to do. The command line prints it without a traceback;
-only an exception that is not an `EdgekitError` is an internal error (exit code 1).
+only an exception that is not an `EdgekitError` is an internal error (exit code 1). A gate that fails (3) or cannot tell
+(4) is a result, not an exception: see `edgekit.verdict`.
 """
 
 from __future__ import annotations
@@ -44,18 +45,6 @@ class OutputError(InputError):
 
 class ArtifactError(InputError):
     """A built artifact (the folder in `dist/`) is damaged or is not one."""
-
-
-class GateFailed(EdgekitError):
-    """A check of the gate failed."""
-
-    exit_code = 3
-
-
-class NotMeasured(EdgekitError):
-    """A figure that a check needs was not taken, or does not settle the question."""
-
-    exit_code = 4
 
 
 class DeviceError(EdgekitError):

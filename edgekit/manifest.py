@@ -19,31 +19,36 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self, TypeVar
+from typing import Annotated, Any, Self, TypeVar
 
 from edgekit import codec
-from edgekit.codec import InsideBundle, Matches, Within
+from edgekit.codec import Within
 from edgekit.errors import ArtifactError, OutputError, suggestion
+from edgekit.measured import (
+    Accuracy,
+    Amount,
+    BundlePath,
+    Candidate,
+    Confidence,
+    Count,
+    Coverage,
+    Instructions,
+    Latency,
+    Memory,
+    Percent,
+    Positive,
+    Score,
+    Sha256,
+    Text,
+    Utc,
+)
 from edgekit.provenance import Provenance
 
 T = TypeVar("T")
 
 SCHEMA = 1
 FILE_NAME = "manifest.json"
-MAX_BYTES = 16 << 20    # a manifest is some tens of kilobytes; a larger file is not one, and is not parsed
-
-
-Text = Annotated[str, Matches(r"[^\x00]+", "a string that is not empty")]
-Sha256 = Annotated[str, Matches(r"[0-9a-f]{64}", "a sha256 in 64 lower-case hexadecimal digits")]
-Utc = Annotated[str, Matches(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ", "a UTC time such as 2026-01-31T12:00:00Z")]
-BundlePath = Annotated[str, InsideBundle()]
-Count = Annotated[int, Within(0)]
-Positive = Annotated[int, Within(1)]
-Amount = Annotated[float, Within(0)]
-Percent = Annotated[float, Within(0, 100)]
-Score = Annotated[float, Within(-100, 100)]     # a metric in percent; a correlation may be negative
-Confidence = Annotated[float, Within(0.51, 0.9999)]   # one-sided
-Points = Annotated[float, Within(-200, 200)]    # the difference of two scores
+MAX_BYTES = 16 << 20  # a manifest is some tens of kilobytes; a larger file is not one, and is not parsed
 
 
 class Verdict(StrEnum):
@@ -145,125 +150,6 @@ class Step:
 
 
 @dataclass(frozen=True)
-class Bounds:
-    """The one-sided bounds of the drop, each at `confidence`; for metrics whose rows are not in the manifest."""
-
-    confidence: Confidence
-    lower: Points
-    upper: Points
-
-
-@dataclass(frozen=True)
-class Accuracy:
-    """Teacher and artifact on the same rows. `lost`: only the teacher is right; `gained`: only the artifact is.
-
-    `flips` is the rate of both together, `churn` that of changed answers, `floor` the score of the best constant
-    answer. `lost` and `gained` are null for a metric that does not count rows; `bounds` then carries the gate's.
-    """
-
-    metric: Text
-    teacher: Score
-    student_fp32: Score | None
-    artifact: Score
-    drop: Points
-    ci95: tuple[Points, Points]
-    method: Literal["tango", "bootstrap"]
-    examples: Positive
-    lost: Count | None
-    gained: Count | None
-    bounds: Bounds | None
-    flips: Percent | None
-    churn: Percent | None
-    floor: Score | None
-    device: Text
-    provenance: Provenance
-    reason: str
-
-
-@dataclass(frozen=True)
-class Histogram:
-    """Times of one inference: n + 1 edges in ms, n counts of the artifact and n of the teacher (or null)."""
-
-    edges_ms: tuple[Amount, ...]
-    artifact: tuple[Count, ...]
-    teacher: tuple[Count, ...] | None
-
-
-@dataclass(frozen=True)
-class Latency:
-    """Times of the artifact and, in the same run, of the fp32 teacher; `speedup_low` to `_high` over the rounds."""
-
-    device: Text
-    provenance: Provenance
-    reason: str
-    threads: Positive
-    batch: Positive
-    sequence_length: Positive | Literal["dynamic"]
-    runs: Positive
-    rounds: Positive
-    p50_ms: Amount
-    p90_ms: Amount
-    p95_ms: Amount
-    p99_ms: Amount
-    cold_ms: Amount | None
-    teacher_p50_ms: Amount | None
-    teacher_cold_ms: Amount | None
-    speedup: Amount | None
-    speedup_low: Amount | None
-    speedup_high: Amount | None
-    histogram: Histogram | None
-
-
-@dataclass(frozen=True)
-class Instructions:
-    """Executed instructions of one inference: exact within one runtime and precision, a proxy across them."""
-
-    per_inference: Positive
-    teacher_per_inference: Positive | None
-    device: Text
-    provenance: Provenance
-    reason: str
-
-
-@dataclass(frozen=True)
-class Memory:
-    """The peak resident set of the process that ran the artifact."""
-
-    peak_rss_bytes: Positive
-    device: Text
-    provenance: Provenance
-    reason: str
-
-
-@dataclass(frozen=True)
-class Coverage:
-    """How much of the graph the delegate takes; `fallback` names the operators it leaves to the CPU."""
-
-    delegate: Text
-    nodes: Count
-    delegated: Count
-    fallback: tuple[str, ...]
-    provenance: Provenance
-    reason: str
-
-    @property
-    def percent(self) -> float:
-        """The share of the nodes that are delegated."""
-        return 100 * self.delegated / self.nodes if self.nodes else 0.0
-
-
-@dataclass(frozen=True)
-class Candidate:
-    """A way to build that was measured; `reason` says why it was chosen or not."""
-
-    name: Text
-    chosen: bool
-    figures: Mapping[str, float | str | None]
-    provenance: Provenance
-    reason: str
-
-
-@dataclass(frozen=True)
 class Limits:
     """What the gate asks; null is not asked. Scores are percent, `max_drop` is points, the latency is the p95."""
 
@@ -341,8 +227,10 @@ class Manifest:
     def from_json(cls, value: object) -> Self:
         """Builds a manifest from parsed JSON. Raises: ArtifactError that names the key at fault."""
         if isinstance(value, dict) and value.get("schema", SCHEMA) != SCHEMA:
-            raise ArtifactError(f"schema: {codec.shown(value['schema'])} is not known, this edgekit reads schema {SCHEMA}; "
-                                "build the bundle again, or use the edgekit that wrote it")
+            raise ArtifactError(
+                f"schema: {codec.shown(value['schema'])} is not known, this edgekit reads schema {SCHEMA}; "
+                "build the bundle again, or use the edgekit that wrote it"
+            )
         manifest: Self = codec.decode(cls, value, "")
         _check_whole(manifest)
         return manifest
@@ -355,9 +243,21 @@ class Manifest:
 
 # Figures that may be null; each that is has its reason in `unmeasured`, and nothing else stands there.
 FIGURES = (
-    "accuracy", "accuracy.student_fp32", "accuracy.flips", "accuracy.churn", "accuracy.floor",
-    "latency", "latency.cold_ms", "latency.teacher_p50_ms", "latency.teacher_cold_ms", "latency.speedup",
-    "latency.histogram", "instructions", "instructions.teacher_per_inference", "memory", "coverage",
+    "accuracy",
+    "accuracy.student_fp32",
+    "accuracy.flips",
+    "accuracy.churn",
+    "accuracy.floor",
+    "latency",
+    "latency.cold_ms",
+    "latency.teacher_p50_ms",
+    "latency.teacher_cold_ms",
+    "latency.speedup",
+    "latency.histogram",
+    "instructions",
+    "instructions.teacher_per_inference",
+    "memory",
+    "coverage",
 )
 
 
@@ -376,8 +276,10 @@ def read(path: Path) -> Manifest:
             raise ArtifactError(f"{file}: larger than {MAX_BYTES >> 20} MiB, so not a manifest of edgekit")
         text = file.read_bytes().decode("utf-8")
     except OSError as fault:
-        raise ArtifactError(f"{file}: cannot be read ({fault.strerror}); expected a bundle that `edgekit build` "
-                            "wrote, such as dist/arm64") from None
+        raise ArtifactError(
+            f"{file}: cannot be read ({fault.strerror}); expected a bundle that `edgekit build` "
+            "wrote, such as dist/arm64"
+        ) from None
     except UnicodeDecodeError as fault:
         raise ArtifactError(f"{file}: not UTF-8 at byte {fault.start}") from None
     try:
@@ -410,7 +312,7 @@ def write(path: Path, manifest: Manifest) -> None:
         with os.fdopen(handle, "w", encoding="utf-8", newline="\n") as stream:
             stream.write(text)
             stream.flush()
-            os.fchmod(stream.fileno(), 0o644)   # mkstemp's 0600 would keep a web server from the bundle
+            os.fchmod(stream.fileno(), 0o644)  # mkstemp's 0600 would keep a web server from the bundle
             os.fsync(stream.fileno())
         os.replace(temporary, path)
     except OSError as fault:
@@ -442,8 +344,10 @@ def _check_whole(manifest: Manifest) -> None:
         histogram = manifest.latency.histogram
         for counts in (histogram.artifact, histogram.teacher or histogram.artifact):
             if len(counts) != len(histogram.edges_ms) - 1:
-                raise ArtifactError(f"latency.histogram: {len(histogram.edges_ms)} edges need "
-                                    f"{len(histogram.edges_ms) - 1} counts, got {len(counts)}")
+                raise ArtifactError(
+                    f"latency.histogram: {len(histogram.edges_ms)} edges need "
+                    f"{len(histogram.edges_ms) - 1} counts, got {len(counts)}"
+                )
 
 
 def _absent(manifest: Manifest) -> Iterator[str]:

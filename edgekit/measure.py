@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from edgekit import data, devices, manifest
+from edgekit import data, devices, manifest, measured
 from edgekit.artifact import file_digest
 from edgekit.devices import LatencyPlan, ModelFile, Progress, TokenRows, Unavailable
 from edgekit.errors import ArtifactError, InputError
@@ -55,9 +55,9 @@ class Evaluation:
 class Timing:
     """Latency, instructions and memory of a bundle; what was not taken is None, and `unmeasured` says why."""
 
-    latency: manifest.Latency | None
-    instructions: manifest.Instructions | None
-    memory: manifest.Memory | None
+    latency: measured.Latency | None
+    instructions: measured.Instructions | None
+    memory: measured.Memory | None
     unmeasured: dict[str, str]
 
 
@@ -235,10 +235,10 @@ def bench(folder: Path, device: str, runs: int, threads: int, sequence_length: i
     if not isinstance(timed, Unavailable):
         latency = latency_figures(timed, uri, provenance, reason, threads, sequence_length or "dynamic")
         rss = timed["artifact"].peak_rss_bytes
-        memory = None if rss is None else manifest.Memory(rss, uri, provenance, reason)
+        memory = None if rss is None else measured.Memory(rss, uri, provenance, reason)
     if not isinstance(counted, Unavailable):
         one = counted["artifact"]
-        instructions = manifest.Instructions(round(one.per_inference), None, uri, provenance, reason)
+        instructions = measured.Instructions(round(one.per_inference), None, uri, provenance, reason)
     if memory is None:
         unmeasured["memory"] = unmeasured.get("latency", "the device does not report a process's peak memory")
     return Timing(latency, instructions, memory, unmeasured)
@@ -291,5 +291,3 @@ def verify(folder: Path, device: str) -> Verification:
     for number, (row, ids, values) in enumerate(zip(golden, rows, logits, strict=True), 1):
         failures += [f"golden row {number}: {what}" for what in differences(row, ids, values)]
     return Verification(len(item.files) + 1, len(golden), tuple(failures), uri)
-
-

@@ -121,7 +121,9 @@ def open_source(recipe: Recipe) -> Source:
     return Source(recipe, checkpoint, {type(model): model, RawData: raw}, targets)
 
 
-def stages_for(target: Target, options: Mapping[str, Mapping[str, Any]], given: Mapping[type[Artifact], Artifact]) -> list[Stage]:
+def stages_for(
+    target: Target, options: Mapping[str, Mapping[str, Any]], given: Mapping[type[Artifact], Artifact]
+) -> list[Stage]:
     """Returns the stages of a target with their options, without those whose output is given."""
     stages: list[Stage] = []
     for cls in ORDER:

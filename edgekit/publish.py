@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from filelock import FileLock
 
 from edgekit import manifest as manifests
+from edgekit import measured
 from edgekit.artifact import (
     Accuracy,
     Artifact,
@@ -31,12 +32,14 @@ from edgekit.artifact import (
     Teacher,
     TeacherGraph,
     Verdict,
+    WideStudent,
     file_digest,
 )
 from edgekit.backends import load_backend
 from edgekit.checkpoint import Checkpoint
 from edgekit.errors import ArtifactError, OutputError
-from edgekit.manifest import FILE_NAME, Candidate, File, Host, Manifest, Model, Step, Tensor, Tokenizer
+from edgekit.manifest import FILE_NAME, File, Host, Manifest, Model, Step, Tensor, Tokenizer
+from edgekit.measured import Candidate
 from edgekit.provenance import Provenance
 from edgekit.recipe import Recipe
 from edgekit.stages.bundle import MODEL, TOKENIZER
@@ -48,7 +51,13 @@ if TYPE_CHECKING:
     from edgekit.pipeline import Made
 
 REPORT = "report.html"
-WEIGHTS = {Student: "model.safetensors", Graph: "model.onnx", QuantizedGraph: "model.onnx", TeacherGraph: "teacher.onnx"}
+WEIGHTS = {
+    Student: "model.safetensors",
+    WideStudent: "model.safetensors",
+    Graph: "model.onnx",
+    QuantizedGraph: "model.onnx",
+    TeacherGraph: "teacher.onnx",
+}
 NO_DELEGATE = "the CPU runtime runs the whole graph; there is no delegate to cover it"
 
 
@@ -156,10 +165,10 @@ def describe(
         ),
         lineage=tuple(_step(made) for made in lineage),
         candidates=_candidates(artifacts[QuantizedGraph]),
-        accuracy=read_figure(manifests.Accuracy, artifacts[Accuracy].path / "accuracy.json"),
-        latency=read_figure(manifests.Latency, latency / "latency.json"),
-        instructions=read_figure(manifests.Instructions, latency / "instructions.json"),
-        memory=read_figure(manifests.Memory, latency / "memory.json"),
+        accuracy=read_figure(measured.Accuracy, artifacts[Accuracy].path / "accuracy.json"),
+        latency=read_figure(measured.Latency, latency / "latency.json"),
+        instructions=read_figure(measured.Instructions, latency / "instructions.json"),
+        memory=read_figure(measured.Memory, latency / "memory.json"),
         coverage=None,
         unmeasured={**unmeasured, "coverage": NO_DELEGATE},
         gate=gate,

@@ -47,7 +47,7 @@ def tango_upper(lost: int, gained: int, rows: int, confidence: float = 0.95) -> 
     _check_counts(lost, gained, rows)
     limit = -NormalDist().inv_cdf(_confidence(confidence))
     low, high = (lost - gained) / rows, 1.0
-    if limit > 0:   # a confidence below one half asks for a bound under the estimate
+    if limit > 0:  # a confidence below one half asks for a bound under the estimate
         low, high = -1.0, low
     for _ in range(100):
         middle = (low + high) / 2
@@ -68,7 +68,7 @@ def _tango_score(difference: float, lost: int, gained: int, rows: int) -> float:
     a = 2 * rows
     b = (2 * rows - lost + gained) * difference - (lost + gained)
     c = -gained * difference * (1 - difference)
-    gained_rate = (math.sqrt(max(b * b - 4 * a * c, 0.0)) - b) / (2 * a)   # maximum likelihood under `difference`
+    gained_rate = (math.sqrt(max(b * b - 4 * a * c, 0.0)) - b) / (2 * a)  # maximum likelihood under `difference`
     variance = rows * (2 * gained_rate + difference * (1 - difference))
     distance = lost - gained - rows * difference
     if variance <= 0:
@@ -96,7 +96,7 @@ def mcnemar_p(lost: int, gained: int) -> float:
     """
     _check_counts(lost, gained, max(lost + gained, 1))
     discordant = lost + gained
-    term = tail = 1     # C(n, n), then downwards to C(n, lost)
+    term = tail = 1  # C(n, n), then downwards to C(n, lost)
     for successes in range(discordant, lost, -1):
         term = term * successes // (discordant - successes + 1)
         tail += term
@@ -268,7 +268,7 @@ def median_range(values: Sequence[float], confidence: float = 0.95) -> MedianRan
     _confidence(confidence)
     ordered = sorted(values)
     count = len(ordered)
-    depth, below = 0, 0     # `below` counts the ways to have at most `depth` values under the median, of 2^count
+    depth, below = 0, 0  # `below` counts the ways to have at most `depth` values under the median, of 2^count
     covered = 1 - 2 * 0.5**count
     while depth + 1 < count - depth - 1:
         below += math.comb(count, depth)
@@ -320,7 +320,7 @@ def histogram(
     if low == high:
         low, high = low / 1.01, high * 1.01
     edges = [low * (high / low) ** (place / bins) for place in range(bins + 1)]
-    edges[0], edges[-1] = low, high     # the power may miss the ends by a rounding error
+    edges[0], edges[-1] = low, high  # the power may miss the ends by a rounding error
 
     def count(samples: Sequence[float]) -> list[int]:
         counts = [0] * bins

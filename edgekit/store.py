@@ -28,7 +28,7 @@ from typing import Any, TypeVar
 from filelock import FileLock, Timeout
 
 from edgekit.artifact import Artifact, tree_digest
-from edgekit.errors import StoreError
+from edgekit.errors import OutputError, StoreError
 
 A = TypeVar("A", bound=Artifact)
 
@@ -174,7 +174,7 @@ class Store:
         """Deletes unfinished leftovers and the least recently used entries until the rest fits `keep_bytes`.
 
         Raises:
-            StoreError: another process is using the store.
+            OutputError: another process is using the store.
         """
         self._refuse_if_busy()
         for name in ("running", "resume", "locks"):
@@ -204,7 +204,9 @@ class Store:
                 with FileLock(path, timeout=0):
                     pass
             except Timeout:
-                raise StoreError(f"process {path.name} is using the store {self.root}; try again when it is done") from None
+                raise OutputError(
+                    f"process {path.name} is using the store {self.root}; try again when it is done"
+                ) from None
             path.unlink(missing_ok=True)
 
     def _action_path(self, key: str) -> Path:

@@ -1,12 +1,13 @@
 """Training on transformers' Trainer: one loop for fine-tuning, distillation and recovery after pruning.
 
-The Trainer brings checkpoints, resumption, data parallelism under torchrun and learning-rate schedules. This module adds
-what edgekit promises: the same batches whatever interrupts a run, checkpoints that are only resumed when they are whole,
-and the best epoch by the task's own metric on dev.
+The Trainer brings checkpoints, resumption, data parallelism under torchrun and learning-rate schedules. This module
+adds what edgekit promises: the same batches whatever interrupts a run, checkpoints that are only resumed when they are
+whole, and the best epoch by the task's own metric on dev.
 """
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -17,7 +18,14 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset, Sampler
-from transformers import EarlyStoppingCallback, PreTrainedModel, PrinterCallback, Trainer, TrainerCallback, TrainingArguments
+from transformers import (
+    PreTrainedModel,
+    PrinterCallback,
+    Trainer,
+    TrainerCallback,
+    TrainingArguments,
+)
+from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import get_last_checkpoint
 
 from edgekit.inference import run_rows
@@ -97,9 +105,12 @@ def train(
     Returns:
         Facts: the metric on dev after each epoch, the best one, and the steps taken.
     """
+    last = _last_checkpoint(ctx)
+    done = _dev_by_epoch(last)
+    stopped = _out_of_patience(done, schedule.patience)  # before it was killed, so that nothing is left to do
     arguments = TrainingArguments(
         output_dir=str(ctx.resume_dir),
-        num_train_epochs=schedule.passes(len(rows.ids)),
+        num_train_epochs=len(done) if stopped else schedule.passes(len(rows.ids)),
         per_device_train_batch_size=max(1, schedule.batch_size // ctx.processes),
         learning_rate=schedule.learning_rate,
         lr_scheduler_type="linear",
@@ -120,9 +131,7 @@ def train(
         ddp_find_unused_parameters=False,
         dataloader_pin_memory=False,
     )
-    callbacks: list[TrainerCallback] = [_Marks(), _Reports(ctx)]
-    if schedule.patience:
-        callbacks.append(EarlyStoppingCallback(schedule.patience))
+    callbacks: list[TrainerCallback] = [_Marks(), _Reports(ctx), _Stops(schedule.patience)]
     trainer = _Trainer(
         model=model,
         args=arguments,
@@ -134,14 +143,14 @@ def train(
     )
     trainer.remove_callback(PrinterCallback)  # it would print the Trainer's own logs to stdout
     trainer.prepare(loss, dev, metric, pad_id, [len(r) for r in rows.ids], schedule.batch_size)
-    trainer.train(resume_from_checkpoint=_last_checkpoint(ctx))
-    history = [entry["eval_dev"] for entry in trainer.state.log_history if "eval_dev" in entry]
+    trainer.train(resume_from_checkpoint=last)
+    history = _evaluations(trainer.state.log_history)
     model.eval()
     return {"dev_by_epoch": history, "dev_best": max(history), "steps": trainer.state.global_step}
 
 
 class _Indices(Dataset[int]):
-    """A dataset of row numbers: the collator fetches the rows, so that memory-mapped arrays are read a batch at a time."""
+    """A dataset of row numbers: the collator fetches the rows, so that mapped arrays are read a batch at a time."""
 
     def __init__(self, rows: int) -> None:
         self._rows = rows
@@ -231,6 +240,33 @@ class _Marks(TrainerCallback):
         folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
         if state.is_world_process_zero:
             (folder / COMPLETE).touch()
+
+
+class _Stops(TrainerCallback):
+    """Stops early, judging by the whole history: transformers' own callback forgets what was before a kill."""
+
+    def __init__(self, patience: int) -> None:
+        self._patience = patience
+
+    def on_evaluate(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        if _out_of_patience(_evaluations(state.log_history), self._patience):
+            control.should_training_stop = True
+
+
+def _evaluations(log: Sequence[Mapping[str, float]]) -> list[float]:
+    return [entry["eval_dev"] for entry in log if "eval_dev" in entry]
+
+
+def _dev_by_epoch(checkpoint: str | None) -> list[float]:
+    if checkpoint is None:
+        return []
+    state = json.loads((Path(checkpoint) / TRAINER_STATE_NAME).read_text(encoding="utf-8"))
+    return _evaluations(state["log_history"])
+
+
+def _out_of_patience(history: Sequence[float], patience: int) -> bool:
+    """Says whether the best epoch lies `patience` epochs back; 0 is endless patience."""
+    return bool(patience and history) and len(history) - 1 - history.index(max(history)) >= patience
 
 
 class _Reports(TrainerCallback):

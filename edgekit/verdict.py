@@ -21,18 +21,8 @@ from statistics import NormalDist
 
 from edgekit import manifest as manifests
 from edgekit.errors import ArtifactError
-from edgekit.manifest import (
-    Accuracy,
-    Check,
-    Coverage,
-    Gate,
-    Instructions,
-    Latency,
-    Limits,
-    Manifest,
-    Memory,
-    Verdict,
-)
+from edgekit.manifest import Check, Gate, Limits, Manifest, Verdict
+from edgekit.measured import Accuracy, Coverage, Instructions, Latency, Memory
 from edgekit.provenance import Provenance
 from edgekit.statistics import rows_to_settle, tango_lower, tango_upper
 
@@ -40,7 +30,7 @@ __all__ = ["Check", "Gate", "Limits", "Verdict", "contradictions", "exit_code", 
 
 _RANK = (Verdict.PASS, Verdict.NOT_MEASURED, Verdict.INCONCLUSIVE, Verdict.INVALID, Verdict.FAIL)
 _EXIT_CODES = {Verdict.PASS: 0, Verdict.FAIL: 3, Verdict.INVALID: 4, Verdict.INCONCLUSIVE: 4, Verdict.NOT_MEASURED: 4}
-_ROUNDING = 1e-9        # 92.3 - 90.8 is 1.5000000000000000 and a bit
+_ROUNDING = 1e-9  # 92.3 - 90.8 is 1.5000000000000000 and a bit
 _DROP = "accuracy drop"
 
 
@@ -49,8 +39,8 @@ class _Question:
     """A figure held against one limit: its largest value allowed, or its smallest."""
 
     name: str
-    limit: str      # field of Limits
-    figure: str     # dotted name in the manifest
+    limit: str  # field of Limits
+    figure: str  # dotted name in the manifest
     unit: str
     at_most: bool
 
@@ -91,8 +81,13 @@ def judge(
     Returns:
         The verdict, the limits, and one check for each limit given (plus the baseline's, where its floor is known).
     """
-    sections = {"accuracy": accuracy, "latency": latency, "instructions": instructions, "memory": memory,
-                "coverage": coverage}
+    sections = {
+        "accuracy": accuracy,
+        "latency": latency,
+        "instructions": instructions,
+        "memory": memory,
+        "coverage": coverage,
+    }
     checks = [*_baseline(limits, accuracy), *_drop(limits, accuracy, unmeasured)]
     for question in _QUESTIONS:
         limit = getattr(limits, question.limit)
@@ -133,8 +128,16 @@ def judge_dist(folder: Path) -> list[tuple[str, Manifest, Gate]]:
 
 def rejudge(item: Manifest) -> Gate:
     """Derives the gate of a manifest from its figures and limits, and checks what it records against that."""
-    gate = judge(item.gate.limits, accuracy=item.accuracy, latency=item.latency, instructions=item.instructions,
-                 memory=item.memory, coverage=item.coverage, model_bytes=item.model.bytes, unmeasured=item.unmeasured)
+    gate = judge(
+        item.gate.limits,
+        accuracy=item.accuracy,
+        latency=item.latency,
+        instructions=item.instructions,
+        memory=item.memory,
+        coverage=item.coverage,
+        model_bytes=item.model.bytes,
+        unmeasured=item.unmeasured,
+    )
     faults = contradictions(item)
     if item.gate.verdict is not gate.verdict:
         faults.append(f"records the verdict {item.gate.verdict}, its figures say {gate.verdict}")
@@ -165,8 +168,10 @@ def contradictions(item: Manifest) -> list[str]:
             if acc.lost + acc.gained > acc.examples:
                 faults.append(f"accuracy: {acc.lost} + {acc.gained} rows flipped of {acc.examples}")
             elif not math.isclose(acc.drop, 100 * (acc.lost - acc.gained) / acc.examples, abs_tol=0.01):
-                faults.append(f"accuracy.drop is {acc.drop:g}, lost and gained give "
-                              f"{100 * (acc.lost - acc.gained) / acc.examples:g}")
+                faults.append(
+                    f"accuracy.drop is {acc.drop:g}, lost and gained give "
+                    f"{100 * (acc.lost - acc.gained) / acc.examples:g}"
+                )
         if not acc.ci95[0] - 0.01 <= acc.drop <= acc.ci95[1] + 0.01:
             faults.append("accuracy.drop lies outside accuracy.ci95")
     if lat is not None:
@@ -189,12 +194,15 @@ def _baseline(limits: Limits, accuracy: Accuracy | None) -> Iterable[Check]:
     # The best constant answer must be beaten, a limit only met.
     below = accuracy.teacher < floor or (accuracy.floor is not None and accuracy.teacher <= accuracy.floor)
     if below:
-        reason = (f"the teacher's {accuracy.metric} of {accuracy.teacher:.2f} % is not above its floor of {floor:.2f} "
-                  "%; a comparison with it says nothing. Check the data and the labels' order, or train it further")
+        reason = (
+            f"the teacher's {accuracy.metric} of {accuracy.teacher:.2f} % is not above its floor of {floor:.2f} "
+            "%; a comparison with it says nothing. Check the data and the labels' order, or train it further"
+        )
     else:
         reason = "the teacher is above its floor"
-    yield Check("teacher", accuracy.teacher, floor, "%", Verdict.INVALID if below else Verdict.PASS, reason,
-                accuracy.provenance)
+    yield Check(
+        "teacher", accuracy.teacher, floor, "%", Verdict.INVALID if below else Verdict.PASS, reason, accuracy.provenance
+    )
 
 
 def _drop(limits: Limits, accuracy: Accuracy | None, unmeasured: Mapping[str, str]) -> Iterable[Check]:
@@ -216,8 +224,11 @@ def _settle(limits: Limits, limit: float, accuracy: Accuracy) -> tuple[Verdict, 
     least = limits.min_examples
     if least is not None and accuracy.examples < least:
         rows = max(least, _rows_needed(limits.confidence, limit, accuracy) or 0)
-        return Verdict.INCONCLUSIVE, (f"{accuracy.examples:,} rows, at least {least:,} are asked; about {rows:,} rows "
-                                      "would settle it"), rows
+        return (
+            Verdict.INCONCLUSIVE,
+            (f"{accuracy.examples:,} rows, at least {least:,} are asked; about {rows:,} rows would settle it"),
+            rows,
+        )
     if limits.confidence is None:
         if accuracy.drop <= limit + _ROUNDING:
             return Verdict.PASS, "the drop is within the limit", None
@@ -225,16 +236,22 @@ def _settle(limits: Limits, limit: float, accuracy: Accuracy) -> tuple[Verdict, 
     bounds = _bounds(limits.confidence, accuracy)
     share = f"{100 * limits.confidence:g} %"
     if bounds is None:
-        return Verdict.NOT_MEASURED, (f"no one-sided bounds at {share} were taken for {accuracy.metric}; evaluate "
-                                      "again with this confidence"), None
+        return (
+            Verdict.NOT_MEASURED,
+            (f"no one-sided bounds at {share} were taken for {accuracy.metric}; evaluate again with this confidence"),
+            None,
+        )
     low, high = bounds
     if high <= limit + _ROUNDING:
         return Verdict.PASS, f"with {share} confidence the drop is at most {high:.2f} points", None
     if low > limit:
         return Verdict.FAIL, f"with {share} confidence the drop is at least {low:.2f} points", None
     needed = _rows_needed(limits.confidence, limit, accuracy)
-    settle = ("no number of rows settles it while the drop equals the limit" if needed is None
-              else f"about {needed:,} rows would settle it, {accuracy.examples:,} were used")
+    settle = (
+        "no number of rows settles it while the drop equals the limit"
+        if needed is None
+        else f"about {needed:,} rows would settle it, {accuracy.examples:,} were used"
+    )
     return Verdict.INCONCLUSIVE, f"the drop lies between {low:.2f} and {high:.2f} points ({share}); {settle}", needed
 
 

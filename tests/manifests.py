@@ -15,29 +15,22 @@ from enum import StrEnum
 from typing import Any
 
 from edgekit import statistics
+from edgekit.codec import InsideBundle, Matches, Within
 from edgekit.manifest import (
     SCHEMA,
-    Accuracy,
-    Candidate,
     Data,
     File,
     Gate,
-    Histogram,
     Host,
-    InsideBundle,
-    Instructions,
-    Latency,
     Limits,
     Manifest,
-    Matches,
-    Memory,
     Model,
     Step,
     Teacher,
     Tensor,
     Tokenizer,
-    Within,
 )
+from edgekit.measured import Accuracy, Candidate, Histogram, Instructions, Latency, Memory
 from edgekit.provenance import Provenance
 from edgekit.verdict import judge
 
@@ -56,11 +49,23 @@ def accuracy(lost: int = 38, gained: int = 14, examples: int = 3080, right: int 
     teacher, artifact = 100 * right / examples, 100 * (right - lost + gained) / examples
     flips = statistics.flip_rate(lost, gained, examples)
     figures = {
-        "metric": "accuracy", "teacher": teacher, "student_fp32": artifact + 0.13, "artifact": artifact,
-        "drop": 100 * (lost - gained) / examples, "ci95": statistics.tango_interval(lost, gained, examples),
-        "method": "tango", "examples": examples, "lost": lost, "gained": gained, "bounds": None, "flips": flips,
-        "churn": min(100.0, flips * 1.4), "floor": 100 / 77, "device": "local: AMD EPYC, AVX2",
-        "provenance": Provenance.MEASURED, "reason": "",
+        "metric": "accuracy",
+        "teacher": teacher,
+        "student_fp32": artifact + 0.13,
+        "artifact": artifact,
+        "drop": 100 * (lost - gained) / examples,
+        "ci95": statistics.tango_interval(lost, gained, examples),
+        "method": "tango",
+        "examples": examples,
+        "lost": lost,
+        "gained": gained,
+        "bounds": None,
+        "flips": flips,
+        "churn": min(100.0, flips * 1.4),
+        "floor": 100 / 77,
+        "device": "local: AMD EPYC, AVX2",
+        "provenance": Provenance.MEASURED,
+        "reason": "",
     }
     return Accuracy(**{**figures, **changes})
 
@@ -70,16 +75,28 @@ def latency(**changes: Any) -> Latency:
     noise = random.Random(7)
     fast = [noise.lognormvariate(-0.22, 0.30) for _ in range(500)]
     slow = [noise.lognormvariate(1.72, 0.34) for _ in range(500)]
-    rounds = [statistics.percentile(slow[i:i + 50], 50) / statistics.percentile(fast[i:i + 50], 50)
-              for i in range(0, 500, 50)]
+    rounds = [
+        statistics.percentile(slow[i : i + 50], 50) / statistics.percentile(fast[i : i + 50], 50)
+        for i in range(0, 500, 50)
+    ]
     speedup = statistics.median_range(rounds)
     edges, counts, teacher_counts = statistics.histogram(fast, slow)
     figures = {
-        "device": "local: AMD EPYC, AVX2", "provenance": Provenance.MEASURED, "reason": "", "threads": 1, "batch": 1,
-        "sequence_length": "dynamic", "runs": 500, "rounds": 10,
+        "device": "local: AMD EPYC, AVX2",
+        "provenance": Provenance.MEASURED,
+        "reason": "",
+        "threads": 1,
+        "batch": 1,
+        "sequence_length": "dynamic",
+        "runs": 500,
+        "rounds": 10,
         **{f"p{p}_ms": statistics.percentile(fast, p) for p in (50, 90, 95, 99)},
-        "cold_ms": 41.7, "teacher_p50_ms": statistics.percentile(slow, 50), "teacher_cold_ms": 212.4,
-        "speedup": speedup.median, "speedup_low": speedup.low, "speedup_high": speedup.high,
+        "cold_ms": 41.7,
+        "teacher_p50_ms": statistics.percentile(slow, 50),
+        "teacher_cold_ms": 212.4,
+        "speedup": speedup.median,
+        "speedup_low": speedup.low,
+        "speedup_high": speedup.high,
         "histogram": Histogram(tuple(edges), tuple(counts), tuple(teacher_counts)),
     }
     return Latency(**{**figures, **changes})
@@ -98,19 +115,36 @@ def lineage() -> tuple[Step, ...]:
         ("benchmark", 18.3, False, "never cached", None, {"runs": 500}),
         ("bundle", 0.4, False, "input changed: quantize", 5_120_000, {}),
     ]
-    return tuple(Step(stage, digest(stage), seconds, cached, reason, size, facts)
-                 for stage, seconds, cached, reason, size, facts in rows)
+    return tuple(
+        Step(stage, digest(stage), seconds, cached, reason, size, facts)
+        for stage, seconds, cached, reason, size, facts in rows
+    )
 
 
 def candidates() -> tuple[Candidate, ...]:
     """Returns what quantize measured."""
     return (
-        Candidate("u8 × s8, pair-bounded", True, {"dev_accuracy": 92.61, "p50_ms": 0.81, "bytes": 4_812_345},
-                  Provenance.MEASURED, "best accuracy among those that do not saturate"),
-        Candidate("u8 × s7, reduced range", False, {"dev_accuracy": 92.10, "p50_ms": 0.80, "bytes": 4_812_345},
-                  Provenance.MEASURED, "0.51 points less on dev"),
-        Candidate("u8 × u8", False, {"dev_accuracy": 92.58, "p50_ms": 1.34, "bytes": 4_815_001},
-                  Provenance.MEASURED, "slower: no kernel for batch 1"),
+        Candidate(
+            "u8 × s8, pair-bounded",
+            True,
+            {"dev_accuracy": 92.61, "p50_ms": 0.81, "bytes": 4_812_345},
+            Provenance.MEASURED,
+            "best accuracy among those that do not saturate",
+        ),
+        Candidate(
+            "u8 × s7, reduced range",
+            False,
+            {"dev_accuracy": 92.10, "p50_ms": 0.80, "bytes": 4_812_345},
+            Provenance.MEASURED,
+            "0.51 points less on dev",
+        ),
+        Candidate(
+            "u8 × u8",
+            False,
+            {"dev_accuracy": 92.58, "p50_ms": 1.34, "bytes": 4_815_001},
+            Provenance.MEASURED,
+            "slower: no kernel for batch 1",
+        ),
     )
 
 
@@ -118,37 +152,67 @@ def example(name: str = "x86-64", *, limits: Limits | None = None, **changes: An
     """Returns a manifest measured on the host; `changes` replace fields, and the gate is judged from the result."""
     limits = limits or Limits(max_drop=1.5, min_examples=400, max_latency_ms=5.0, max_bytes=8_000_000)
     fields: dict[str, Any] = {
-        "schema": SCHEMA, "edgekit": "0.1.0", "created": "2026-01-31T12:00:00Z",
+        "schema": SCHEMA,
+        "edgekit": "0.1.0",
+        "created": "2026-01-31T12:00:00Z",
         "host": Host("Linux", "x86_64", "AMD EPYC 7B13", 2, "3.11.7"),
         "target": {
-            "schema": 1, "name": name, "summary": "64-bit x86 CPU with AVX2, ONNX Runtime", "source": "measured",
-            "device": {"arch": "x86_64", "isa": ["avx2", "fma"], "cpu": "Haswell", "threads": 1,
-                       "ram_bytes": 4_294_967_296},
+            "schema": 1,
+            "name": name,
+            "summary": "64-bit x86 CPU with AVX2, ONNX Runtime",
+            "source": "measured",
+            "device": {
+                "arch": "x86_64",
+                "isa": ["avx2", "fma"],
+                "cpu": "Haswell",
+                "threads": 1,
+                "ram_bytes": 4_294_967_296,
+            },
             "runtime": {"name": "onnxruntime", "version": "1.18", "provider": "CPUExecutionProvider", "options": {}},
             "shape": {"batch": 1, "sequence_length": "dynamic", "head_multiple": 2, "ffn_multiple": 32},
-            "quant": {"scheme": "static-qdq", "saturates": True, "ops": ["MatMul", "Gemm", "Gather"], "io": "float32",
-                      "weight": {"dtype": "int8", "granularity": "per-channel", "symmetric": True},
-                      "activation": {"dtype": "uint8", "symmetric": False}},
+            "quant": {
+                "scheme": "static-qdq",
+                "saturates": True,
+                "ops": ["MatMul", "Gemm", "Gather"],
+                "io": "float32",
+                "weight": {"dtype": "int8", "granularity": "per-channel", "symmetric": True},
+                "activation": {"dtype": "uint8", "symmetric": False},
+            },
             "budget": {"latency_p95_ms": 5.0, "instructions": None, "peak_rss_bytes": None, "file_bytes": 16_777_216},
             "gate": {"max_drop": 1.5, "confidence": None, "min_examples": 400},
         },
-        "task": "text-classification", "labels": LABELS,
-        "recipe": {"model": "banking77-minilm-l6", "data": "banking77", "seed": 1,
-                   "options": {"distill.epochs": 6, "trim.min_count": 1}},
+        "task": "text-classification",
+        "labels": LABELS,
+        "recipe": {
+            "model": "banking77-minilm-l6",
+            "data": "banking77",
+            "seed": 1,
+            "options": {"distill.epochs": 6, "trim.min_count": 1},
+        },
         "teacher": Teacher("banking77-minilm-l6", "bert", 22_742_861, 91_003_142, digest("teacher")),
         "data": Data("banking77", {"train": 9_002, "dev": 1_001, "test": 3_080}, 3, {"dev": "10 % of train"}),
         "model": Model(
-            "onnx", "model.onnx", digest("model"), 4_812_345, 4_690_120,
-            (Tensor("input_ids", "int64", (1, "sequence")),), (Tensor("logits", "float32", (1, 77)),),
-            17, 8, "onnxruntime 1.18"),
+            "onnx",
+            "model.onnx",
+            digest("model"),
+            4_812_345,
+            4_690_120,
+            (Tensor("input_ids", "int64", (1, "sequence")),),
+            (Tensor("logits", "float32", (1, 77)),),
+            17,
+            8,
+            "onnxruntime 1.18",
+        ),
         "tokenizer": Tokenizer("tokenizer", digest("tokenizer"), 128),
         "files": (File("golden.jsonl", digest("golden"), 20_480), File("tokenizer/tokenizer.json", digest("t"), 9_900)),
-        "lineage": lineage(), "candidates": candidates(),
-        "accuracy": accuracy(), "latency": latency(),
-        "instructions": None, "memory": Memory(61_300_000, "local: AMD EPYC, AVX2", Provenance.MEASURED, ""),
+        "lineage": lineage(),
+        "candidates": candidates(),
+        "accuracy": accuracy(),
+        "latency": latency(),
+        "instructions": None,
+        "memory": Memory(61_300_000, "local: AMD EPYC, AVX2", Provenance.MEASURED, ""),
         "coverage": None,
-        "unmeasured": {"instructions": "counted on qemu targets only",
-                       "coverage": "the target has no delegate"},
+        "unmeasured": {"instructions": "counted on qemu targets only", "coverage": "the target has no delegate"},
         **changes,
     }
     fields["gate"] = changes.get("gate") or gate_of(limits, fields)
@@ -163,11 +227,16 @@ def example_arm64(**changes: Any) -> Manifest:
     fields: dict[str, Any] = {
         "target": {**base.target, "name": "arm64", "summary": "64-bit Arm CPU, Cortex-A76 class, ONNX Runtime"},
         "accuracy": accuracy(6, 3, 500, 464, device=device, provenance=Provenance.SIMULATED),
-        "latency": None, "memory": None,
-        "instructions": Instructions(18_420_117, 121_304_882, device, Provenance.SIMULATED,
-                                     "TCG plugin; 5 runs less 2, divided by 3"),
-        "unmeasured": {"latency": "qemu's time is not a device's time", "memory": "qemu's own memory is in the figure",
-                       "coverage": "the target has no delegate"},
+        "latency": None,
+        "memory": None,
+        "instructions": Instructions(
+            18_420_117, 121_304_882, device, Provenance.SIMULATED, "TCG plugin; 5 runs less 2, divided by 3"
+        ),
+        "unmeasured": {
+            "latency": "qemu's time is not a device's time",
+            "memory": "qemu's own memory is in the figure",
+            "coverage": "the target has no delegate",
+        },
     }
     return example("arm64", limits=changes.pop("limits", limits), **{**fields, **changes})
 
@@ -183,9 +252,14 @@ def schema() -> dict[str, Any]:
     definitions: dict[str, Any] = {}
     root = _schema_of(Manifest, definitions)
     definitions["Manifest"]["properties"]["target"] = {
-        "type": "object", "required": ["name"], "properties": {"name": {"type": "string", "minLength": 1}}}
+        "type": "object",
+        "required": ["name"],
+        "properties": {"name": {"type": "string", "minLength": 1}},
+    }
     return {
-        "$schema": "https://json-schema.org/draft/2020-12/schema", "title": "edgekit manifest", **root,
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": "edgekit manifest",
+        **root,
         "$defs": definitions,
     }
 
@@ -204,8 +278,12 @@ def _schema_of(kind: Any, definitions: dict[str, Any]) -> dict[str, Any]:
     if origin is tuple:
         if arguments[-1] is Ellipsis:
             return {"type": "array", "items": _schema_of(arguments[0], definitions)}
-        return {"type": "array", "prefixItems": [_schema_of(item, definitions) for item in arguments],
-                "minItems": len(arguments), "maxItems": len(arguments)}
+        return {
+            "type": "array",
+            "prefixItems": [_schema_of(item, definitions) for item in arguments],
+            "minItems": len(arguments),
+            "maxItems": len(arguments),
+        }
     if origin is Mapping:
         value = _schema_of(arguments[1], definitions)
         return {"type": "object", "additionalProperties": value} if value else {"type": "object"}
@@ -216,7 +294,8 @@ def _schema_of(kind: Any, definitions: dict[str, Any]) -> dict[str, Any]:
             definitions[kind.__name__] |= {
                 "description": " ".join((kind.__doc__ or "").split()),
                 "properties": {name: _schema_of(hint, definitions) for name, hint in hints.items()},
-                "required": list(hints), "additionalProperties": False,
+                "required": list(hints),
+                "additionalProperties": False,
             }
         return {"$ref": f"#/$defs/{kind.__name__}"}
     if isinstance(kind, type) and issubclass(kind, StrEnum):

@@ -22,9 +22,17 @@ from edgekit.errors import ArtifactError, OutputError
 from edgekit.provenance import Provenance
 
 SCHEMA_FILE = Path(manifests.__file__).with_name("manifest.schema.json")
-EXAMPLES = [example(), example_arm64(), example(
-    "ethos", accuracy=None, latency=None, memory=None,
-    unmeasured=dict.fromkeys(("accuracy", "latency", "memory", "instructions", "coverage"), "no simulator"))]
+EXAMPLES = [
+    example(),
+    example_arm64(),
+    example(
+        "ethos",
+        accuracy=None,
+        latency=None,
+        memory=None,
+        unmeasured=dict.fromkeys(("accuracy", "latency", "memory", "instructions", "coverage"), "no simulator"),
+    ),
+]
 
 
 def changed(path: str, value: object) -> dict[str, Any]:
@@ -68,8 +76,11 @@ def test_schema_agrees_with_the_dataclasses() -> None:
     committed = json.loads(SCHEMA_FILE.read_text(encoding="utf-8"))
     fresh = json.loads(json.dumps(schema()))
     assert committed == fresh, "run: python tests/manifests.py > edgekit/manifest.schema.json"
-    kinds = {name: kind for name, kind in vars(manifests).items()
-             if dataclasses.is_dataclass(kind) and name in committed["$defs"]}
+    kinds = {
+        name: kind
+        for name, kind in vars(manifests).items()
+        if dataclasses.is_dataclass(kind) and name in committed["$defs"]
+    }
     assert set(committed["$defs"]) == set(kinds)
     for name, kind in kinds.items():
         fields = {field.name for field in dataclasses.fields(kind)}
@@ -79,28 +90,40 @@ def test_schema_agrees_with_the_dataclasses() -> None:
 
 # Each is refused by both, the reader and the schema, and the reader names the key.
 REFUSED = [
-    ("model/size", 1, "model.size: unknown key"), ("latncy", None, "latncy: unknown key; did you mean 'latency'?"),
-    ("accuracy/drop", ..., "accuracy.drop: missing"), ("gate", ..., "gate: missing"),
+    ("model/size", 1, "model.size: unknown key"),
+    ("latncy", None, "latncy: unknown key; did you mean 'latency'?"),
+    ("accuracy/drop", ..., "accuracy.drop: missing"),
+    ("gate", ..., "gate: missing"),
     ("latency/p50_ms", "fast", "latency.p50_ms: expected a number, got 'fast'"),
     ("latency/p50_ms", True, "latency.p50_ms: expected a number"),
     ("latency/p50_ms", -1, "latency.p50_ms: expected at"),
-    ("latency/threads", 1.5, "latency.threads: expected an integer"), ("latency/threads", 0, "latency.threads"),
+    ("latency/threads", 1.5, "latency.threads: expected an integer"),
+    ("latency/threads", 0, "latency.threads"),
     ("latency/sequence_length", "long", "latency.sequence_length: expected an integer or one of dynamic, got 'long'"),
     ("accuracy/teacher", 101, "accuracy.teacher: expected -100 to 100"),
     ("accuracy/ci95", [1], "accuracy.ci95: expected"),
-    ("accuracy/ci95", {"low": 1}, "accuracy.ci95: expected a list"), ("accuracy/examples", None, "accuracy.examples"),
+    ("accuracy/ci95", {"low": 1}, "accuracy.ci95: expected a list"),
+    ("accuracy/examples", None, "accuracy.examples"),
     ("accuracy/provenance", "guessed", "accuracy.provenance: expected one of measured, simulated, estimated"),
-    ("lineage/0/key", "abcd1234", "lineage[0].key: expected a sha256"), ("lineage/1/cached", 1, "lineage[1].cached"),
-    ("labels", "a,b", "labels: expected a list"), ("labels/2", 7, "labels[2]: expected a string"),
+    ("lineage/0/key", "abcd1234", "lineage[0].key: expected a sha256"),
+    ("lineage/1/cached", 1, "lineage[1].cached"),
+    ("labels", "a,b", "labels: expected a list"),
+    ("labels/2", 7, "labels[2]: expected a string"),
     ("model/path", "../model.onnx", "model.path: expected a relative path"),
     ("model/path", "/etc/passwd", "model.path"),
-    ("model/path", "a/../../b", "model.path"), ("model/path", "C:\\model.onnx", "model.path"),
-    ("model/path", "", "model.path"), ("model/path", ".", "model.path"), ("tokenizer/path", "..", "tokenizer.path"),
-    ("files/0/path", "a\\..\\b", "files[0].path"), ("files/0/path", "a\x00b", "files[0].path"),
+    ("model/path", "a/../../b", "model.path"),
+    ("model/path", "C:\\model.onnx", "model.path"),
+    ("model/path", "", "model.path"),
+    ("model/path", ".", "model.path"),
+    ("tokenizer/path", "..", "tokenizer.path"),
+    ("files/0/path", "a\\..\\b", "files[0].path"),
+    ("files/0/path", "a\x00b", "files[0].path"),
     ("created", "yesterday", "created: expected a UTC time"),
     ("teacher/name", "", "teacher.name: expected a string that"),
-    ("data/rows/test", -1, "data.rows.test: expected at least 0"), ("unmeasured/latency", "", "unmeasured.latency"),
-    ("gate/verdict", "fine", "gate.verdict: expected one of pass, fail"), ("target/name", ..., "target.name: missing"),
+    ("data/rows/test", -1, "data.rows.test: expected at least 0"),
+    ("unmeasured/latency", "", "unmeasured.latency"),
+    ("gate/verdict", "fine", "gate.verdict: expected one of pass, fail"),
+    ("target/name", ..., "target.name: missing"),
     ("schema", 2, "schema: 2 is not known"),
 ]
 
@@ -119,27 +142,42 @@ def test_refuses_what_the_schema_refuses(tmp_path: Path, path: str, value: objec
 
 
 # What a schema cannot say: across keys.
-@pytest.mark.parametrize(("path", "value", "message"), [
-    ("latency", None, "latency: null without a reason"),
-    ("accuracy/student_fp32", None, "accuracy.student_fp32: null without a reason"),
-    ("unmeasured/memory", "forgot", "unmeasured.memory: has a reason for not being measured, but is in the manifest"),
-    ("unmeasured/speed", "forgot", "unmeasured.speed: not a figure that can be null"),
-    ("accuracy/provenance", "estimated", "accuracy.reason: empty"),
-    ("latency/histogram/artifact", [1, 2], "latency.histogram: 61 edges need 60 counts, got 2"),
-    ("target/facts", [1, {"deep": math.inf}], "target.facts[1].deep: expected a finite number"),
-])
+@pytest.mark.parametrize(
+    ("path", "value", "message"),
+    [
+        ("latency", None, "latency: null without a reason"),
+        ("accuracy/student_fp32", None, "accuracy.student_fp32: null without a reason"),
+        (
+            "unmeasured/memory",
+            "forgot",
+            "unmeasured.memory: has a reason for not being measured, but is in the manifest",
+        ),
+        ("unmeasured/speed", "forgot", "unmeasured.speed: not a figure that can be null"),
+        ("accuracy/provenance", "estimated", "accuracy.reason: empty"),
+        ("latency/histogram/artifact", [1, 2], "latency.histogram: 61 edges need 60 counts, got 2"),
+        ("target/facts", [1, {"deep": math.inf}], "target.facts[1].deep: expected a finite number"),
+    ],
+)
 def test_refuses_what_does_not_fit_together(path: str, value: object, message: str) -> None:
     with pytest.raises(ArtifactError) as caught:
         manifests.Manifest.from_json(changed(path, value))
     assert str(caught.value).startswith(message)
 
 
-@pytest.mark.parametrize(("text", "message"), [
-    (b"", "not JSON"), (b"{", "not JSON: "), (b"[]", "the manifest: expected an object"), (b'{"a": NaN}', "holds NaN"),
-    (b'{"a": -Infinity}', "holds -Infinity"), (b'{"schema": 1, "schema": 1}', "schema: stands twice"),
-    (b'{"schema": "\xff"}', "not UTF-8 at byte"), (b"[" * 100_000, "not JSON that can be read"),
-    (b'{"schema": ' + b"9" * 5000 + b"}", "not JSON that can be read"),
-])
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (b"", "not JSON"),
+        (b"{", "not JSON: "),
+        (b"[]", "the manifest: expected an object"),
+        (b'{"a": NaN}', "holds NaN"),
+        (b'{"a": -Infinity}', "holds -Infinity"),
+        (b'{"schema": 1, "schema": 1}', "schema: stands twice"),
+        (b'{"schema": "\xff"}', "not UTF-8 at byte"),
+        (b"[" * 100_000, "not JSON that can be read"),
+        (b'{"schema": ' + b"9" * 5000 + b"}", "not JSON that can be read"),
+    ],
+)
 def test_refuses_what_is_no_json(tmp_path: Path, text: bytes, message: str) -> None:
     file = tmp_path / "manifest.json"
     file.write_bytes(text)
@@ -169,12 +207,16 @@ def test_refuses_a_file_that_is_no_manifest(tmp_path: Path) -> None:
         manifests.read(large)
 
 
-@pytest.mark.parametrize("spoil", [
-    lambda item: dataclasses.replace(item, accuracy=accuracy(drop=math.nan)),
-    lambda item: dataclasses.replace(item, latency=None),
-    lambda item: dataclasses.replace(item, model=dataclasses.replace(item.model, path="/model.onnx")),
-    lambda item: dataclasses.replace(item, recipe={"seed": {1, 2}}),
-], ids=["NaN", "null without reason", "absolute path", "not JSON"])
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda item: dataclasses.replace(item, accuracy=accuracy(drop=math.nan)),
+        lambda item: dataclasses.replace(item, latency=None),
+        lambda item: dataclasses.replace(item, model=dataclasses.replace(item.model, path="/model.onnx")),
+        lambda item: dataclasses.replace(item, recipe={"seed": {1, 2}}),
+    ],
+    ids=["NaN", "null without reason", "absolute path", "not JSON"],
+)
 def test_write_refuses_and_keeps_what_was_there(
     tmp_path: Path, spoil: Callable[[manifests.Manifest], manifests.Manifest]
 ) -> None:

@@ -38,7 +38,8 @@ def tango_by_quartic(lost: int, gained: int, rows: int, confidence: float) -> tu
 @pytest.mark.parametrize("confidence", [0.8, 0.95, 0.99])
 def test_tango_agrees_with_the_closed_form(lost: int, gained: int, rows: int, confidence: float) -> None:
     assert st.tango_interval(lost, gained, rows, confidence) == pytest.approx(
-        tango_by_quartic(lost, gained, rows, confidence), abs=1e-4)
+        tango_by_quartic(lost, gained, rows, confidence), abs=1e-4
+    )
 
 
 def test_tango_gives_the_published_interval() -> None:
@@ -58,11 +59,15 @@ def test_tango_score_is_the_constrained_maximum() -> None:
 
     def unlikelihood(gained_rate: float) -> float:
         same = 1 - 2 * gained_rate - difference
-        return -(lost * math.log(gained_rate + difference) + gained * math.log(gained_rate)
-                 + (rows - lost - gained) * math.log(same))
+        return -(
+            lost * math.log(gained_rate + difference)
+            + gained * math.log(gained_rate)
+            + (rows - lost - gained) * math.log(same)
+        )
 
-    best = optimize.minimize_scalar(unlikelihood, bounds=(1e-9, (1 - difference) / 2 - 1e-9), method="bounded",
-                                    options={"xatol": 1e-12}).x
+    best = optimize.minimize_scalar(
+        unlikelihood, bounds=(1e-9, (1 - difference) / 2 - 1e-9), method="bounded", options={"xatol": 1e-12}
+    ).x
     score = (lost - gained - rows * difference) / math.sqrt(rows * (2 * best + difference * (1 - difference)))
     assert st._tango_score(difference, lost, gained, rows) == pytest.approx(score, rel=1e-5)
 
@@ -86,8 +91,9 @@ def test_tango_extremes() -> None:
     assert st.tango_upper(9, 3, 200, 0.1) < 3.0 < st.tango_upper(9, 3, 200, 0.9)
 
 
-@pytest.mark.parametrize(("lost_rate", "gained_rate", "rows"),
-                         [(0.02, 0.01, 500), (0.03, 0.03, 300), (0.10, 0.02, 200)])
+@pytest.mark.parametrize(
+    ("lost_rate", "gained_rate", "rows"), [(0.02, 0.01, 500), (0.03, 0.03, 300), (0.10, 0.02, 200)]
+)
 def test_tango_covers_the_truth(lost_rate: float, gained_rate: float, rows: int) -> None:
     generator = np.random.default_rng(5)
     draws = generator.multinomial(rows, [lost_rate, gained_rate, 1 - lost_rate - gained_rate], size=3000)
@@ -113,7 +119,7 @@ def test_tango_refuses_impossible_counts(counts: tuple[int, int, int]) -> None:
 
 
 def test_mcnemar_known_values() -> None:
-    assert st.mcnemar_p(5, 0) == 1 / 32     # the smallest table that is significant at 5 %
+    assert st.mcnemar_p(5, 0) == 1 / 32  # the smallest table that is significant at 5 %
     assert st.mcnemar_p(4, 0) == 1 / 16
     assert st.mcnemar_p(0, 0) == 1.0
     assert st.mcnemar_p(0, 7) == 1.0
@@ -168,9 +174,22 @@ def test_bootstrap_of_clusters_is_wider() -> None:
 
 
 # The table of METHODS-int8, section 9: flip rate, drop, power, rows, for a margin of 1 point.
-@pytest.mark.parametrize(("flips", "drop", "power", "rows"), [
-    (1, 0, 0.8, 619), (1, 0, 0.9, 857), (2, 0, 0.8, 1237), (3, 0, 0.8, 1855), (5, 0, 0.9, 4282), (8, 0, 0.8, 4947),
-    (1, 0.3, 0.8, 1261), (2, 0.3, 0.9, 3494), (5, 0.3, 0.8, 6308), (1, 0.5, 0.8, 2467), (8, 0.5, 0.8, 19779)])
+@pytest.mark.parametrize(
+    ("flips", "drop", "power", "rows"),
+    [
+        (1, 0, 0.8, 619),
+        (1, 0, 0.9, 857),
+        (2, 0, 0.8, 1237),
+        (3, 0, 0.8, 1855),
+        (5, 0, 0.9, 4282),
+        (8, 0, 0.8, 4947),
+        (1, 0.3, 0.8, 1261),
+        (2, 0.3, 0.9, 3494),
+        (5, 0.3, 0.8, 6308),
+        (1, 0.5, 0.8, 2467),
+        (8, 0.5, 0.8, 19779),
+    ],
+)
 def test_rows_to_settle_gives_the_table(flips: float, drop: float, power: float, rows: int) -> None:
     assert st.rows_to_settle(flips, drop, 1.0, power=power) == pytest.approx(rows, abs=1.01)
 
@@ -181,7 +200,7 @@ def test_rows_to_settle_at_the_edges() -> None:
     assert none_flipped is not None
     assert st.tango_upper(0, 0, none_flipped) <= 1.0 < st.tango_upper(0, 0, none_flipped - 2)
     assert st.rows_to_settle(5, 3.0, 1.0) is not None
-    assert st.rows_to_settle(5, -1.0, 0.0) is not None      # a limit of no drop at all
+    assert st.rows_to_settle(5, -1.0, 0.0) is not None  # a limit of no drop at all
     with pytest.raises(ValueError, match="margin"):
         st.rows_to_settle(1, 0, -1)
 
@@ -233,7 +252,7 @@ def test_median_range_agrees_with_scipy() -> None:
 
 
 def test_median_of_ratios_pairs_the_rounds() -> None:
-    teacher, artifact = [10.0, 20.0, 40.0], [1.0, 2.0, 4.0]      # a machine that slows down by half each round
+    teacher, artifact = [10.0, 20.0, 40.0], [1.0, 2.0, 4.0]  # a machine that slows down by half each round
     assert st.median_of_ratios(teacher, artifact) == st.MedianRange(10.0, 10.0, 10.0, 0.75)
     with pytest.raises(ValueError, match="positive"):
         st.median_of_ratios([1.0], [0.0])

@@ -12,7 +12,8 @@ from manifests import accuracy, example, example_arm64, latency
 
 from edgekit import manifest as manifests
 from edgekit.errors import ArtifactError
-from edgekit.manifest import Bounds, Coverage, Instructions, Limits, Manifest, Memory
+from edgekit.manifest import Limits, Manifest
+from edgekit.measured import Bounds, Coverage, Instructions, Memory
 from edgekit.provenance import Provenance
 from edgekit.verdict import Check, Gate, Verdict, contradictions, exit_code, judge, judge_dist, rejudge, worst
 
@@ -38,9 +39,17 @@ def test_without_confidence_the_drop_itself_decides(lost: int, gained: int, verd
     assert check.provenance is Provenance.MEASURED
 
 
-@pytest.mark.parametrize(("lost", "gained", "rows", "verdict"), [
-    (20, 20, 4000, PASS), (120, 20, 4000, FAIL), (20, 14, 1000, INCONCLUSIVE), (0, 0, 100, INCONCLUSIVE),
-    (0, 0, 300, PASS), (18, 6, 1000, INCONCLUSIVE)])
+@pytest.mark.parametrize(
+    ("lost", "gained", "rows", "verdict"),
+    [
+        (20, 20, 4000, PASS),
+        (120, 20, 4000, FAIL),
+        (20, 14, 1000, INCONCLUSIVE),
+        (0, 0, 100, INCONCLUSIVE),
+        (0, 0, 300, PASS),
+        (18, 6, 1000, INCONCLUSIVE),
+    ],
+)
 def test_with_confidence_the_bounds_decide(lost: int, gained: int, rows: int, verdict: Verdict) -> None:
     check = drop_check(Limits(max_drop=1.0, confidence=0.95), accuracy=accuracy(lost, gained, rows, int(0.9 * rows)))
     assert check.verdict is verdict
@@ -76,14 +85,22 @@ def test_a_metric_without_counts_uses_the_bounds_taken() -> None:
     assert "no one-sided bounds at 95 % were taken" in found[3].reason
 
 
-@pytest.mark.parametrize(("right", "floor", "min_teacher", "verdict"), [
-    (900, 50.0, None, PASS), (500, 50.0, None, INVALID), (400, 50.0, None, INVALID), (900, 50.0, 90.0, PASS),
-    (899, 50.0, 90.0, INVALID), (899, None, 90.0, INVALID)])
+@pytest.mark.parametrize(
+    ("right", "floor", "min_teacher", "verdict"),
+    [
+        (900, 50.0, None, PASS),
+        (500, 50.0, None, INVALID),
+        (400, 50.0, None, INVALID),
+        (900, 50.0, 90.0, PASS),
+        (899, 50.0, 90.0, INVALID),
+        (899, None, 90.0, INVALID),
+    ],
+)
 def test_a_baseline_below_its_floor_is_invalid(
     right: int, floor: float | None, min_teacher: float | None, verdict: Verdict
 ) -> None:
     limits = Limits(max_drop=1.5, min_teacher=min_teacher)
-    for lost in (0, 300):   # neither a drop within the limit nor one beyond it says anything then
+    for lost in (0, 300):  # neither a drop within the limit nor one beyond it says anything then
         gate = judged(limits, accuracy=accuracy(lost, 0, 1000, right, floor=floor))
         by_name = {check.name: check.verdict for check in gate.checks}
         assert by_name["teacher"] is verdict
@@ -96,35 +113,53 @@ COUNTED = Instructions(18_000_000, 120_000_000, **DEVICE)
 COVERED = Coverage("HTP", 100, 96, ("Erf",), Provenance.SIMULATED, "")
 
 
-@pytest.mark.parametrize(("good", "bad", "figures", "name"), [
-    (Limits(max_latency_ms=2), Limits(max_latency_ms=1), {"latency": latency()}, "latency p95"),
-    (Limits(min_speedup=4), Limits(min_speedup=40), {"latency": latency()}, "speedup"),
-    (Limits(max_instructions=18_000_000), Limits(max_instructions=17_999_999), {"instructions": COUNTED},
-     "instructions"),
-    (Limits(max_peak_rss_bytes=50_000_000), Limits(max_peak_rss_bytes=49_000_000), {"memory": MEMORY}, "peak memory"),
-    (Limits(max_bytes=4_800_000), Limits(max_bytes=4_799_999), {}, "model size"),
-    (Limits(min_coverage=96), Limits(min_coverage=97), {"coverage": COVERED}, "coverage"),
-    (Limits(min_score=90), Limits(min_score=99), {"accuracy": accuracy(floor=None)}, "score"),
-    (Limits(max_flips=3), Limits(max_flips=1), {"accuracy": accuracy(floor=None)}, "flips"),
-    (Limits(max_churn=5), Limits(max_churn=1), {"accuracy": accuracy(floor=None)}, "churn"),
-])
+@pytest.mark.parametrize(
+    ("good", "bad", "figures", "name"),
+    [
+        (Limits(max_latency_ms=2), Limits(max_latency_ms=1), {"latency": latency()}, "latency p95"),
+        (Limits(min_speedup=4), Limits(min_speedup=40), {"latency": latency()}, "speedup"),
+        (
+            Limits(max_instructions=18_000_000),
+            Limits(max_instructions=17_999_999),
+            {"instructions": COUNTED},
+            "instructions",
+        ),
+        (
+            Limits(max_peak_rss_bytes=50_000_000),
+            Limits(max_peak_rss_bytes=49_000_000),
+            {"memory": MEMORY},
+            "peak memory",
+        ),
+        (Limits(max_bytes=4_800_000), Limits(max_bytes=4_799_999), {}, "model size"),
+        (Limits(min_coverage=96), Limits(min_coverage=97), {"coverage": COVERED}, "coverage"),
+        (Limits(min_score=90), Limits(min_score=99), {"accuracy": accuracy(floor=None)}, "score"),
+        (Limits(max_flips=3), Limits(max_flips=1), {"accuracy": accuracy(floor=None)}, "flips"),
+        (Limits(max_churn=5), Limits(max_churn=1), {"accuracy": accuracy(floor=None)}, "churn"),
+    ],
+)
 def test_each_limit(good: Limits, bad: Limits, figures: dict[str, Any], name: str) -> None:
     for limits, verdict in ((good, PASS), (bad, FAIL)):
         gate = judged(limits, **figures)
         assert [(check.name, check.verdict) for check in gate.checks] == [(name, verdict)]
         assert gate.verdict is verdict
-    if figures:     # the same limit on a figure that nobody took
+    if figures:  # the same limit on a figure that nobody took
         gate = judged(good)
         assert [check.verdict for check in gate.checks] == [NOT_MEASURED]
         assert gate.checks[0].value is None
 
 
 def test_not_measured_says_why() -> None:
-    gate = judged(Limits(max_latency_ms=5, max_drop=1, min_speedup=2, max_churn=3), accuracy=accuracy(churn=None),
-                  unmeasured={"latency": "qemu's time is no device's time", "accuracy.churn": "a regression"})
+    gate = judged(
+        Limits(max_latency_ms=5, max_drop=1, min_speedup=2, max_churn=3),
+        accuracy=accuracy(churn=None),
+        unmeasured={"latency": "qemu's time is no device's time", "accuracy.churn": "a regression"},
+    )
     reasons = {check.name: check.reason for check in gate.checks if check.verdict is NOT_MEASURED}
-    assert reasons == {"latency p95": "qemu's time is no device's time", "speedup": "qemu's time is no device's time",
-                       "churn": "a regression"}
+    assert reasons == {
+        "latency p95": "qemu's time is no device's time",
+        "speedup": "qemu's time is no device's time",
+        "churn": "a regression",
+    }
     assert gate.verdict is NOT_MEASURED
 
 
@@ -165,17 +200,20 @@ def test_judge_dist_derives_what_the_build_judged(tmp_path: Path) -> None:
     assert judge_dist(tmp_path / "arm64")[0][2] == items[1].gate
 
 
-@pytest.mark.parametrize(("path", "value", "verdict", "reason"), [
-    (("gate", "verdict"), "fail", INVALID, "records the verdict fail, its figures say pass"),
-    (("accuracy", "drop"), 0.0, INVALID, "accuracy.drop is 0, teacher - artifact is 0.7792"),
-    (("accuracy", "lost"), 3, INVALID, "accuracy.drop is 0.779221, lost and gained give -0.357143"),
-    (("accuracy", "gained"), 3080, INVALID, "rows flipped of 3080"),
-    (("accuracy", "ci95"), [1.0, 2.0], INVALID, "accuracy.drop lies outside accuracy.ci95"),
-    (("latency", "p90_ms"), 9.0, INVALID, "latency: the percentiles do not rise"),
-    (("latency", "speedup"), 90.0, INVALID, "latency.speedup lies outside its own range"),
-    (("gate", "limits", "max_drop"), 0.5, FAIL, "records the verdict pass, its figures say fail"),
-    (("model", "bytes"), 9_000_000, FAIL, "records the verdict pass, its figures say fail"),
-])
+@pytest.mark.parametrize(
+    ("path", "value", "verdict", "reason"),
+    [
+        (("gate", "verdict"), "fail", INVALID, "records the verdict fail, its figures say pass"),
+        (("accuracy", "drop"), 0.0, INVALID, "accuracy.drop is 0, teacher - artifact is 0.7792"),
+        (("accuracy", "lost"), 3, INVALID, "accuracy.drop is 0.779221, lost and gained give -0.357143"),
+        (("accuracy", "gained"), 3080, INVALID, "rows flipped of 3080"),
+        (("accuracy", "ci95"), [1.0, 2.0], INVALID, "accuracy.drop lies outside accuracy.ci95"),
+        (("latency", "p90_ms"), 9.0, INVALID, "latency: the percentiles do not rise"),
+        (("latency", "speedup"), 90.0, INVALID, "latency.speedup lies outside its own range"),
+        (("gate", "limits", "max_drop"), 0.5, FAIL, "records the verdict pass, its figures say fail"),
+        (("model", "bytes"), 9_000_000, FAIL, "records the verdict pass, its figures say fail"),
+    ],
+)
 def test_an_edited_manifest_is_found_out(
     tmp_path: Path, path: tuple[str, ...], value: object, verdict: Verdict, reason: str
 ) -> None:

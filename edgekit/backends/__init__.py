@@ -87,7 +87,9 @@ class Backend(Protocol):
         """Yields, row by row, the named activations as a dictionary of arrays, on this machine."""
         ...
 
-    def quantize(self, graph: Path, ranges: Mapping[str, Range], quant: Mapping[str, Any], scheme: Scheme, out: Path) -> None:
+    def quantize(
+        self, graph: Path, ranges: Mapping[str, Range], quant: Mapping[str, Any], scheme: Scheme, out: Path
+    ) -> None:
         """Writes the integer graph."""
         ...
 

@@ -66,9 +66,7 @@ def export_teacher(model: PreTrainedModel, out: Path) -> None:
     _export(Logits().eval(), (example, example), list(shapes), shapes, out)
 
 
-def _export(
-    module: Any, example: tuple[Any, ...], inputs: list[str], shapes: dict[str, Any] | None, out: Path
-) -> None:
+def _export(module: Any, example: tuple[Any, ...], inputs: list[str], shapes: dict[str, Any] | None, out: Path) -> None:
     import onnx
     import torch
 
@@ -121,7 +119,9 @@ def quantized_tensors(graph: Path, ops: Sequence[str]) -> list[str]:
     import onnx
 
     model = onnx.load(graph)
-    constants = {i.name for i in model.graph.initializer} | {o for n in model.graph.node if n.op_type == "Constant" for o in n.output}
+    constants = {i.name for i in model.graph.initializer} | {
+        o for n in model.graph.node if n.op_type == "Constant" for o in n.output
+    }
     integers = {i.name for i in model.graph.input}
     found: list[str] = []
     for node in model.graph.node:
@@ -149,9 +149,7 @@ def activations(
         yield dict(zip(tensors, session.run(list(tensors), _feed(session, row, pad_id)), strict=True))
 
 
-def quantize(
-    graph: Path, ranges: Mapping[str, Range], quant: Mapping[str, Any], scheme: Scheme, out: Path
-) -> None:
+def quantize(graph: Path, ranges: Mapping[str, Range], quant: Mapping[str, Any], scheme: Scheme, out: Path) -> None:
     """Writes the graph with Q/DQ pairs around the target's operators, from ranges made elsewhere."""
     import onnx
     from onnxruntime.quantization import CalibrationMethod, QuantType

@@ -92,7 +92,9 @@ def build(model: PreTrainedModel) -> EdgekitForSequenceClassification:
     if style != "absolute":
         raise ModelError(f"position_embedding_type {style!r} is not expressed by edgekit; only 'absolute' is")
     if getattr(model.config, "is_decoder", False):
-        raise ModelError("is_decoder is set, so that tokens do not see those after them; edgekit expresses encoders only")
+        raise ModelError(
+            "is_decoder is set, so that tokens do not see those after them; edgekit expresses encoders only"
+        )
     frontend: Frontend = importlib.import_module(f"{__name__}.{model.config.model_type.replace('-', '_')}")
     names = frontend.NAMES
     config = _config(model.config, frontend)
@@ -121,7 +123,9 @@ def _config(config: PretrainedConfig, frontend: Frontend) -> EdgekitConfig:
     try:
         return EdgekitConfig(**shape | frontend.shape(config))
     except ValueError as error:
-        raise ModelError(f"the {config.model_type} model has a setting that edgekit does not express: {error}") from error
+        raise ModelError(
+            f"the {config.model_type} model has a setting that edgekit does not express: {error}"
+        ) from error
 
 
 def _state(weights: Weights, names: Names, config: EdgekitConfig) -> dict[str, Tensor]:

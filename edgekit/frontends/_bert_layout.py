@@ -10,9 +10,7 @@ if TYPE_CHECKING:
     from transformers import PretrainedConfig
 
 
-def names(
-    prefix: str, dense: str, classifier: str, projection: str | None = None, position_offset: int = 0
-) -> Names:
+def names(prefix: str, dense: str, classifier: str, projection: str | None = None, position_offset: int = 0) -> Names:
     """Returns the names of a model whose encoder is BERT's under `prefix`."""
     layer, embeddings = f"{prefix}.encoder.layer.{{}}", f"{prefix}.embeddings"
     return Names(

@@ -202,9 +202,9 @@ class EdgekitForSequenceClassification(PreTrainedModel):
         bias = ((1 - mask.to(x.dtype)) * PADDING_BIAS)[:, None, None, :]
         buckets = None
         if self.config.positions == "relative-bias":
-            buckets = relative_buckets(
-                x.shape[1], self.config.relative_buckets, self.config.relative_max_distance
-            ).to(x.device)
+            buckets = relative_buckets(x.shape[1], self.config.relative_buckets, self.config.relative_max_distance).to(
+                x.device
+            )
         first = [x[:, 0]]
         for layer in self.layers:
             x = layer(x, bias, buckets, first_only=layer is self.layers[-1])

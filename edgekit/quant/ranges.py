@@ -62,7 +62,9 @@ def stream_ranges(activations: Iterable[Mapping[str, np.ndarray]], method: str) 
         for name, values in row.items():
             smallest, largest = float(values.min()), float(values.max())
             if not np.isfinite(smallest) or not np.isfinite(largest):
-                raise DataError(f"activation {name!r} is not finite on calibration row {rows}; the model is broken there")
+                raise DataError(
+                    f"activation {name!r} is not finite on calibration row {rows}; the model is broken there"
+                )
             if rows == 1:
                 low[name], high[name] = smallest, largest
             elif method == "minmax":

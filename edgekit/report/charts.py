@@ -9,7 +9,8 @@ import itertools
 import math
 from dataclasses import dataclass
 
-from edgekit.manifest import Accuracy, Histogram, Limits
+from edgekit.manifest import Limits
+from edgekit.measured import Accuracy, Histogram
 from edgekit.report.figures import digits, milliseconds
 
 
@@ -66,8 +67,14 @@ def drop_chart(accuracy: Accuracy, limits: Limits) -> DropChart:
     step = _step(high - low)
     first = math.ceil(low / step)
     ticks = tuple(Tick(place(n * step), _tick_label(n * step)) for n in range(first, math.floor(high / step) + 1))
-    return DropChart(place(0), place(accuracy.drop), place(accuracy.ci95[0]), place(accuracy.ci95[1]),
-                     None if limits.max_drop is None else place(limits.max_drop), ticks)
+    return DropChart(
+        place(0),
+        place(accuracy.drop),
+        place(accuracy.ci95[0]),
+        place(accuracy.ci95[1]),
+        None if limits.max_drop is None else place(limits.max_drop),
+        ticks,
+    )
 
 
 def latency_chart(histogram: Histogram, artifact_p50: float, teacher_p50: float | None) -> LatencyChart | None:
@@ -90,15 +97,21 @@ def latency_chart(histogram: Histogram, artifact_p50: float, teacher_p50: float 
         top = max(counts, default=0)
         return tuple(
             Bar(place(edges[n]), round(place(edges[n + 1]) - place(edges[n]), 3), round(100 * count / top, 2))
-            for n, count in enumerate(counts) if count)
+            for n, count in enumerate(counts)
+            if count
+        )
 
     ticks: list[Tick] = []
     for value in _log_ticks(math.exp(low), math.exp(high)):
         if 3 <= place(value) <= 97 and (not ticks or place(value) - ticks[-1].x > 13):  # a label on a phone
             ticks.append(Tick(place(value), _time_label(value)))
-    return LatencyChart(bars(histogram.artifact), bars(histogram.teacher or ()), tuple(ticks),
-                        place(artifact_p50) if artifact_p50 > 0 else 0.0,
-                        place(teacher_p50) if teacher_p50 else None)
+    return LatencyChart(
+        bars(histogram.artifact),
+        bars(histogram.teacher or ()),
+        tuple(ticks),
+        place(artifact_p50) if artifact_p50 > 0 else 0.0,
+        place(teacher_p50) if teacher_p50 else None,
+    )
 
 
 def share(value: float | None, largest: float) -> float:

@@ -24,10 +24,10 @@ def clean(text: str) -> str:
 def _clean_letter(letter: str) -> str:
     if letter in "\t\r\n":
         return " "
-    if letter in "\u200c\u200d":        # the joiners, which Persian, Hindi and emoji are spelt with
+    if letter in "\u200c\u200d":  # the joiners, which Persian, Hindi and emoji are spelt with
         return letter
     code = ord(letter)
-    no_character = code & 0xFFFE == 0xFFFE or 0xFDD0 <= code <= 0xFDEF      # XML does not allow them
+    no_character = code & 0xFFFE == 0xFFFE or 0xFDD0 <= code <= 0xFDEF  # XML does not allow them
     return "\ufffd" if no_character or unicodedata.category(letter) in ("Cc", "Cf", "Cs", "Co") else letter
 
 
@@ -144,7 +144,12 @@ def label(name: str) -> str:
 
 
 _BY_NAME: dict[str, Callable[[float], str]] = {
-    "_ms": milliseconds, "bytes": size, "_seconds": duration, "_pct": percent, "accuracy": percent, "_points": points,
+    "_ms": milliseconds,
+    "bytes": size,
+    "_seconds": duration,
+    "_pct": percent,
+    "accuracy": percent,
+    "_points": points,
     "instructions": amount,
 }
 

@@ -30,34 +30,58 @@ def render(manifest: Manifest) -> str:
     drawn = lat.histogram if lat is not None else None
     taken = {name: getattr(manifest, name) for name in ("accuracy", "latency", "instructions", "memory", "coverage")}
     longest = max((step.seconds for step in manifest.lineage), default=0.0)
-    return _environment().get_template(TEMPLATE).render(
-        m=manifest,
-        proxy=figures.PROXY,
-        drop_chart=None if acc is None else charts.drop_chart(acc, manifest.gate.limits),
-        latency_chart=None if lat is None or drawn is None else charts.latency_chart(
-            drawn, lat.p50_ms, lat.teacher_p50_ms),
-        taken=taken,
-        longest_seconds=longest,
-        largest_bytes=max((step.bytes or 0 for step in manifest.lineage), default=0),
-        total_seconds=sum(step.seconds for step in manifest.lineage),
-        spent_seconds=sum(step.seconds for step in manifest.lineage if not step.cached),
-        candidate_figures=sorted({name for candidate in manifest.candidates for name in candidate.figures}),
+    return (
+        _environment()
+        .get_template(TEMPLATE)
+        .render(
+            m=manifest,
+            proxy=figures.PROXY,
+            drop_chart=None if acc is None else charts.drop_chart(acc, manifest.gate.limits),
+            latency_chart=None
+            if lat is None or drawn is None
+            else charts.latency_chart(drawn, lat.p50_ms, lat.teacher_p50_ms),
+            taken=taken,
+            longest_seconds=longest,
+            largest_bytes=max((step.bytes or 0 for step in manifest.lineage), default=0),
+            total_seconds=sum(step.seconds for step in manifest.lineage),
+            spent_seconds=sum(step.seconds for step in manifest.lineage if not step.cached),
+            candidate_figures=sorted({name for candidate in manifest.candidates for name in candidate.figures}),
+        )
     )
 
 
 @functools.cache
 def _environment() -> jinja2.Environment:
     environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("edgekit.report", package_path=""), autoescape=True,
-        undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True, finalize=_finalize)
+        loader=jinja2.PackageLoader("edgekit.report", package_path=""),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        finalize=_finalize,
+    )
     shows: tuple[Callable[..., str], ...] = (
-        figures.amount, figures.digits, figures.duration, figures.exact, figures.fact, figures.label,
-        figures.milliseconds, figures.percent, figures.points, figures.ratio, figures.size)
+        figures.amount,
+        figures.digits,
+        figures.duration,
+        figures.exact,
+        figures.fact,
+        figures.label,
+        figures.milliseconds,
+        figures.percent,
+        figures.points,
+        figures.ratio,
+        figures.size,
+    )
     for show in shows:
         environment.filters[show.__name__] = _narrow(show)
-    environment.globals |= {"named": _narrow(figures.named), "with_unit": _narrow(figures.with_unit),
-                            "share": charts.share, "marks": figures.MARKS,
-                            "interval_of": lambda ends: figures.interval(*ends)}
+    environment.globals |= {
+        "named": _narrow(figures.named),
+        "with_unit": _narrow(figures.with_unit),
+        "share": charts.share,
+        "marks": figures.MARKS,
+        "interval_of": lambda ends: figures.interval(*ends),
+    }
     return environment
 
 

@@ -17,8 +17,12 @@ from collections.abc import Sequence
 from edgekit.manifest import Check, Gate, Manifest, Verdict
 from edgekit.report.figures import clean, with_unit
 
-_ELEMENTS = {Verdict.FAIL: "failure", Verdict.INVALID: "error", Verdict.INCONCLUSIVE: "error",
-             Verdict.NOT_MEASURED: "skipped"}
+_ELEMENTS = {
+    Verdict.FAIL: "failure",
+    Verdict.INVALID: "error",
+    Verdict.INCONCLUSIVE: "error",
+    Verdict.NOT_MEASURED: "skipped",
+}
 
 
 def render(judged: Sequence[tuple[str, Manifest, Gate]]) -> str:
@@ -38,12 +42,21 @@ def render(judged: Sequence[tuple[str, Manifest, Gate]]) -> str:
 
 def _suite(number: int, target: str, manifest: Manifest, gate: Gate) -> ET.Element:
     elements = [_ELEMENTS.get(check.verdict) for check in gate.checks]
-    suite = ET.Element("testsuite", {
-        "id": str(number), "name": _token(target), "package": "edgekit.gate", "hostname": "localhost",
-        "timestamp": manifest.created.removesuffix("Z"), "tests": str(len(gate.checks)),
-        "failures": str(elements.count("failure")), "errors": str(elements.count("error")),
-        "skipped": str(elements.count("skipped")), "time": f"{sum(step.seconds for step in manifest.lineage):.3f}",
-    })
+    suite = ET.Element(
+        "testsuite",
+        {
+            "id": str(number),
+            "name": _token(target),
+            "package": "edgekit.gate",
+            "hostname": "localhost",
+            "timestamp": manifest.created.removesuffix("Z"),
+            "tests": str(len(gate.checks)),
+            "failures": str(elements.count("failure")),
+            "errors": str(elements.count("error")),
+            "skipped": str(elements.count("skipped")),
+            "time": f"{sum(step.seconds for step in manifest.lineage):.3f}",
+        },
+    )
     properties = ET.SubElement(suite, "properties")
     for name, value in _properties(manifest, gate).items():
         ET.SubElement(properties, "property", {"name": name, "value": clean(value)})
@@ -55,8 +68,9 @@ def _suite(number: int, target: str, manifest: Manifest, gate: Gate) -> ET.Eleme
 
 
 def _case(target: str, check: Check) -> ET.Element:
-    case = ET.Element("testcase", {"name": _token(check.name), "classname": f"edgekit.gate.{_token(target)}",
-                                   "time": "0"})
+    case = ET.Element(
+        "testcase", {"name": _token(check.name), "classname": f"edgekit.gate.{_token(target)}", "time": "0"}
+    )
     element = _ELEMENTS.get(check.verdict)
     if element is not None:
         value, limit = with_unit(check.value, check.unit), with_unit(check.limit, check.unit)
@@ -67,12 +81,25 @@ def _case(target: str, check: Check) -> ET.Element:
 
 
 def _properties(manifest: Manifest, gate: Gate) -> dict[str, str]:
-    sections = {"accuracy": manifest.accuracy, "latency": manifest.latency, "instructions": manifest.instructions,
-                "memory": manifest.memory, "coverage": manifest.coverage}
-    taken = {f"provenance.{name}": str(section.provenance) if section else f"not measured: {manifest.unmeasured[name]}"
-             for name, section in sections.items()}
-    return {"edgekit": manifest.edgekit, "verdict": str(gate.verdict), "task": manifest.task,
-            "model.sha256": manifest.model.sha256, "model.bytes": str(manifest.model.bytes), **taken}
+    sections = {
+        "accuracy": manifest.accuracy,
+        "latency": manifest.latency,
+        "instructions": manifest.instructions,
+        "memory": manifest.memory,
+        "coverage": manifest.coverage,
+    }
+    taken = {
+        f"provenance.{name}": str(section.provenance) if section else f"not measured: {manifest.unmeasured[name]}"
+        for name, section in sections.items()
+    }
+    return {
+        "edgekit": manifest.edgekit,
+        "verdict": str(gate.verdict),
+        "task": manifest.task,
+        "model.sha256": manifest.model.sha256,
+        "model.bytes": str(manifest.model.bytes),
+        **taken,
+    }
 
 
 def _token(text: str) -> str:

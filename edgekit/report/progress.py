@@ -41,7 +41,9 @@ class Progress:
 
     def started(self, target: str, stage: str, reason: str) -> None:
         """Shows a stage that starts."""
-        self._console.print(Text.assemble((f"{target:>10}  {stage:<10} ", ""), ("runs     ", "yellow"), (reason, "dim")))
+        self._console.print(
+            Text.assemble((f"{target:>10}  {stage:<10} ", ""), ("runs     ", "yellow"), (reason, "dim"))
+        )
         self._task = self._bar.add_task(stage, total=None, what="")
 
     def progressed(self, done: int, total: int, what: str) -> None:

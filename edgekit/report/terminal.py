@@ -13,15 +13,21 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from edgekit.manifest import Coverage, Gate, Instructions, Latency, Manifest, Memory, Verdict
+from edgekit.manifest import Gate, Manifest, Verdict
+from edgekit.measured import Coverage, Instructions, Latency, Memory
 from edgekit.report import figures
 from edgekit.report.figures import LEGEND, MARKS, PROXY, clean
 
 if TYPE_CHECKING:
     from edgekit.measure import Evaluation
 
-_COLOURS = {Verdict.PASS: "bold green", Verdict.FAIL: "bold red", Verdict.INVALID: "bold magenta",
-            Verdict.INCONCLUSIVE: "bold yellow", Verdict.NOT_MEASURED: "bold yellow"}
+_COLOURS = {
+    Verdict.PASS: "bold green",
+    Verdict.FAIL: "bold red",
+    Verdict.INVALID: "bold magenta",
+    Verdict.INCONCLUSIVE: "bold yellow",
+    Verdict.NOT_MEASURED: "bold yellow",
+}
 
 
 def summary(judged: Sequence[tuple[str, Manifest, Gate]], width: int = 120) -> RenderableType:
@@ -39,8 +45,11 @@ def summary(judged: Sequence[tuple[str, Manifest, Gate]], width: int = 120) -> R
     for target, _, gate in judged:
         for check in gate.checks:
             if check.verdict is not Verdict.PASS:
-                parts.append(_verdict(check.verdict).append(
-                    f"  {clean(target)}, {clean(check.name)}: {clean(check.reason)}", style="not bold default"))
+                parts.append(
+                    _verdict(check.verdict).append(
+                        f"  {clean(target)}, {clean(check.name)}: {clean(check.reason)}", style="not bold default"
+                    )
+                )
     return Group(*parts)
 
 
@@ -85,8 +94,9 @@ def _summary_cells(manifest: Manifest) -> dict[str, Text]:
         "Teacher %": absent if acc is None else Text(f"{acc.teacher:.2f}"),
         "Student %": student,
         "Artifact %": absent if acc is None else Text(f"{acc.artifact:.2f} {mark}"),
-        "Drop in points (95 %)": absent if acc is None else Text(
-            f"{figures.points(acc.drop).removesuffix(' points')} ({figures.interval(*acc.ci95)})"),
+        "Drop in points (95 %)": absent
+        if acc is None
+        else Text(f"{figures.points(acc.drop).removesuffix(' points')} ({figures.interval(*acc.ci95)})"),
         "Inference, × teacher": cost,
         "File": Text(figures.size(manifest.model.bytes)),
     }
@@ -98,8 +108,12 @@ def checks(gate: Gate) -> Table:
     for check in gate.checks:
         mark = f" {MARKS[check.provenance]}" if check.provenance else "  "
         table.add_row(
-            Text(clean(check.name)), figures.with_unit(check.value, check.unit) + mark,
-            figures.with_unit(check.limit, check.unit), _verdict(check.verdict), Text(clean(check.reason)))
+            Text(clean(check.name)),
+            figures.with_unit(check.value, check.unit) + mark,
+            figures.with_unit(check.limit, check.unit),
+            _verdict(check.verdict),
+            Text(clean(check.reason)),
+        )
     return table
 
 
@@ -112,17 +126,25 @@ def explanation(manifest: Manifest) -> RenderableType:
         why = Text(clean(step.reason))
         if facts:
             why.append(f"\n{facts}", style="dim")
-        table.add_row(Text(clean(step.stage), style="bold"), state, figures.duration(step.seconds),
-                      "" if step.bytes is None else figures.size(step.bytes), why)
+        table.add_row(
+            Text(clean(step.stage), style="bold"),
+            state,
+            figures.duration(step.seconds),
+            "" if step.bytes is None else figures.size(step.bytes),
+            why,
+        )
     head = Text.assemble(
-        (clean(manifest.target_name), "bold"), f"  {clean(manifest.task)}, from {clean(manifest.teacher.name)}, ",
-        f"built {manifest.created} by edgekit {clean(manifest.edgekit)}")
+        (clean(manifest.target_name), "bold"),
+        f"  {clean(manifest.task)}, from {clean(manifest.teacher.name)}, ",
+        f"built {manifest.created} by edgekit {clean(manifest.edgekit)}",
+    )
     total = sum(step.seconds for step in manifest.lineage)
     spent = sum(step.seconds for step in manifest.lineage if not step.cached)
     foot = Text(f"{figures.duration(total)} of work, {figures.duration(spent)} of it in this build", style="dim")
     gate = Text("Gate: ").append_text(_verdict(manifest.gate.verdict))
-    reasons = [Text(f"{name}: not measured: {clean(why)}", style="yellow")
-               for name, why in sorted(manifest.unmeasured.items())]
+    reasons = [
+        Text(f"{name}: not measured: {clean(why)}", style="yellow") for name, why in sorted(manifest.unmeasured.items())
+    ]
     return Group(head, table, foot, Text(), gate, checks(manifest.gate), Text(LEGEND, style="dim"), *reasons)
 
 
@@ -139,10 +161,18 @@ def targets(profiles: Iterable[Mapping[str, Any]]) -> Table:
         runtime = profile.get("runtime", {})
         limits = {**profile.get("budget", {}), **profile.get("gate", {})}
         table.add_row(
-            Text(clean(str(profile["name"])), style="bold"), Text(clean(str(profile.get("summary", "")))),
-            Text(clean(f"{runtime.get('name', '')} {runtime.get('version', '')}")), Text(clean(" × ".join(dtypes))),
-            Text("; ".join(f"{figures.label(name)} {figures.named(name, value)}" for name, value in limits.items()
-                           if value is not None)))
+            Text(clean(str(profile["name"])), style="bold"),
+            Text(clean(str(profile.get("summary", "")))),
+            Text(clean(f"{runtime.get('name', '')} {runtime.get('version', '')}")),
+            Text(clean(" × ".join(dtypes))),
+            Text(
+                "; ".join(
+                    f"{figures.label(name)} {figures.named(name, value)}"
+                    for name, value in limits.items()
+                    if value is not None
+                )
+            ),
+        )
     return table
 
 
@@ -167,25 +197,39 @@ def evaluation(result: Evaluation) -> RenderableType:
 
 
 def benchmark(
-    latency: Latency | None, instructions: Instructions | None, memory: Memory | None, coverage: Coverage | None,
+    latency: Latency | None,
+    instructions: Instructions | None,
+    memory: Memory | None,
+    coverage: Coverage | None,
     unmeasured: Mapping[str, str],
 ) -> RenderableType:
     """Returns the result of `edgekit bench`: each figure with its provenance, or why it was not taken."""
     parts = []
     if latency is not None:
-        rows = {"p50": figures.milliseconds(latency.p50_ms), "p90": figures.milliseconds(latency.p90_ms),
-                "p95": figures.milliseconds(latency.p95_ms), "p99": figures.milliseconds(latency.p99_ms)}
-        for name, value in (("cold first inference", latency.cold_ms), ("teacher p50", latency.teacher_p50_ms),
-                            ("teacher, cold", latency.teacher_cold_ms)):
+        rows = {
+            "p50": figures.milliseconds(latency.p50_ms),
+            "p90": figures.milliseconds(latency.p90_ms),
+            "p95": figures.milliseconds(latency.p95_ms),
+            "p99": figures.milliseconds(latency.p99_ms),
+        }
+        for name, value in (
+            ("cold first inference", latency.cold_ms),
+            ("teacher p50", latency.teacher_p50_ms),
+            ("teacher, cold", latency.teacher_cold_ms),
+        ):
             if value is not None:
                 rows[name] = figures.milliseconds(value)
         if latency.speedup is not None:
             rows["speedup"] = figures.ratio(latency.speedup)
             if latency.speedup_low is not None and latency.speedup_high is not None:
-                rows["speedup"] += (f" ({figures.ratio(latency.speedup_low)} to {figures.ratio(latency.speedup_high)} "
-                                    f"over {latency.rounds} rounds)")
-        rows["runs"] = (f"{latency.runs:,}, {latency.threads} thread{'s' * (latency.threads != 1)}, batch "
-                        f"{latency.batch}, sequence length {latency.sequence_length}")
+                rows["speedup"] += (
+                    f" ({figures.ratio(latency.speedup_low)} to {figures.ratio(latency.speedup_high)} "
+                    f"over {latency.rounds} rounds)"
+                )
+        rows["runs"] = (
+            f"{latency.runs:,}, {latency.threads} thread{'s' * (latency.threads != 1)}, batch "
+            f"{latency.batch}, sequence length {latency.sequence_length}"
+        )
         parts.append(_record("latency", {**rows, "taken": _taken(latency)}))
     if instructions is not None:
         rows = {"an inference": f"{figures.amount(instructions.per_inference)} instructions"}
@@ -196,11 +240,17 @@ def benchmark(
     if memory is not None:
         parts.append(_record("memory", {"peak resident": figures.size(memory.peak_rss_bytes), "taken": _taken(memory)}))
     if coverage is not None:
-        rows = {"delegated": f"{coverage.delegated} of {coverage.nodes} nodes to {clean(coverage.delegate)}",
-                "left to the CPU": clean(", ".join(coverage.fallback)) or "none", "taken": str(coverage.provenance)}
+        rows = {
+            "delegated": f"{coverage.delegated} of {coverage.nodes} nodes to {clean(coverage.delegate)}",
+            "left to the CPU": clean(", ".join(coverage.fallback)) or "none",
+            "taken": str(coverage.provenance),
+        }
         parts.append(_record("coverage", rows))
-    reasons = [Text(f"{name}: not measured: {clean(why)}", style="yellow") for name, why in sorted(unmeasured.items())
-               if not name.startswith("accuracy")]
+    reasons = [
+        Text(f"{name}: not measured: {clean(why)}", style="yellow")
+        for name, why in sorted(unmeasured.items())
+        if not name.startswith("accuracy")
+    ]
     return Group(*parts, *reasons)
 
 
@@ -219,8 +269,7 @@ def _taken(section: Evaluation | Latency | Instructions | Memory) -> str:
 def _table(*columns: str, right: tuple[int, ...] = (), whole: tuple[int, ...] = ()) -> Table:
     table = Table(box=SIMPLE_HEAD, pad_edge=False, header_style="dim")
     for place, name in enumerate(columns):
-        table.add_column(name, justify="right" if place in right else "left", overflow="fold",
-                         no_wrap=place in whole)
+        table.add_column(name, justify="right" if place in right else "left", overflow="fold", no_wrap=place in whole)
     return table
 
 

@@ -13,7 +13,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from edgekit import data, devices, manifest
+from edgekit import data, devices, manifest, measured
 from edgekit.artifact import (
     FACTS,
     LabelledData,
@@ -91,7 +91,7 @@ class Benchmark(Pass):
             length = ctx.target["shape.sequence_length"]
             latency = latency_figures(timed, ctx.device, provenance, reason, threads, length)
             rss = timed["artifact"].peak_rss_bytes
-            memory = None if rss is None else manifest.Memory(rss, ctx.device, provenance, reason)
+            memory = None if rss is None else measured.Memory(rss, ctx.device, provenance, reason)
             for name, samples in timed.items():
                 np.save(out_dir / f"{name}_ms.npy", samples.block_ms)
         if memory is None:
@@ -120,7 +120,7 @@ def _middle_lengths(
 
 def latency_figures(
     timed: Mapping[str, Samples], device: str, provenance: Provenance, reason: str, threads: int, length: int | str
-) -> manifest.Latency:
+) -> measured.Latency:
     """Makes the manifest's figures of the samples of the artifact and, where it was timed too, the teacher."""
     artifact, teacher = timed["artifact"], timed.get("teacher")
     times = [float(t) for t in artifact.block_ms.ravel()]
@@ -129,7 +129,7 @@ def latency_figures(
     if teacher:
         ratio = median_of_ratios(_block_medians(teacher), _block_medians(artifact))
     edges, ours, other = histogram(times, theirs)
-    return manifest.Latency(
+    return measured.Latency(
         device=device,
         provenance=provenance,
         reason=reason,
@@ -148,7 +148,7 @@ def latency_figures(
         speedup=ratio.median if ratio else None,
         speedup_low=ratio.low if ratio else None,
         speedup_high=ratio.high if ratio else None,
-        histogram=manifest.Histogram(tuple(edges), tuple(ours), tuple(other) if other else None),
+        histogram=measured.Histogram(tuple(edges), tuple(ours), tuple(other) if other else None),
     )
 
 
@@ -158,12 +158,14 @@ def _block_medians(samples: Samples) -> list[float]:
 
 def _instruction_figures(
     counted: Mapping[str, InstructionCount], device: str, provenance: Provenance, reason: str
-) -> manifest.Instructions:
+) -> measured.Instructions:
     overhead = counted["artifact"].runner_overhead
-    return manifest.Instructions(
+    return measured.Instructions(
         per_inference=round(counted["artifact"].per_inference),
         teacher_per_inference=round(counted["teacher"].per_inference),
         device=device,
         provenance=provenance,
-        reason=f"{reason}; mean of {counted['artifact'].rows} rows, net of {overhead:,.0f} of the runner itself".lstrip("; "),
+        reason=f"{reason}; mean of {counted['artifact'].rows} rows, net of {overhead:,.0f} of the runner itself".lstrip(
+            "; "
+        ),
     )

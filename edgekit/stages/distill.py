@@ -3,8 +3,8 @@
 Copied layers stand in for pre-training. The loss matches the teacher's logits at a temperature, its first-token states
 after the layers that the student's were copied from, and the labels.
 
-Ref: Hinton et al. 2015 (1503.02531), equation 1; Sanh et al. 2019 (1910.01108), initialisation from the teacher's layers;
-Sun et al. 2019 (1908.09355), first-token states of intermediate layers (here not normalised).
+Ref: Hinton et al. 2015 (1503.02531), equation 1; Sanh et al. 2019 (1910.01108), initialisation from the teacher's
+layers; Sun et al. 2019 (1908.09355), first-token states of intermediate layers (here not normalised).
 """
 
 from __future__ import annotations

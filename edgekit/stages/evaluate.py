@@ -8,8 +8,17 @@ from typing import ClassVar
 
 import numpy as np
 
-from edgekit import data, devices, manifest
-from edgekit.artifact import FACTS, Accuracy, LabelledData, QuantizedGraph, Reference, Vocabulary, file_digest, write_json
+from edgekit import data, devices, manifest, measured
+from edgekit.artifact import (
+    FACTS,
+    Accuracy,
+    LabelledData,
+    QuantizedGraph,
+    Reference,
+    Vocabulary,
+    file_digest,
+    write_json,
+)
 from edgekit.devices import ModelFile, TokenRows
 from edgekit.provenance import Provenance
 from edgekit.stage import Context, Inputs, Pass
@@ -55,12 +64,16 @@ class Evaluate(Pass):
         model = ModelFile(graph, file_digest(graph), vocabulary.facts["pad_token_id"])
         threads = ctx.target["device.threads"]
         logits = device.logits(model, TokenRows(rows), threads, lambda done, total: ctx.progress(done, total, "rows"))
-        teacher, student, expected = (np.load(reference.path / f"{n}.npy")[chosen] for n in ("teacher", "student", "expected"))
+        teacher, student, expected = (
+            np.load(reference.path / f"{n}.npy")[chosen] for n in ("teacher", "student", "expected")
+        )
         figures = compare(task.METRIC, teacher, student, logits, expected, ctx.device, provenance, reason)
         np.save(out_dir / "logits.npy", logits)
         np.save(out_dir / "rows.npy", np.array(chosen))
         write_json(out_dir / "accuracy.json", manifest.encode(figures))
-        write_json(out_dir / FACTS, {"rows": len(chosen), "device": ctx.device, "scores": task.scores(logits, expected)})
+        write_json(
+            out_dir / FACTS, {"rows": len(chosen), "device": ctx.device, "scores": task.scores(logits, expected)}
+        )
 
 
 def draw(rows: int, wanted: int, seed: int) -> list[int]:
@@ -80,7 +93,7 @@ def compare(
     device: str,
     provenance: Provenance,
     reason: str,
-) -> manifest.Accuracy:
+) -> measured.Accuracy:
     """Pairs the answers of the teacher and the artifact on the same rows.
 
     Args:
@@ -97,7 +110,7 @@ def compare(
     rows = len(expected)
     score = {name: 100 * sum(values) / rows for name, values in right.items()}
     low, high = tango_interval(lost, gained, rows)
-    return manifest.Accuracy(
+    return measured.Accuracy(
         metric=metric,
         teacher=score["t"],
         student_fp32=score["s"],

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
-from edgekit import manifest
+from edgekit import manifest, measured
 from edgekit.artifact import FACTS, Accuracy, Latency, QuantizedGraph, Verdict, write_json
 from edgekit.stage import Context, Inputs, Pass
 from edgekit.verdict import judge
@@ -30,10 +30,10 @@ class Gate(Pass):
         latency = inputs[Latency].path
         judged = judge(
             limits_of(ctx.target["budget"], ctx.target["gate"]),
-            accuracy=read_figure(manifest.Accuracy, inputs[Accuracy].path / "accuracy.json"),
-            latency=read_figure(manifest.Latency, latency / "latency.json"),
-            instructions=read_figure(manifest.Instructions, latency / "instructions.json"),
-            memory=read_figure(manifest.Memory, latency / "memory.json"),
+            accuracy=read_figure(measured.Accuracy, inputs[Accuracy].path / "accuracy.json"),
+            latency=read_figure(measured.Latency, latency / "latency.json"),
+            instructions=read_figure(measured.Instructions, latency / "instructions.json"),
+            memory=read_figure(measured.Memory, latency / "memory.json"),
             coverage=None,
             model_bytes=inputs[QuantizedGraph].model.stat().st_size,
             unmeasured=json.loads((latency / "unmeasured.json").read_text(encoding="utf-8")),

@@ -5,8 +5,8 @@ The importance of a head (or channel) is the first-order change of the loss when
 Scores are normalised within each layer, so that layers of larger gradients do not keep everything, and ranked over all
 layers together; each layer's count is then rounded to the multiple that the target's kernels like.
 
-Ref: Michel et al. 2019 (1905.10650), equation 2; Molchanov et al. 2019 (1906.10771), equation 8 (here the absolute value
-of the first-order term, not its square).
+Ref: Michel et al. 2019 (1905.10650), equation 2; Molchanov et al. 2019 (1906.10771), equation 8 (here the absolute
+value of the first-order term, not its square).
 """
 
 from __future__ import annotations
@@ -108,8 +108,8 @@ class Prune(Pass):
         }
         if self.epochs:
             schedule = Schedule(
-            self.epochs, self.batch_size, self.learning_rate, self.embedding_rate, min_steps=self.min_steps
-        )
+                self.epochs, self.batch_size, self.learning_rate, self.embedding_rate, min_steps=self.min_steps
+            )
             facts |= train(pruned, rows, dev, load_task(ctx.task).metric, loss, schedule, pad_id, ctx)
         save_student(pruned, vocabulary, layers, facts, out_dir)
 

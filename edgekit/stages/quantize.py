@@ -1,9 +1,9 @@
 """Writes the int8 student: of the schemes that cannot saturate, the one whose logits are nearest the float student's.
 
 Full-range int8 weights times uint8 activations overflow the 16-bit pair sums of x86 CPUs without VNNI, so such a file
-answers differently from CPU to CPU. Seven-bit weights and unsigned weights both avoid it; which loses less depends on the
-weights, so both are made and compared on dev. The comparison is of logits, not of time: it must be the same on every
-machine that builds.
+answers differently from CPU to CPU. Seven-bit weights and unsigned weights both avoid it; which loses less depends on
+the weights, so both are made and compared on dev. The comparison is of logits, not of time: it must be the same on
+every machine that builds.
 """
 
 from __future__ import annotations

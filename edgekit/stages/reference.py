@@ -40,7 +40,10 @@ class Compare(Pass):
         theirs = encode_for_teacher(inputs[Teacher].path, texts)
         student = EdgekitForSequenceClassification.from_pretrained(inputs[Student].path, local_files_only=True)
         ours = encode(load_tokenizer(vocabulary.tokenizer, vocabulary.max_length), texts)
-        facts: dict[str, object] = {"rows": len(texts), "rows_cut": sum(len(row) == vocabulary.max_length for row in ours)}
+        facts: dict[str, object] = {
+            "rows": len(texts),
+            "rows_cut": sum(len(row) == vocabulary.max_length for row in ours),
+        }
         for name, model, rows, pad in (
             ("teacher", teacher, theirs, pad_id),
             ("student", student, ours, vocabulary.facts["pad_token_id"]),

@@ -33,7 +33,7 @@ from edgekit.target import Target
 from edgekit.tasks import load_task
 
 LENGTH_STEP = 16
-"""The longest input is rounded up to a multiple of this many tokens, which leaves room for rows longer than training's."""
+"""The longest input is rounded up to a multiple of this many tokens: room for rows longer than training's."""
 
 
 _RESERVED = re.compile(r"\[.*\]")  # [unused0] and its like: no text ever uses them

@@ -30,13 +30,16 @@ def align(model_labels: Sequence[str], data_labels: Sequence[str]) -> dict[str, 
         classes = {name.removeprefix("LABEL_"): i for name, i in classes.items()}
     unknown = [label for label in data_labels if label not in classes]
     if unknown:
-        shown = ", ".join(map(repr, unknown[:5])) + (" …" if len(unknown) > 5 else "")
         raise DataError(
-            f"the model was not trained on {len(unknown)} of the data's {len(data_labels)} labels: {shown}; its own are "
-            f"{', '.join(map(repr, list(model_labels)[:5]))}{' …' if len(model_labels) > 5 else ''}. Give the data it was "
-            "fine-tuned on, name its classes in config.json (id2label), or give a base model"
+            f"the model was not trained on {len(unknown)} of the data's {len(data_labels)} labels: {_some(unknown)}; "
+            f"its own are {_some(model_labels)}. Give the data it was fine-tuned on, name its classes in config.json "
+            "(id2label), or give a base model"
         )
     return {label: classes[label] for label in data_labels}
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(map(repr, names[:5])) + (" …" if len(names) > 5 else "")
 
 
 def metric(logits: np.ndarray, expected: np.ndarray) -> float:

@@ -21,7 +21,9 @@ def logits_of(model: Any, lengths: tuple[int, ...] = LENGTHS, **inputs: Any) -> 
     """Runs random rows of the given lengths as one padded batch."""
     ids, mask = pad(tiny.token_rows(model.config.vocab_size, lengths), model.config.pad_token_id)
     with torch.inference_mode():
-        logits: torch.Tensor = model(input_ids=torch.from_numpy(ids), attention_mask=torch.from_numpy(mask), **inputs).logits
+        logits: torch.Tensor = model(
+            input_ids=torch.from_numpy(ids), attention_mask=torch.from_numpy(mask), **inputs
+        ).logits
     return logits
 
 
@@ -82,7 +84,9 @@ def test_mpnet_rows_longer_than_the_largest_distance_share_the_last_bucket() -> 
     assert_same(logits_of(model, (200, 150, 3)), logits_of(frontends.build(model), (200, 150, 3)))
 
 
-@pytest.mark.parametrize("name", ["gelu", "gelu_new", "gelu_fast", "gelu_pytorch_tanh", "relu", "silu", "swish", "tanh"])
+@pytest.mark.parametrize(
+    "name", ["gelu", "gelu_new", "gelu_fast", "gelu_pytorch_tanh", "relu", "silu", "swish", "tanh"]
+)
 @pytest.mark.parametrize(("model_type", "key"), [("bert", "hidden_act"), ("distilbert", "activation")])
 def test_activations_are_read_under_transformers_names(model_type: str, key: str, name: str) -> None:
     model = tiny.classifier(model_type, **{key: name})

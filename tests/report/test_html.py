@@ -14,25 +14,32 @@ from typing import Any
 import pytest
 from manifests import accuracy, candidates, example, example_arm64, latency, lineage
 
-from edgekit.manifest import Coverage, Limits, Manifest
+from edgekit.manifest import Limits, Manifest
+from edgekit.measured import Coverage
 from edgekit.provenance import Provenance
 from edgekit.report import html
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-HOSTILE = '<script>alert(1)</script>"\'><img src=x onerror=alert(1)>{{ 7 * 7 }}\x1b[31m\u202e'
+HOSTILE = "<script>alert(1)</script>\"'><img src=x onerror=alert(1)>{{ 7 * 7 }}\x1b[31m\u202e"
 
 
 def hostile() -> Manifest:
     """Returns a manifest with markup in every kind of text that comes from outside."""
     base = example(
-        "</title><script>1</script>", accuracy=accuracy(device=HOSTILE, metric=HOSTILE),
-        latency=latency(reason=HOSTILE), labels=(HOSTILE, "javascript:alert(1)"),
-        recipe={HOSTILE: [HOSTILE, {HOSTILE: 1}]}, task=HOSTILE,
+        "</title><script>1</script>",
+        accuracy=accuracy(device=HOSTILE, metric=HOSTILE),
+        latency=latency(reason=HOSTILE),
+        labels=(HOSTILE, "javascript:alert(1)"),
+        recipe={HOSTILE: [HOSTILE, {HOSTILE: 1}]},
+        task=HOSTILE,
         unmeasured={"instructions": HOSTILE, "coverage": HOSTILE},
-        lineage=tuple(dataclasses.replace(step, stage=HOSTILE, reason=HOSTILE, facts={HOSTILE: HOSTILE})
-                      for step in lineage()),
-        candidates=tuple(dataclasses.replace(item, name=HOSTILE, reason=HOSTILE, figures={HOSTILE: HOSTILE})
-                         for item in candidates()))
+        lineage=tuple(
+            dataclasses.replace(step, stage=HOSTILE, reason=HOSTILE, facts={HOSTILE: HOSTILE}) for step in lineage()
+        ),
+        candidates=tuple(
+            dataclasses.replace(item, name=HOSTILE, reason=HOSTILE, figures={HOSTILE: HOSTILE}) for item in candidates()
+        ),
+    )
     return dataclasses.replace(base, model=dataclasses.replace(base.model, path=f"a/{HOSTILE}", format=HOSTILE))
 
 
@@ -73,10 +80,26 @@ class Page(HTMLParser):
 
 def test_shows_what_is_in_the_manifest() -> None:
     words = Page(html.render(example())).words()
-    for part in ("x86-64", "pass", "banking77-minilm-l6", "text-classification", "92.89 %", "92.11 %",
-                 "0.78 points", "95 %: 0.33 to 1.28", "38 lost, 14 gained", "7.26× faster", "4.81 MB",
-                 "3 rows of the test split are also in train", "u8 × s8, pair-bounded", "option sparsity changed",
-                 "opset 17", "onnxruntime 1.18 or newer", "lost_or_stolen_card", "distill.epochs 6"):
+    for part in (
+        "x86-64",
+        "pass",
+        "banking77-minilm-l6",
+        "text-classification",
+        "92.89 %",
+        "92.11 %",
+        "0.78 points",
+        "95 %: 0.33 to 1.28",
+        "38 lost, 14 gained",
+        "7.26× faster",
+        "4.81 MB",
+        "3 rows of the test split are also in train",
+        "u8 × s8, pair-bounded",
+        "option sparsity changed",
+        "opset 17",
+        "onnxruntime 1.18 or newer",
+        "lost_or_stolen_card",
+        "distill.epochs 6",
+    ):
         assert part in words, part
     for provenance_of in ("accuracy", "latency", "memory"):
         assert re.search(rf"{provenance_of}\s*● measured", words), provenance_of
@@ -85,11 +108,25 @@ def test_shows_what_is_in_the_manifest() -> None:
 
 
 def test_shows_why_a_figure_is_missing() -> None:
-    item = example_arm64(accuracy=accuracy(6, 3, 500, 464, student_fp32=None, flips=None,
-                                           provenance=Provenance.ESTIMATED, reason="ran on the host's kernels"),
-                         unmeasured={"latency": "qemu's time is not a device's time", "memory": "in qemu's own",
-                                     "coverage": "no delegate", "accuracy.student_fp32": "was not asked for",
-                                     "accuracy.flips": "not for this metric"})
+    item = example_arm64(
+        accuracy=accuracy(
+            6,
+            3,
+            500,
+            464,
+            student_fp32=None,
+            flips=None,
+            provenance=Provenance.ESTIMATED,
+            reason="ran on the host's kernels",
+        ),
+        unmeasured={
+            "latency": "qemu's time is not a device's time",
+            "memory": "in qemu's own",
+            "coverage": "no delegate",
+            "accuracy.student_fp32": "was not asked for",
+            "accuracy.flips": "not for this metric",
+        },
+    )
     words = Page(html.render(item)).words()
     assert "Not measured: qemu's time is not a device's time" in words
     assert "not measured: was not asked for" in words
@@ -98,19 +135,31 @@ def test_shows_why_a_figure_is_missing() -> None:
     assert "ran on the host's kernels" in words
     assert "a proxy for time" in words
     sections = ("accuracy", "latency", "memory", "instructions", "coverage")
-    nothing = example("npu", accuracy=None, latency=None, memory=None, lineage=(), candidates=(), limits=Limits(),
-                      unmeasured=dict.fromkeys(sections, "no board"))
+    nothing = example(
+        "npu",
+        accuracy=None,
+        latency=None,
+        memory=None,
+        lineage=(),
+        candidates=(),
+        limits=Limits(),
+        unmeasured=dict.fromkeys(sections, "no board"),
+    )
     words = Page(html.render(nothing)).words()
     assert words.count("no board") >= 5
     assert "No limit was given, so nothing was checked." in words
 
 
-@pytest.mark.parametrize("changes", [
-    {"latency": latency(histogram=None, speedup=None, speedup_low=None, speedup_high=None, teacher_p50_ms=None)},
-    {"latency": latency(cold_ms=0.0, p50_ms=0.0)}, {"accuracy": accuracy(0, 0, 10, 10)},
-    {"coverage": Coverage("HTP", 0, 0, (), Provenance.SIMULATED, "")},
-    {"accuracy": accuracy(0, 300, 1000, 600), "limits": Limits(max_drop=0.0)},
-])
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"latency": latency(histogram=None, speedup=None, speedup_low=None, speedup_high=None, teacher_p50_ms=None)},
+        {"latency": latency(cold_ms=0.0, p50_ms=0.0)},
+        {"accuracy": accuracy(0, 0, 10, 10)},
+        {"coverage": Coverage("HTP", 0, 0, (), Provenance.SIMULATED, "")},
+        {"accuracy": accuracy(0, 300, 1000, 600), "limits": Limits(max_drop=0.0)},
+    ],
+)
 def test_draws_odd_figures(changes: dict[str, Any]) -> None:
     unmeasured = {"instructions": "no", "coverage": "no"}
     if "coverage" in changes:
@@ -128,7 +177,7 @@ def test_hostile_text_stays_text() -> None:
     assert not {tag for tag, _ in page.tags} & {"script", "img", "iframe", "object", "embed", "form", "base"}
     for tag, attributes in page.tags:
         assert not [name for name in attributes if name.startswith("on")], tag
-    assert "<script>alert(1)</script>" in page.text      # shown, not run
+    assert "<script>alert(1)</script>" in page.text  # shown, not run
     assert "{{ 7 * 7 }}" in page.text
     assert not re.search("[\x00-\x09\x0b-\x1f\u202a-\u202e]", text)
 
@@ -160,7 +209,7 @@ def test_can_be_read_without_eyes_and_on_a_phone() -> None:
     for tag, attributes in page.tags:
         if "aria-labelledby" in attributes:
             assert attributes["aria-labelledby"] in ids
-        if tag == "svg" and "y" not in attributes:      # the drawing inside a drawing is part of it
+        if tag == "svg" and "y" not in attributes:  # the drawing inside a drawing is part of it
             assert attributes.get("role") == "img" or attributes.get("aria-hidden") == "true"
         if tag == "th":
             assert attributes.get("scope") in ("row", "col")
@@ -178,8 +227,9 @@ def test_colours_have_contrast() -> None:
 
 def contrast(one: str, other: str) -> float:
     """Returns the contrast ratio of two colours, WCAG 2.2."""
+
     def luminance(colour: str) -> float:
-        parts = [int(colour[place:place + 2], 16) / 255 for place in (1, 3, 5)]
+        parts = [int(colour[place : place + 2], 16) / 255 for place in (1, 3, 5)]
         linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
         return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
 
@@ -190,10 +240,24 @@ def contrast(one: str, other: str) -> float:
 def chromium(tmp_path: Path, page: Path, *options: str) -> subprocess.CompletedProcess[str]:
     assert CHROMIUM is not None
     return subprocess.run(
-        [CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking", "--no-first-run",
-         "--hide-scrollbars", "--enable-logging=stderr", f"--user-data-dir={tmp_path / 'profile'}", *options,
-         page.as_uri()],
-        capture_output=True, text=True, timeout=120, check=True)
+        [
+            CHROMIUM,
+            "--headless",
+            "--no-sandbox",
+            "--disable-gpu",
+            "--disable-background-networking",
+            "--no-first-run",
+            "--hide-scrollbars",
+            "--enable-logging=stderr",
+            f"--user-data-dir={tmp_path / 'profile'}",
+            *options,
+            page.as_uri(),
+        ],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=True,
+    )
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed")
@@ -206,7 +270,7 @@ def test_chromium_draws_it(tmp_path: Path, item: Manifest) -> None:
     data = picture.read_bytes()
     assert data[:8] == b"\x89PNG\r\n\x1a\n"
     assert struct.unpack(">II", data[16:24]) == (1200, 1600)
-    assert len(data) > 50_000       # an empty page of this size is some 10 kB
+    assert len(data) > 50_000  # an empty page of this size is some 10 kB
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed")
@@ -218,7 +282,9 @@ def test_fits_a_phone(tmp_path: Path, item: Manifest) -> None:
     frame.write_text(
         '<iframe id="f" src="report.html" style="width:390px;height:800px;border:0"></iframe><script>onload = () => {'
         "const root = document.getElementById('f').contentDocument.documentElement;"
-        "document.title = root.scrollWidth + ' of ' + root.clientWidth;}</script>", encoding="utf-8")
+        "document.title = root.scrollWidth + ' of ' + root.clientWidth;}</script>",
+        encoding="utf-8",
+    )
     done = chromium(tmp_path, frame, "--allow-file-access-from-files", "--virtual-time-budget=5000", "--dump-dom")
     found = re.search(r"<title>(\d+) of (\d+)</title>", done.stdout)
     assert found, done.stdout

@@ -61,8 +61,12 @@ def test_verdicts_are_mapped() -> None:
     limits = Limits(max_drop=1.0, confidence=0.95, max_latency_ms=5, max_bytes=1000)
     [suite] = suites(example_arm64(limits=limits, accuracy=accuracy(6, 3, 500, 464)))
     found = {case.get("name"): [(child.tag, child.get("type")) for child in case] for case in suite.findall("testcase")}
-    assert found == {"teacher": [], "accuracy drop": [("error", "inconclusive")],
-                     "latency p95": [("skipped", "not-measured")], "model size": [("failure", "fail")]}
+    assert found == {
+        "teacher": [],
+        "accuracy drop": [("error", "inconclusive")],
+        "latency p95": [("skipped", "not-measured")],
+        "model size": [("failure", "fail")],
+    }
     [suite] = suites(example(accuracy=accuracy(0, 0, 1000, 400, floor=50.0)))
     assert [child.get("type") for case in suite.findall("testcase") for child in case] == ["invalid", "invalid"]
     message = suite.findall("testcase")[0][0].get("message", "")
@@ -79,6 +83,11 @@ def test_hostile_text_is_still_xml(bad: str) -> None:
 
 def test_no_targets_and_no_checks() -> None:
     assert suites() == []
-    [suite] = suites(example(limits=Limits(), accuracy=accuracy(floor=None),
-                             unmeasured={"instructions": "no", "coverage": "no", "accuracy.floor": "unknown"}))
+    [suite] = suites(
+        example(
+            limits=Limits(),
+            accuracy=accuracy(floor=None),
+            unmeasured={"instructions": "no", "coverage": "no", "accuracy.floor": "unknown"},
+        )
+    )
     assert suite.get("tests") == "0"

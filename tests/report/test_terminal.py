@@ -9,7 +9,8 @@ import pytest
 from manifests import accuracy, example, example_arm64, latency
 from rich.console import Console, RenderableType
 
-from edgekit.manifest import Coverage, Limits
+from edgekit.manifest import Limits
+from edgekit.measured import Coverage
 from edgekit.provenance import Provenance
 from edgekit.report import terminal
 from edgekit.verdict import rejudge
@@ -18,7 +19,7 @@ from edgekit.verdict import rejudge
 def drawn(what: RenderableType, width: int = 120) -> str:
     console = Console(file=io.StringIO(), width=width, force_terminal=False)
     console.print(what)
-    text = console.file.getvalue()      # type: ignore[attr-defined]
+    text = console.file.getvalue()  # type: ignore[attr-defined]
     assert all(len(line) <= width for line in text.splitlines())
     return text
 
@@ -28,8 +29,9 @@ def test_summary_has_a_line_a_target() -> None:
     text = drawn(terminal.summary([(item.target_name, item, rejudge(item)) for item in (example(), strict)]))
     rows = {line.split()[0]: " ".join(line.split()) for line in text.splitlines() if line.strip()}
     assert rows["x86-64"] == "x86-64 pass 92.89 92.24 92.11 ● 0.78 (0.33 to 1.28) 0.777 ms, 7.26× ● 4.81 MB"
-    assert rows["arm64"] == ("arm64 inconclusive 92.80 92.33 92.20 ◐ 0.60 (−0.70 to 2.07) 18.4 M instr., 6.59× ◐ "
-                             "4.81 MB")
+    assert rows["arm64"] == (
+        "arm64 inconclusive 92.80 92.33 92.20 ◐ 0.60 (−0.70 to 2.07) 18.4 M instr., 6.59× ◐ 4.81 MB"
+    )
     assert "about 6,942 rows would settle it, 500 were used" in " ".join(text.split())
     assert "not-measured  arm64, latency p95: qemu's time is not a device's time" in text
     assert "● measured  ◐ simulated  ○ estimated" in text
@@ -37,8 +39,13 @@ def test_summary_has_a_line_a_target() -> None:
 
 
 def test_summary_without_figures_and_on_a_narrow_terminal() -> None:
-    nothing = example("npu", accuracy=None, latency=None, memory=None, unmeasured=dict.fromkeys(
-        ("accuracy", "latency", "memory", "instructions", "coverage"), "no board"))
+    nothing = example(
+        "npu",
+        accuracy=None,
+        latency=None,
+        memory=None,
+        unmeasured=dict.fromkeys(("accuracy", "latency", "memory", "instructions", "coverage"), "no board"),
+    )
     judged = [(item.target_name, item, rejudge(item)) for item in (nothing, example())]
     assert "not measured" in drawn(terminal.summary(judged))
     narrow = drawn(terminal.summary(judged, width=60), 60)
@@ -49,21 +56,43 @@ def test_summary_without_figures_and_on_a_narrow_terminal() -> None:
 @pytest.mark.parametrize("width", [80, 120])
 def test_explanation_says_what_each_stage_did(width: int) -> None:
     text = drawn(terminal.explanation(example_arm64()), width)
-    for part in ("trim", "cached", "7 min 02 s", "15.3 MB", "option sparsity changed", "heads 8, 6, 6", "accuracy drop",
-                 "latency: not measured: qemu's time is not a device's time", "11 min 44 s of work, 4 min 39 s of it"):
+    for part in (
+        "trim",
+        "cached",
+        "7 min 02 s",
+        "15.3 MB",
+        "option sparsity changed",
+        "heads 8, 6, 6",
+        "accuracy drop",
+        "latency: not measured: qemu's time is not a device's time",
+        "11 min 44 s of work, 4 min 39 s of it",
+    ):
         assert part in text, part
 
 
 def test_evaluation_and_benchmark_carry_their_provenance() -> None:
     text = drawn(terminal.evaluation(accuracy(churn=None, provenance=Provenance.ESTIMATED, reason="host's kernels")))
-    for part in ("92.89 %", "0.78 points (95 %: 0.33 to 1.28, tango)", "1.69 % (38 lost, 14 gained)", "3,080",
-                 "estimated on local: AMD EPYC, AVX2: host's kernels"):
+    for part in (
+        "92.89 %",
+        "0.78 points (95 %: 0.33 to 1.28, tango)",
+        "1.69 % (38 lost, 14 gained)",
+        "3,080",
+        "estimated on local: AMD EPYC, AVX2: host's kernels",
+    ):
         assert part in text, part
     arm = example_arm64()
     covered = Coverage("HTP", 100, 96, ("Erf",), Provenance.SIMULATED, "")
     text = drawn(terminal.benchmark(latency(), arm.instructions, example().memory, covered, {"memory": "why"}))
-    for part in ("p95", "1.33 ms", "7.26× (7.01× to 7.86× over 10 rounds)", "121 M, 6.59× as many", "61.3 MB",
-                 "96 of 100 nodes to HTP", "simulated on qemu: cortex-a76", "memory: not measured: why"):
+    for part in (
+        "p95",
+        "1.33 ms",
+        "7.26× (7.01× to 7.86× over 10 rounds)",
+        "121 M, 6.59× as many",
+        "61.3 MB",
+        "96 of 100 nodes to HTP",
+        "simulated on qemu: cortex-a76",
+        "memory: not measured: why",
+    ):
         assert part in text, part
     assert "latency: not measured: none" in drawn(terminal.benchmark(None, None, None, None, {"latency": "none"}))
 
@@ -81,12 +110,20 @@ def test_targets() -> None:
 def test_hostile_text_does_not_reach_the_terminal() -> None:
     bad = "[red]x[/red]\x1b[2J\x07\u202e[link=file:///etc]y"
     item = example(bad, task=bad, unmeasured={"instructions": bad, "coverage": bad}, accuracy=accuracy(device=bad))
-    item = dataclasses.replace(item, lineage=tuple(
-        dataclasses.replace(step, stage=bad, reason=bad, facts={bad: [bad, {bad: None}]}) for step in item.lineage))
-    views = [terminal.summary([(bad, item, rejudge(item))]), terminal.explanation(item),
-             terminal.targets([item.target]), terminal.target(item.target),
-             terminal.benchmark(None, None, None, None, item.unmeasured),
-             terminal.evaluation(accuracy(device=bad))]
+    item = dataclasses.replace(
+        item,
+        lineage=tuple(
+            dataclasses.replace(step, stage=bad, reason=bad, facts={bad: [bad, {bad: None}]}) for step in item.lineage
+        ),
+    )
+    views = [
+        terminal.summary([(bad, item, rejudge(item))]),
+        terminal.explanation(item),
+        terminal.targets([item.target]),
+        terminal.target(item.target),
+        terminal.benchmark(None, None, None, None, item.unmeasured),
+        terminal.evaluation(accuracy(device=bad)),
+    ]
     for view in views:
         text = drawn(view)
         assert "[red]x" in text.replace("\n", "")

@@ -68,8 +68,12 @@ def test_equal_scores_are_chosen_alike_every_time() -> None:
     assert select([np.ones(8), np.ones(8)], 0.5, 2) == select([np.ones(8), np.ones(8)], 0.5, 2)
 
 
-def test_equal_scores_do_not_keep_more_than_asked() -> None:
-    assert sum(map(len, select([np.ones(8), np.ones(8)], 0.5, 2))) == 8
+def test_units_that_all_score_zero_are_not_kept_beyond_the_share() -> None:
+    layers = [np.array([0.0, 1, 0, 0, 1, 0, 0, 0]), np.array([1.0, 0, 0, 0, 0, 0, 0, 1])]
+    kept = select(layers, 0.5, 2)
+    assert sum(map(len, kept)) == 8
+    assert {1, 4} <= set(kept[0])
+    assert {0, 7} <= set(kept[1])
 
 
 def test_a_multiple_larger_than_a_layer_is_refused() -> None:
