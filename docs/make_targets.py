@@ -42,7 +42,6 @@ MEANINGS = {
     "runtime.name": "backend that exports, quantizes and runs the model",
     "runtime.version": "oldest version of the runtime that the device has",
     "runtime.provider": "execution provider of the runtime",
-    "runtime.options": "options of the provider",
     "shape.batch": "rows an inference; only 1 in this version",
     "shape.sequence_length": "tokens of the input: a fixed number, or `dynamic`",
     "shape.head_multiple": "attention heads of each layer are rounded to a multiple of this",

@@ -34,6 +34,7 @@ __all__ = [
     "make_recipe",
     "open_store",
     "plan",
+    "student",
     "verify",
 ]
 
@@ -115,6 +116,8 @@ def _recipe(values: Mapping[str, Any], overrides: Mapping[str, Any]) -> Recipe:
     for name in ("model", "data"):
         if not merged.get(name):
             raise RecipeError(f"no {name} given; name it, or put `{name} = …` into the recipe")
+    if not 0 <= merged.get("seed", 0) < 2**32:
+        raise RecipeError(f"seed is {merged['seed']}; it must lie between 0 and 2^32 - 1")
     return Recipe(**merged)
 
 
@@ -197,6 +200,23 @@ def verify(folder: str | Path, *, device: str = "") -> Verification:
     from edgekit import measure
 
     return measure.verify(Path(folder), device)
+
+
+def student(folder: str | Path, *, store: Store | None = None) -> Path:
+    """Returns the checkpoint of the float student behind a bundle, for `from_pretrained`.
+
+    Raises:
+        ArtifactError: the folder is no bundle, or the store does not have its student any more.
+    """
+    from edgekit import manifest
+    from edgekit.artifact import Student
+    from edgekit.errors import ArtifactError
+
+    keys = [step.key for step in manifest.read(Path(folder)).lineage if step.stage == "prune"]
+    found = (store or open_store()).find(keys[0], Student) if keys else None
+    if found is None:
+        raise ArtifactError(f"the store does not have the student of {folder}; run its build again")
+    return found[1].path
 
 
 def gate(dist: str | Path) -> Sequence[tuple[str, Manifest, Gate]]:

@@ -117,9 +117,18 @@ class Vocabulary(Artifact):
 
 @dataclass(frozen=True)
 class TeacherOutputs(Artifact):
-    """The teacher's logits and first-token states on train and dev, memory-mapped: `<split>.<what>.npy`."""
+    """The teacher's logits and first-token states on train and dev, memory-mapped: `<split>.<what>.npy`.
+
+    The rows of train are followed by the views of them, in the order of `views`.
+    """
 
     KIND = "teacher-outputs"
+
+    @property
+    def views(self) -> list[str]:
+        """Texts that the teacher labelled beside the training rows; they have no label but its outputs."""
+        texts: list[str] = json.loads((self.path / "views.json").read_text(encoding="utf-8"))
+        return texts
 
     def array(self, split: str, what: str) -> Path:
         """The file of `logits` (rows, labels) or `states` (rows, layers + 1, hidden) of a split."""

@@ -73,6 +73,8 @@ def load_policy(name: str) -> Policy:
         raise RecipeError(f"calibration policy {path}: {error}") from error
     if policy.rows < 1 or policy.length_strata < 1:
         raise RecipeError(f"calibration policy {path}: 'rows' and 'length_strata' must be at least 1")
+    if policy.seed < 0:
+        raise RecipeError(f"calibration policy {path}: 'seed' is {policy.seed}; it must not be negative")
     if policy.method not in METHODS:
         raise RecipeError(
             f"calibration policy {path}: unknown method {policy.method!r}{suggestion(policy.method, METHODS)}"
@@ -97,12 +99,15 @@ def draw(lengths: Sequence[int], classes: Sequence[int], policy: Policy) -> list
     order = random.permutation(len(lengths))
     by_length = order[np.argsort(np.array(lengths)[order], kind="stable")]
     chosen: list[int] = []
+    left: list[int] = []
     strata = np.array_split(by_length, min(policy.length_strata, policy.rows))
     for number, stratum in enumerate(strata):
         wanted = (policy.rows - len(chosen)) // (len(strata) - number)
         shuffled = [int(i) for i in random.permutation(stratum)]
-        chosen += (_in_turns(shuffled, classes) if policy.class_balance else shuffled)[:wanted]
-    return sorted(chosen)
+        ordered = _in_turns(shuffled, classes) if policy.class_balance else shuffled
+        chosen += ordered[:wanted]
+        left += ordered[wanted:]
+    return sorted(chosen + left[: policy.rows - len(chosen)])  # where a stratum had fewer rows than its part
 
 
 def _in_turns(rows: Sequence[int], classes: Sequence[int]) -> list[int]:

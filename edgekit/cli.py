@@ -114,6 +114,10 @@ def build(
     if recipe is not None or model is None:
         wanted = edgekit.load_recipe(recipe or Path(DEFAULT_FILE), **overrides)
     else:
+        if Path(DEFAULT_FILE).exists():
+            click.echo(
+                f"MODEL is given, so {DEFAULT_FILE} is not read; add --recipe {DEFAULT_FILE} to use it", err=True
+            )
         wanted = edgekit.make_recipe(**overrides)
     if only_plan:
         _print_plan(edgekit.plan(wanted), as_json)
@@ -326,8 +330,7 @@ def cache_info(as_json: bool) -> None:
 @click.option(
     "--keep-mb",
     type=click.FloatRange(min=0),
-    default=0.0,
-    show_default=True,
+    required=True,
     help="Megabytes of most recently used entries to keep.",
 )
 @_json_option

@@ -104,8 +104,7 @@ def open_bundle(folder: Path) -> _Bundle:
             raise ArtifactError(f"{path} is missing; build the bundle again")
         if file_digest(path) != expected:
             raise ArtifactError(f"{path} is not the file that was built: its sha256 differs from the manifest's")
-    config = json.loads((folder / item.tokenizer.path / "tokenizer.json").read_text(encoding="utf-8"))
-    pad = _pad_id(config, folder / item.tokenizer.path)
+    pad = _pad_id(folder / item.tokenizer.path)
     return _Bundle(folder, item, target, ModelFile(folder / item.model.path, item.model.sha256, pad))
 
 
@@ -114,10 +113,14 @@ def _without_none(table: Any) -> Any:
     return {k: _without_none(v) for k, v in table.items() if v is not None} if isinstance(table, dict) else table
 
 
-def _pad_id(config: dict[str, Any], folder: Path) -> int:
-    special = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))
+def _pad_id(folder: Path) -> int:
+    path = folder / "tokenizer_config.json"
+    try:
+        token = json.loads(path.read_text(encoding="utf-8")).get("pad_token")
+    except (OSError, ValueError, AttributeError) as error:
+        raise ArtifactError(f"{path} is missing or damaged; build the bundle again") from error
+    config = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))
     vocabulary = config["model"].get("vocab")
-    token = special.get("pad_token")
     return int(vocabulary.get(token, 0)) if isinstance(vocabulary, dict) else 0
 
 
@@ -254,11 +257,14 @@ def read_golden(folder: Path) -> list[dict[str, Any]]:
     if not path.is_file() or path.stat().st_size > GOLDEN_BYTES_LIMIT:
         raise ArtifactError(f"{path} is missing, or too large to be golden rows; build the bundle again")
     rows = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+    # Lines of bytes: `str.splitlines` also cuts at U+2028 and its like, which stand unescaped inside JSON strings.
+    for number, line in enumerate(path.read_bytes().splitlines(), 1):
         try:
             row = json.loads(line)
             ids, logits = row["input_ids"], row["logits"]
             assert isinstance(row["text"], str)
+            assert ids
+            assert logits
             assert all(isinstance(i, int) for i in ids)
             assert all(isinstance(v, int | float) for v in logits)
         except (ValueError, KeyError, TypeError, AssertionError) as error:

@@ -12,14 +12,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from edgekit import data, devices
+from edgekit import data, devices, frontends
 from edgekit.artifact import Artifact, RawData
 from edgekit.checkpoint import Checkpoint, inspect, locate
-from edgekit.errors import DeviceError, OutputError, RecipeError, suggestion
+from edgekit.errors import DeviceError, EdgekitError, OutputError, RecipeError, suggestion
 from edgekit.provenance import Provenance
 from edgekit.publish import check_out, previous_keys, publish
 from edgekit.quiet import quiet_libraries
-from edgekit.recipe import Recipe, check_limits, make_stage, with_limits
+from edgekit.recipe import Recipe, check_limits, check_seed, make_stage, with_limits
 from edgekit.source import resolve
 from edgekit.stage import Context, Inputs, Progress, Resolvable, Stage, components, difference, key_of
 from edgekit.stages import ORDER
@@ -100,6 +100,7 @@ def open_source(recipe: Recipe) -> Source:
         InputError: with what is wrong and what to do.
     """
     check_limits(recipe.limits)
+    check_seed(recipe.seed)
     load_task(recipe.task)
     known = {cls.NAME: cls for cls in ORDER}
     for name, options in recipe.options.items():
@@ -111,11 +112,15 @@ def open_source(recipe: Recipe) -> Source:
     if len(set(recipe.targets)) != len(recipe.targets):
         raise RecipeError(f"a target is named twice: {', '.join(recipe.targets)}")
     targets = tuple(with_limits(load_target(name), recipe.limits) for name in recipe.targets)
+    names = [target.name for target in targets]
+    if len(set(names)) != len(names):
+        raise RecipeError(f"two targets have one name ({', '.join(names)}); each needs a folder of its own")
     if recipe.device:
         devices.connect(recipe.device)
-    check_out(Path(recipe.out))
+    check_out(Path(recipe.out), names)
     files = data.find_splits(resolve(recipe.data, "data"))
     checkpoint = inspect(locate(recipe.model, recipe.allow_download), recipe.task)
+    frontends.check(checkpoint.model_type)
     model = checkpoint.artifact()
     raw = RawData(files.path, data.data_digest(files))
     return Source(recipe, checkpoint, {type(model): model, RawData: raw}, targets)
@@ -150,11 +155,13 @@ def device_for(target: Target, requested: str) -> tuple[str, str]:
         return requested, ""
     if devices.connect("local").provenance(target.device.arch)[0] is Provenance.MEASURED:
         return "local", ""
+    why = f"there is no emulation of a {target.device.arch} {target.device.cpu}"
     emulated = f"qemu:{target.device.cpu}"
-    missing = devices.connect(emulated).unavailable() if target.device.arch == "aarch64" else None
-    if target.device.arch == "aarch64" and missing is None:
-        return emulated, ""
-    why = missing.reason if missing is not None else "there is no emulation for it"
+    if target.device.arch == "aarch64" and emulated in devices.module_for("qemu").uris():
+        missing = devices.connect(emulated).unavailable()
+        if missing is None:
+            return emulated, ""
+        why = missing.reason
     return "local", f"{target.name}: figures are estimated with this machine's kernels; {why}"
 
 
@@ -199,7 +206,7 @@ def build(
     world = current_world()
     out: dict[str, Path] = {}
     made_now: dict[str, str] = {}
-    with store.session():
+    with _disk_full_explained(store.root), store.session():
         for target in source.targets:
             device, note = device_for(target, recipe.device)
             if note:
@@ -266,7 +273,7 @@ class _Runner:
             observer.started(self.target.name, stage.NAME, reason)
             started = time.monotonic()
             if world.leads:
-                with _disk_full_explained(store.root), store.output(key) as folder:
+                with store.output(key) as folder:
                     self._run(folder, store.resume_dir(key), world, observer.progressed)
                     seconds = time.monotonic() - started
                     artifact = store.commit(key, self.values, folder, stage.OUT, seconds)
@@ -317,6 +324,8 @@ def _disk_full_explained(folder: Path) -> Iterator[None]:
     """Turns a full disk, however a library words it, into an error that says so."""
     try:
         yield
+    except EdgekitError:
+        raise
     except Exception as error:
         full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
         full = full or "No space left on device" in str(error)

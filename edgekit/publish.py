@@ -27,7 +27,6 @@ from edgekit.artifact import (
     LabelledData,
     Latency,
     QuantizedGraph,
-    Ranges,
     Student,
     Teacher,
     TeacherGraph,
@@ -37,6 +36,7 @@ from edgekit.artifact import (
 )
 from edgekit.backends import load_backend
 from edgekit.checkpoint import Checkpoint
+from edgekit.devices._host import cpu_model
 from edgekit.errors import ArtifactError, OutputError
 from edgekit.manifest import FILE_NAME, File, Host, Manifest, Model, Step, Tensor, Tokenizer
 from edgekit.measured import Candidate
@@ -58,14 +58,19 @@ WEIGHTS = {
     QuantizedGraph: "model.onnx",
     TeacherGraph: "teacher.onnx",
 }
+UNREAD_FACTS = ("train_rows", "sha256")  # long, and of no use to the reader of a lineage
 NO_DELEGATE = "the CPU runtime runs the whole graph; there is no delegate to cover it"
 
 
-def check_out(out: Path) -> None:
+def check_out(out: Path, targets: Sequence[str]) -> None:
     """Refuses an output folder that cannot be written, before time is spent.
 
+    Args:
+        out: the folder.
+        targets: names of the bundles that will be put in it, each in place of an earlier bundle only.
+
     Raises:
-        OutputError: a file is in the way, or the folder cannot be made or written.
+        OutputError: something else is in the way, or the folder cannot be made or written.
     """
     existing = out
     while not existing.exists() and existing != existing.parent:
@@ -77,6 +82,13 @@ def check_out(out: Path) -> None:
             pass
     except OSError as error:
         raise OutputError(f"output folder {out} cannot be written ({error.strerror}); give another --out") from error
+    for place in (out / name for name in targets):
+        if place.is_dir() and not place.is_symlink():
+            if (place / FILE_NAME).is_file() or not any(place.iterdir()):
+                continue
+        elif not place.exists() and not place.is_symlink():
+            continue
+        raise OutputError(f"{place} is there and is not a bundle of edgekit's; move it away, or give another --out")
 
 
 def previous_keys(folder: Path) -> dict[str, str]:
@@ -124,6 +136,7 @@ def publish(
             os.replace(fresh, place)
             shutil.rmtree(old, ignore_errors=True)
     except OSError as error:
+        shutil.rmtree(out / f".{target.name}.new", ignore_errors=True)
         raise OutputError(f"{place} cannot be written: {error.strerror or error}") from error
     return place
 
@@ -196,7 +209,7 @@ def _host() -> Host:
     return Host(
         system=platform.system(),
         machine=platform.machine(),
-        cpu=platform.processor() or "unknown",
+        cpu=cpu_model(),
         cores=os.cpu_count() or 1,
         python=platform.python_version(),
     )
@@ -241,8 +254,8 @@ def _step(made: Made) -> Step:
     weights = WEIGHTS.get(type(made.artifact))
     size = (made.artifact.path / weights).stat().st_size if weights else None
     facts = dict(made.artifact.facts)
-    if isinstance(made.artifact, Ranges):
-        facts.pop("train_rows", None)  # hundreds of numbers that nobody reads there
+    for name in UNREAD_FACTS:
+        facts.pop(name, None)
     return Step(made.stage, made.key, made.seconds, made.cached, made.reason, size, facts)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import tomllib
 import types
 import typing
@@ -128,10 +129,20 @@ def check_limits(limits: Limits) -> None:
         raise RecipeError(f"max_drop is {limits.max_drop}; it must lie between 0 and 100 points")
     for name in ("max_latency_ms", "max_instructions", "max_size_mb"):
         value = getattr(limits, name)
-        if value is not None and not value > 0:
-            raise RecipeError(f"{name} is {value}; it must be positive")
+        if value is not None and not 0 < value < math.inf:
+            raise RecipeError(f"{name} is {value}; it must be positive and finite")
     if limits.confidence is not None and not 0.5 < limits.confidence < 1:
         raise RecipeError(f"confidence is {limits.confidence}; it must lie between 0.5 and 1")
+
+
+def check_seed(seed: int) -> None:
+    """Refuses a seed that some generator would not take.
+
+    Raises:
+        RecipeError: negative, or not below 2^32.
+    """
+    if not 0 <= seed < 1 << 32:
+        raise RecipeError(f"seed is {seed}; it must lie between 0 and {(1 << 32) - 1}")
 
 
 def with_limits(target: Target, limits: Limits) -> Target:
@@ -203,9 +214,9 @@ def convert(value: Any, hint: Any, name: str) -> Any:
     if hint in (int, float) and not isinstance(value, bool):
         try:
             number = hint(value)
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, OverflowError):
             number = None
-        if number is not None and (isinstance(value, str) or number == value):
+        if number is not None and math.isfinite(number) and (isinstance(value, str) or number == value):
             return number
     expected = {bool: "true or false", int: "an integer", float: "a number", str: "text"}.get(hint, str(hint))
     raise RecipeError(f"{name} is {value!r}; expected {expected}")

@@ -62,5 +62,8 @@ def write_recipe(
         targets=json.dumps(names, ensure_ascii=False),
         max_drop="# max_drop = 1.5" if max_drop is None else f"max_drop = {max_drop}",
     )
-    write_atomically(path, text)
+    try:
+        write_atomically(path, text)
+    except OSError as error:
+        raise RecipeError(f"{path} cannot be written: {error.strerror}") from error
     return path

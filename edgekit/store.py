@@ -17,10 +17,12 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import secrets
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -31,6 +33,8 @@ from edgekit.artifact import Artifact, tree_digest
 from edgekit.errors import OutputError, StoreError
 
 A = TypeVar("A", bound=Artifact)
+
+_DIGEST = re.compile(r"[0-9a-f]{64}")
 
 
 @dataclass(frozen=True)
@@ -117,10 +121,13 @@ class Store:
     @contextmanager
     def session(self) -> Iterator[None]:
         """Marks this process as using the store, which keeps `prune` away."""
-        path = self.root / "sessions" / str(os.getpid())
-        with FileLock(path):
-            yield
-        path.unlink(missing_ok=True)
+        # Containers that share a store also share process ids, and a process may build in several threads.
+        path = self.root / "sessions" / f"{os.getpid()}-{secrets.token_hex(4)}"
+        try:
+            with FileLock(path):
+                yield
+        finally:
+            path.unlink(missing_ok=True)
 
     def resume_dir(self, key: str) -> Path:
         """The folder that survives a kill of the action, made if need be."""
@@ -155,7 +162,11 @@ class Store:
         destination = self.root / "objects" / digest
         if not (destination.is_dir() and _matches(destination, digest)):
             shutil.rmtree(destination, ignore_errors=True)
-            os.replace(folder, destination)
+            try:
+                os.replace(folder, destination)
+            except OSError:  # another action has just put the same bytes there
+                if not _matches(destination, digest):
+                    raise
             _sync(destination.parent)
         self._verified.add(digest)
         action = Action(key, components, kind.KIND, digest, seconds, time.time())
@@ -165,10 +176,9 @@ class Store:
 
     def info(self) -> StoreInfo:
         """Counts entries and bytes."""
-        sizes = [p.stat().st_size for p in self.root.rglob("*") if p.is_file()]
         objects = sum(1 for _ in (self.root / "objects").iterdir())
         actions = sum(1 for _ in (self.root / "actions").glob("*.json"))
-        return StoreInfo(self.root, objects, actions, sum(sizes))
+        return StoreInfo(self.root, objects, actions, _size_bytes(self.root))
 
     def prune(self, keep_bytes: int) -> StoreInfo:
         """Deletes unfinished leftovers and the least recently used entries until the rest fits `keep_bytes`.
@@ -205,7 +215,7 @@ class Store:
                     pass
             except Timeout:
                 raise OutputError(
-                    f"process {path.name} is using the store {self.root}; try again when it is done"
+                    f"process {path.name.partition('-')[0]} is using the store {self.root}; try again when it is done"
                 ) from None
             path.unlink(missing_ok=True)
 
@@ -215,7 +225,10 @@ class Store:
     def _record(self, key: str) -> Action | None:
         path = self._action_path(key)
         try:
-            return Action(**json.loads(path.read_text(encoding="utf-8")))
+            action = Action(**json.loads(path.read_text(encoding="utf-8")))
+            if action.key != key or not _DIGEST.fullmatch(action.digest):
+                raise ValueError(f"{path} records another action, or no digest")
+            return action
         except FileNotFoundError:
             return None
         except (ValueError, TypeError):  # cut off or edited: as good as absent
@@ -234,6 +247,16 @@ def write_atomically(path: Path, text: str) -> None:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _size_bytes(root: Path) -> int:
+    """Returns the bytes of all files under a folder, of which a build may delete some at this moment."""
+    total = 0
+    for folder, _, names in os.walk(root):
+        for name in names:
+            with suppress(FileNotFoundError):
+                total += (Path(folder) / name).lstat().st_size
+    return total
 
 
 def _sync(path: Path) -> None:

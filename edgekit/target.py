@@ -8,11 +8,13 @@ stage did not declare: what a stage may read is what its cache key holds.
 from __future__ import annotations
 
 import dataclasses
+import math
+import re
 import tomllib
 import types
 import typing
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 from typing import Any, Literal
@@ -35,12 +37,11 @@ class DeviceSection:
 
 @dataclass(frozen=True)
 class RuntimeSection:
-    """The runtime; `version` is the oldest that the device has."""
+    """The runtime; `version` is the oldest that the device has: a file that needs a newer one is refused."""
 
     name: str
     version: str
-    provider: str
-    options: Mapping[str, str] = field(default_factory=dict)
+    provider: Literal["CPUExecutionProvider"]
 
 
 @dataclass(frozen=True)
@@ -55,9 +56,9 @@ class ShapeSection:
 
 @dataclass(frozen=True)
 class WeightSection:
-    """How weights are quantized."""
+    """How weights are quantized; dtype "auto" takes whichever measures better."""
 
-    dtype: Literal["int8", "uint8"]
+    dtype: Literal["int8", "uint8", "auto"]
     granularity: Literal["per-channel", "per-tensor"]
     symmetric: bool
 
@@ -244,7 +245,7 @@ def _fits(hint: Any, value: Any) -> bool:
     if origin is not None and issubclass(origin, Mapping):
         return isinstance(value, dict) and all(isinstance(item, str) for item in value.values())
     if hint is float:
-        return isinstance(value, int | float) and not isinstance(value, bool)
+        return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
     return type(value) is hint
 
 
@@ -272,6 +273,8 @@ def _check(target: Target, path: Path) -> None:
     for name, value in positive.items():
         if not value > 0:
             raise TargetError(f"{path}: '{name}' is {value}; it must be positive")
+    if not re.fullmatch(r"\d+(\.\d+)*", target.runtime.version):
+        raise TargetError(f"{path}: 'runtime.version' is {target.runtime.version!r}; expected numbers such as 1.18")
     if target.schema != SCHEMA:
         raise TargetError(f"{path}: 'schema' is {target.schema}; this edgekit reads {SCHEMA}")
     if target.name != path.stem:

@@ -144,6 +144,8 @@ def train(
     trainer.remove_callback(PrinterCallback)  # it would print the Trainer's own logs to stdout
     trainer.prepare(loss, dev, metric, pad_id, [len(r) for r in rows.ids], schedule.batch_size)
     trainer.train(resume_from_checkpoint=last)
+    if ctx.processes > 1:  # rank 0 deletes the checkpoints, once all have read the best of them
+        torch.distributed.barrier()
     history = _evaluations(trainer.state.log_history)
     model.eval()
     return {"dev_by_epoch": history, "dev_best": max(history), "steps": trainer.state.global_step}

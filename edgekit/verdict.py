@@ -32,6 +32,7 @@ _RANK = (Verdict.PASS, Verdict.NOT_MEASURED, Verdict.INCONCLUSIVE, Verdict.INVAL
 _EXIT_CODES = {Verdict.PASS: 0, Verdict.FAIL: 3, Verdict.INVALID: 4, Verdict.INCONCLUSIVE: 4, Verdict.NOT_MEASURED: 4}
 _ROUNDING = 1e-9  # 92.3 - 90.8 is 1.5000000000000000 and a bit
 _DROP = "accuracy drop"
+DEFAULT_CONFIDENCE = 0.95  # one-sided, where the gate asks for none and too few rows leave a doubt
 
 
 @dataclass(frozen=True)
@@ -223,6 +224,10 @@ def _settle(limits: Limits, limit: float, accuracy: Accuracy) -> tuple[Verdict, 
     """Returns verdict, reason, and for an inconclusive one the rows that would settle it."""
     least = limits.min_examples
     if least is not None and accuracy.examples < least:
+        bounds = _bounds(limits.confidence or DEFAULT_CONFIDENCE, accuracy)
+        if bounds is not None and bounds[0] > limit:
+            why = f"only {accuracy.examples:,} rows, but even on these the drop is at least {bounds[0]:.2f} points"
+            return Verdict.FAIL, why, None
         rows = max(least, _rows_needed(limits.confidence, limit, accuracy) or 0)
         return (
             Verdict.INCONCLUSIVE,
@@ -297,6 +302,8 @@ def _compare(
     if section is None:
         return Check(name, value, limit, unit, Verdict.PASS if good else Verdict.FAIL, reason)
     if section.provenance is Provenance.ESTIMATED:
+        if not isinstance(section, Accuracy):  # another machine's time, memory or instructions settle nothing
+            return Check(name, value, limit, unit, Verdict.NOT_MEASURED, f"an estimate only: {section.reason}")
         reason = f"{reason}; an estimate: {section.reason}"
     return Check(name, value, limit, unit, Verdict.PASS if good else Verdict.FAIL, reason, section.provenance)
 

@@ -4,7 +4,14 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from builds import Sources, TinyBuild
 
 sys.path.insert(0, str(Path(__file__).parent))
 
@@ -15,3 +22,23 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 # A test that forgets `local_files_only` fails here instead of passing by way of the network.
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+
+
+@pytest.fixture(scope="session")
+def sources(tmp_path_factory: pytest.TempPathFactory) -> Sources:
+    """The tiny teacher, base model, data and target."""
+    import builds
+
+    return builds.write_sources(tmp_path_factory.mktemp("sources"))
+
+
+@pytest.fixture(scope="session")
+def tiny_build(sources: Sources, tmp_path_factory: pytest.TempPathFactory) -> TinyBuild:
+    """One finished build in a cache of its own, for tests that only read it."""
+    import builds
+
+    root = tmp_path_factory.mktemp("build")
+    started = time.monotonic()
+    done = builds.run(sources.args(root / "dist"), root / "cache")
+    assert done.returncode == 0, done.stderr
+    return builds.TinyBuild(sources, root / "cache", root / "dist", time.monotonic() - started)

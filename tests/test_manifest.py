@@ -18,6 +18,7 @@ import pytest
 from manifests import accuracy, digest, example, example_arm64, schema
 
 from edgekit import manifest as manifests
+from edgekit import measured
 from edgekit.errors import ArtifactError, OutputError
 from edgekit.provenance import Provenance
 
@@ -78,7 +79,7 @@ def test_schema_agrees_with_the_dataclasses() -> None:
     assert committed == fresh, "run: python tests/manifests.py > edgekit/manifest.schema.json"
     kinds = {
         name: kind
-        for name, kind in vars(manifests).items()
+        for name, kind in {**vars(measured), **vars(manifests)}.items()
         if dataclasses.is_dataclass(kind) and name in committed["$defs"]
     }
     assert set(committed["$defs"]) == set(kinds)

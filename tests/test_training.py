@@ -259,6 +259,13 @@ def test_a_word_table_of_rate_zero_is_frozen(tmp_path: Path) -> None:
     assert not np.array_equal(found["embeddings.position.weight"], before["embeddings.position.weight"])
 
 
+@pytest.mark.parametrize(("steps", "epochs"), [(0, 2), (16, 2), (17, 3), (24, 3), (25, 4)])
+def test_a_small_data_set_gets_more_epochs(tmp_path: Path, steps: int, epochs: int) -> None:
+    schedule = Schedule(2, 8, 1e-3, 0.0, min_steps=steps)
+    assert schedule.passes(len(rows().ids)) == epochs
+    assert run(tmp_path, schedule=schedule)[1]["steps"] == epochs * BATCHES
+
+
 def test_nothing_is_printed(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     run(tmp_path, schedule=Schedule(1, 8, 1e-3, 0.0))
     assert capfd.readouterr().out == ""

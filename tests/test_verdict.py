@@ -166,8 +166,17 @@ def test_not_measured_says_why() -> None:
 def test_an_estimate_says_that_it_is_one() -> None:
     taken = latency(provenance=Provenance.ESTIMATED, reason="the host's kernels")
     check = judged(Limits(max_latency_ms=5), latency=taken).checks[0]
+    assert check.verdict is NOT_MEASURED
+    assert check.reason == "an estimate only: the host's kernels"
+    guessed = accuracy(provenance=Provenance.ESTIMATED, reason="the host's kernels")
+    check = judged(Limits(min_score=50), accuracy=guessed).checks[-1]
     assert (check.verdict, check.provenance) == (PASS, Provenance.ESTIMATED)
     assert check.reason == "within the limit; an estimate: the host's kernels"
+
+
+def test_few_rows_suffice_for_a_drop_that_is_beyond_doubt() -> None:
+    taken = accuracy(teacher=99.0, artifact=25.0, drop=74.0, lost=90, gained=1, examples=120)
+    assert judged(Limits(max_drop=1.5, min_examples=400), accuracy=taken).checks[-1].verdict is FAIL
 
 
 def test_order_of_verdicts_and_exit_codes() -> None:

@@ -219,6 +219,14 @@ def token_rows(vocabulary: int, lengths: Sequence[int], seed: int = 0, first: in
     return [random.integers(first, vocabulary, size=length).astype(np.int64) for length in lengths]
 
 
+def labelled(folder: Path, raw: Path) -> Any:
+    """Returns a data folder's rows in normal form, as the stage `data` makes them."""
+    from edgekit.artifact import RawData
+    from edgekit.stages.data import ReadData
+
+    return run_stage(ReadData(), [RawData(raw, "")], folder)
+
+
 def context(folder: Path, stage: Any, target: str = "x86-64", seed: int = 0, progress: Any = None) -> Any:
     """Returns the `edgekit.stage.Context` in which a stage (or its class) runs alone, resuming from `folder`."""
     from edgekit.stage import Context

@@ -179,6 +179,7 @@ def quantize(graph: Path, ranges: Mapping[str, Range], quant: Mapping[str, Any],
         },
     )
     quantizer.quantize_model()
+    quantizer.model.topological_sort()  # it appends nodes; ONNX demands an order in which none reads a later one
     model = quantizer.model.model
     del model.graph.value_info[:]
     model.producer_name, model.producer_version = "edgekit", ""

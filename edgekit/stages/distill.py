@@ -1,7 +1,7 @@
 """Makes the student: evenly spaced layers of the teacher, trained to answer as the teacher does.
 
 Copied layers stand in for pre-training. The loss matches the teacher's logits at a temperature, its first-token states
-after the layers that the student's were copied from, and the labels.
+after the layers that the student's were copied from, and, on rows that have them, the labels.
 
 Ref: Hinton et al. 2015 (1503.02531), equation 1; Sanh et al. 2019 (1910.01108), initialisation from the teacher's
 layers; Sun et al. 2019 (1908.09355), first-token states of intermediate layers (here not normalised).
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from edgekit.training import Rows
 
 TEACHER_LAYERS = "teacher_layers.json"
+UNLABELLED = -100  # the class of a view: only the teacher says what it means
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,7 @@ class Distill(Pass):
 
     Attributes:
         layers: layers of the student, evenly spaced over the teacher's, its last always among them.
-        epochs: passes over the training split.
+        epochs: passes over the training split and its views.
         min_steps: steps at least, in whole epochs, for data sets so small that the epochs make fewer.
         batch_size: rows a step.
         learning_rate: peak, for all but the word table.
@@ -51,7 +52,7 @@ class Distill(Pass):
     """
 
     layers: int = 3
-    epochs: int = 4
+    epochs: int = 1
     min_steps: int = 800
     batch_size: int = 32
     learning_rate: float = 2e-4
@@ -119,15 +120,15 @@ def student_rows(inputs: Inputs, ctx: Context, layers: Sequence[int]) -> tuple[R
     tokenizer = load_tokenizer(vocabulary.tokenizer, vocabulary.max_length)
     classes = load_task(ctx.task).align(read_labels(inputs[Teacher].path), dataset.labels)
 
-    def rows(split: str, pairs: Sequence[tuple[str, str]]) -> Rows:
-        ids = encode(tokenizer, [text for text, _ in pairs])
-        expected = np.array([classes[label] for _, label in pairs])
+    def rows(split: str, pairs: Sequence[tuple[str, str]], views: Sequence[str]) -> Rows:
+        ids = encode(tokenizer, [*(text for text, _ in pairs), *views])
+        expected = np.array([classes[label] for _, label in pairs] + [UNLABELLED] * len(views))
         logits = np.load(outputs.array(split, "logits"), mmap_mode="r")
         states = np.load(outputs.array(split, "states"), mmap_mode="r")
         chosen = _Columns(states, [0, *(layer + 1 for layer in layers)])
         return Rows(ids, expected, {"teacher_logits": logits, "teacher_states": chosen})  # type: ignore[dict-item]
 
-    return rows("train", dataset.train), rows("dev", dataset.dev)
+    return rows("train", dataset.train, outputs.views), rows("dev", dataset.dev, ())
 
 
 @dataclass(frozen=True)
@@ -157,7 +158,9 @@ def distillation_loss(
         if states:
             total = total + states * F.mse_loss(torch.stack(output.hidden_states, dim=1), batch["teacher_states"])
         if labels:
-            total = total + labels * F.cross_entropy(output.logits, batch["labels"])
+            known = batch["labels"] != UNLABELLED
+            if known.any():
+                total = total + labels * F.cross_entropy(output.logits[known], batch["labels"][known])
         return total
 
     return loss

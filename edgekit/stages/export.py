@@ -8,6 +8,7 @@ from typing import ClassVar
 
 from edgekit.artifact import FACTS, Graph, Student, Vocabulary, write_json
 from edgekit.backends import load_backend
+from edgekit.errors import TargetError
 from edgekit.stage import Context, Inputs, Pass
 
 
@@ -19,7 +20,7 @@ class Export(Pass):
     VERSION: ClassVar[int] = 1
     IN: ClassVar = (Student, Vocabulary)
     OUT: ClassVar = Graph
-    READS: ClassVar[tuple[str, ...]] = ("runtime.name", "shape.sequence_length")
+    READS: ClassVar[tuple[str, ...]] = ("runtime.name", "runtime.version", "shape.sequence_length")
     TOOLS: ClassVar[tuple[str, ...]] = ("torch", "transformers", "onnx", "onnxscript")
 
     def run(self, inputs: Inputs, out_dir: Path, ctx: Context) -> None:
@@ -33,6 +34,12 @@ class Export(Pass):
         out = Graph(out_dir, "").model
         backend.export_student(model, length, max_length, out)
         described = backend.describe(out)
+        has = ctx.target["runtime.version"]
+        if _numbers(has) < _numbers(described.min_runtime):
+            raise TargetError(
+                f"the model needs {ctx.target['runtime.name']} {described.min_runtime}, the target has {has}: raise "
+                "'runtime.version' in its profile if the device has a newer one"
+            )
         facts = {
             "parameters": sum(p.numel() for p in model.parameters()),
             "bytes": out.stat().st_size,
@@ -43,3 +50,7 @@ class Export(Pass):
             "max_length": max_length if length == "dynamic" else min(int(length), max_length),
         }
         write_json(out_dir / FACTS, facts)
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in version.split("."))

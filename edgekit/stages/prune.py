@@ -52,7 +52,7 @@ class Prune(Pass):
     heads: float = 0.5
     ffn: float = 0.5
     batches: int = 32
-    epochs: int = 6
+    epochs: int = 2
     min_steps: int = 1600
     batch_size: int = 32
     learning_rate: float = 2e-4

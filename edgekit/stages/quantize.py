@@ -17,6 +17,7 @@ import numpy as np
 from edgekit import data
 from edgekit.artifact import FACTS, Graph, LabelledData, QuantizedGraph, Ranges, Vocabulary, write_json
 from edgekit.backends import Scheme, load_backend
+from edgekit.errors import RecipeError
 from edgekit.quant.ranges import read_ranges
 from edgekit.stage import Context, Inputs, Pass
 from edgekit.tokenization import encode, load_tokenizer
@@ -58,7 +59,10 @@ class Quantize(Pass):
         rows = encode(tokenizer, [text for text, _ in dataset.dev[: self.rows]])
         pad_id, ranges = vocabulary.facts["pad_token_id"], read_ranges(inputs[Ranges].file)
         float_logits = backend.logits(inputs[Graph].model, rows, pad_id)
-        tried = [s for s in SCHEMES if self.scheme in ("auto", s.name)]
+        dtype = ctx.target["quant"]["weight"]["dtype"]
+        tried = [s for s in SCHEMES if self.scheme in ("auto", s.name) and dtype in ("auto", s.weight)]
+        if not tried:
+            raise RecipeError(f"quantize.scheme is {self.scheme!r}, but the target's weights are {dtype}")
         candidates = []
         for scheme in tried:
             path = out_dir / f"{scheme.name}.onnx"

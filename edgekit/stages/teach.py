@@ -1,4 +1,4 @@
-"""Runs the teacher once over train and dev and keeps what distillation needs, memory-mapped.
+"""Runs the teacher once over train, views of train, and dev, and keeps what distillation needs, memory-mapped.
 
 The teacher reads each row in its own tokenisation. Kept are its logits and the first token's state after each layer:
 the one token that the head reads, and the one whose meaning does not change when the student's vocabulary cuts a word
@@ -7,6 +7,8 @@ differently.
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,8 +16,8 @@ from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
-from edgekit import data, frontends
-from edgekit.artifact import FACTS, LabelledData, Teacher, TeacherOutputs, write_json
+from edgekit import augment, data, frontends
+from edgekit.artifact import FACTS, LabelledData, Teacher, TeacherOutputs, Vocabulary, write_json
 from edgekit.checkpoint import inspect, position_limit, read_labels
 from edgekit.inference import run_rows
 from edgekit.stage import Context, Inputs, Pass
@@ -24,38 +26,75 @@ from edgekit.tasks import load_task
 if TYPE_CHECKING:
     from edgekit.ir.encoder import EdgekitForSequenceClassification
 
+VIEWS = "views.json"
+
 
 @dataclass(frozen=True)
 class Teach(Pass):
-    """Records the teacher's outputs on the splits that students learn from and are chosen on; never on test."""
+    """Records the teacher's outputs on the splits that students learn from and are chosen on; never on test.
+
+    Attributes:
+        views: further views of each training text that the teacher labels too (`edgekit.augment`).
+        view_rate: share of words that a view changes.
+    """
+
+    views: int = 3
+    view_rate: float = 0.2
 
     NAME: ClassVar[str] = "teach"
     VERSION: ClassVar[int] = 1
-    IN: ClassVar = (Teacher, LabelledData)
+    IN: ClassVar = (Teacher, LabelledData, Vocabulary)
     OUT: ClassVar = TeacherOutputs
     TOOLS: ClassVar = ("torch", "transformers", "tokenizers")
+
+    def __post_init__(self) -> None:
+        if self.views < 0 or not 0 < self.view_rate <= 1:
+            raise ValueError("views must not be negative, view_rate lie in (0, 1]")
 
     def requires(self, inputs: Inputs, ctx: Context) -> None:
         """Refuses an architecture that no frontend serves."""
         frontends.check(inspect(inputs[Teacher].path, ctx.task).model_type)
 
     def run(self, inputs: Inputs, out_dir: Path, ctx: Context) -> None:
-        """Writes `<split>.logits.npy` (float32) and `<split>.states.npy` (float16)."""
+        """Writes `<split>.logits.npy` (float32), `<split>.states.npy` (float16) and the texts of the views."""
         teacher = inputs[Teacher].path
         dataset = data.read(inputs[LabelledData].path)
         classes = load_task(ctx.task).align(read_labels(teacher), dataset.labels)
         model, pad_id = load_teacher(teacher)
-        facts = {}
-        for split, rows in (("train", dataset.train), ("dev", dataset.dev)):
-            encoded = encode_for_teacher(teacher, [text for text, _ in rows])
-            shape = (len(rows), len(model.config.heads) + 1, model.config.hidden_size)
+        train = [text for text, _ in dataset.train]
+        table = model.embeddings.word.weight.detach().numpy()
+        extra = _views(teacher, table, train, inputs[Vocabulary].teacher_ids, self.views, self.view_rate, ctx.seed)
+        write_json(out_dir / VIEWS, extra)
+        facts: dict[str, float] = {"views": len(extra)}
+        for split, rows, texts in (
+            ("train", dataset.train, train + extra),
+            ("dev", dataset.dev, [text for text, _ in dataset.dev]),
+        ):
+            encoded = encode_for_teacher(teacher, texts)
+            shape = (len(texts), len(model.config.heads) + 1, model.config.hidden_size)
             states = np.lib.format.open_memmap(out_dir / f"{split}.states.npy", "w+", np.float16, shape)
             logits = run_rows(model, encoded, pad_id, ctx.progress, states)
             states.flush()
             np.save(out_dir / f"{split}.logits.npy", logits)
             expected = np.array([classes[label] for _, label in rows])
-            facts[f"accuracy_{split}"] = load_task(ctx.task).metric(logits, expected)
+            facts[f"accuracy_{split}"] = load_task(ctx.task).metric(logits[: len(rows)], expected)
         write_json(out_dir / FACTS, facts)
+
+
+def _views(
+    teacher: Path, table: np.ndarray, texts: Sequence[str], kept: Sequence[int], count: int, rate: float, seed: int
+) -> list[str]:
+    """Makes views of the training texts with the words that the student's vocabulary has."""
+    from transformers import AutoTokenizer
+
+    if not count:
+        return []
+    tokenizer = AutoTokenizer.from_pretrained(teacher, local_files_only=True)
+    model = json.loads(tokenizer.backend_tokenizer.to_str())["model"]
+    prefix = model["continuing_subword_prefix"] if model["type"] == "WordPiece" else None
+    words = augment.whole_words(tokenizer.get_vocab(), kept, prefix)
+    used = {word for text in texts for word in re.findall(r"\w+", text.lower())}
+    return augment.views(texts, augment.neighbours(table, words, used), count, rate, seed)
 
 
 def load_teacher(path: Path) -> tuple[EdgekitForSequenceClassification, int]:

@@ -27,7 +27,8 @@ from typing import Any, ClassVar
 
 from edgekit import data
 from edgekit.artifact import FACTS, LabelledData, Teacher, Vocabulary, write_json
-from edgekit.checkpoint import read_labels
+from edgekit.checkpoint import position_limit, read_labels
+from edgekit.errors import RecipeError
 from edgekit.stage import Context, Inputs, Pass
 from edgekit.target import Target
 from edgekit.tasks import load_task
@@ -76,14 +77,17 @@ class Trim(Pass):
         return dataclasses.replace(self, enabled=target.budget.file_bytes is not None)
 
     def requires(self, inputs: Inputs, ctx: Context) -> None:
-        """Refuses data whose labels the teacher does not know."""
+        """Refuses data whose labels the teacher does not know, and rows longer than it reads."""
         labels = data.read(inputs[LabelledData].path).labels
         load_task(ctx.task).align(read_labels(inputs[Teacher].path), labels)
+        positions = position_limit(inputs[Teacher].path)
+        if self.max_length > positions:
+            raise RecipeError(f"trim.max_length is {self.max_length}, but the teacher reads {positions} tokens at most")
 
     def run(self, inputs: Inputs, out_dir: Path, ctx: Context) -> None:
         """Writes tokenizer/, teacher_ids.json and facts."""
         from tokenizers import Tokenizer
-        from transformers import AutoConfig, AutoTokenizer
+        from transformers import AutoTokenizer
 
         teacher = inputs[Teacher].path
         dataset = data.read(inputs[LabelledData].path)
@@ -93,9 +97,8 @@ class Trim(Pass):
         original.no_truncation()
         train, dev = [text for text, _ in dataset.train], [text for text, _ in dataset.dev]
         encoded = original.encode_batch(train)
-        positions = AutoConfig.from_pretrained(teacher, local_files_only=True).max_position_embeddings
         longest = max(len(e.ids) for e in encoded)
-        max_length = self.max_length or min(-(-longest // LENGTH_STEP) * LENGTH_STEP, 256, positions)
+        max_length = self.max_length or min(-(-longest // LENGTH_STEP) * LENGTH_STEP, 256, position_limit(teacher))
 
         description = json.loads(original.to_str())
         kind = description["model"]["type"]

@@ -1,0 +1,272 @@
+"""The trimmed tokenizer against the whole one: the same pieces under other ids, and what is said where they differ."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tiny
+from tokenizers import Tokenizer, processors
+from transformers import AutoTokenizer
+
+from edgekit import data
+from edgekit.artifact import LabelledData, Teacher, Vocabulary
+from edgekit.errors import DataError, RecipeError
+from edgekit.stages.trim import Trim, unknown_rate
+from edgekit.target import load_target
+from edgekit.tokenization import encode, load_tokenizer
+
+CUT = Trim(enabled=True, min_tokens=0)
+
+
+def processor(tokenizer: Any, kind: str) -> Any:
+    """Makes a post-processor that adds [CLS] and [SEP], in one of the three forms."""
+    ends = [(token, tokenizer.token_to_id(token)) for token in ("[CLS]", "[SEP]")]
+    template = processors.TemplateProcessing(single="[CLS] $A [SEP]", special_tokens=ends)
+    return {
+        "bert": processors.BertProcessing(ends[1], ends[0]),
+        "template": template,
+        "sequence": processors.Sequence([processors.ByteLevel(trim_offsets=False), template]),
+    }[kind]
+
+
+@pytest.fixture(scope="module")
+def rows(tmp_path_factory: pytest.TempPathFactory) -> LabelledData:
+    folder = tmp_path_factory.mktemp("rows")
+    made: LabelledData = tiny.labelled(folder, tiny.write_data(folder / "raw", rows=40, dev=20, test=4))
+    return made
+
+
+def teacher(folder: Path, model_type: str = "bert", tokenizer: Any = None, **changes: Any) -> Teacher:
+    """Writes what this stage reads of a teacher: configuration and tokenizer."""
+    tokenizer = tokenizer or tiny.tokenizer_of(model_type)
+    tiny.config_of(model_type, tokenizer.get_vocab_size(), **changes).save_pretrained(folder)
+    tiny.write_tokenizer(folder, tokenizer)
+    return Teacher(folder, "")
+
+
+def trim(folder: Path, rows: LabelledData, given: Teacher | None = None, stage: Trim = CUT) -> Vocabulary:
+    """Runs the stage."""
+    made: Vocabulary = tiny.run_stage(stage, [given or teacher(folder / "teacher"), rows], folder / "run")
+    return made
+
+
+def loaded(folder: Path) -> Any:
+    """Reads a tokenizer.json."""
+    return Tokenizer.from_file(str(folder / "tokenizer.json"))
+
+
+@pytest.mark.parametrize("kind", ["bert", "template", "sequence"])
+def test_training_texts_are_cut_into_the_same_pieces_under_new_ids(
+    tmp_path: Path, rows: LabelledData, kind: str
+) -> None:
+    tokenizer = tiny.wordpiece()
+    tokenizer.post_processor = processor(tokenizer, kind)
+    given = teacher(tmp_path / "teacher", tokenizer=tokenizer)
+    vocabulary = trim(tmp_path, rows, given)
+    before, after, ids = loaded(given.path), loaded(vocabulary.tokenizer), vocabulary.teacher_ids
+    assert len(ids) < before.get_vocab_size()
+    for text, _ in data.read(rows.path).train:
+        old, new = before.encode(text), after.encode(text)
+        assert new.tokens == old.tokens
+        assert [ids[i] for i in new.ids] == old.ids
+        assert new.tokens[0] == "[CLS]"
+        assert new.tokens[-1] == "[SEP]"
+
+
+def test_teacher_ids_name_the_same_token_and_keep_its_order(tmp_path: Path, rows: LabelledData) -> None:
+    given = teacher(tmp_path / "teacher")
+    vocabulary = trim(tmp_path, rows, given)
+    before, after, ids = loaded(given.path), loaded(vocabulary.tokenizer), vocabulary.teacher_ids
+    assert len(ids) == after.get_vocab_size() == vocabulary.facts["tokens_after"]
+    assert vocabulary.facts["tokens_before"] == before.get_vocab_size()
+    assert ids == sorted(set(ids))
+    assert [before.id_to_token(old) for old in ids] == [after.id_to_token(new) for new in range(len(ids))]
+
+
+def test_special_tokens_and_padding_are_renumbered(tmp_path: Path, rows: LabelledData) -> None:
+    # Special tokens behind the words, as in BERT's own vocabulary, so that every one of their ids changes.
+    whole = json.loads(tiny.wordpiece().to_str())
+    words = sorted(whole["model"]["vocab"], key=lambda token: (token.startswith("["), token))
+    whole["model"]["vocab"] = new = {token: i for i, token in enumerate(words)}
+    for token in whole["added_tokens"]:
+        token["id"] = new[token["content"]]
+    whole["added_tokens"].sort(key=lambda token: token["id"])
+    for entry in whole["post_processor"]["special_tokens"].values():
+        entry["ids"] = [new[token] for token in entry["tokens"]]
+    tokenizer = Tokenizer.from_str(json.dumps(whole))
+    tokenizer.enable_padding(pad_id=new["[PAD]"], pad_token="[PAD]")
+    tokenizer.enable_truncation(7)
+    given = teacher(tmp_path / "teacher", tokenizer=tokenizer, pad_token_id=new["[PAD]"])
+    vocabulary = trim(tmp_path, rows, given)
+    after = loaded(vocabulary.tokenizer)
+    for token in ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"):
+        index = after.token_to_id(token)
+        assert vocabulary.teacher_ids[index] == new[token] != index
+        assert after.encode(token, add_special_tokens=False).ids == [index]
+    assert vocabulary.facts["pad_token_id"] == after.token_to_id("[PAD]")
+    text = data.read(rows.path).train[0][0]
+    assert after.encode(text).ids[0] == after.token_to_id("[CLS]")
+    assert [vocabulary.teacher_ids[i] for i in after.encode(text).ids] == loaded_whole(given.path).encode(text).ids
+
+
+def loaded_whole(folder: Path) -> Any:
+    """Reads a tokenizer.json, its truncation and padding off."""
+    tokenizer = loaded(folder)
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    return tokenizer
+
+
+def test_autotokenizer_loads_the_result_and_agrees_with_tokenizers(tmp_path: Path, rows: LabelledData) -> None:
+    vocabulary = trim(tmp_path, rows)
+    theirs = AutoTokenizer.from_pretrained(vocabulary.tokenizer, local_files_only=True)
+    ours = load_tokenizer(vocabulary.tokenizer, vocabulary.max_length)
+    texts = [*(text for text, _ in data.read(rows.path).dev), "Zürich ☃ zebra", "", " ".join(["rain"] * 100)]
+    batch = theirs(texts, truncation=True)["input_ids"]
+    assert batch == [row.tolist() for row in encode(ours, texts)]
+    assert max(map(len, batch)) == vocabulary.max_length == theirs.model_max_length
+    assert theirs.pad_token_id == vocabulary.facts["pad_token_id"]
+    padded = theirs(["rain", "rain rain"], padding=True)
+    assert padded["input_ids"][0][-1] == theirs.pad_token_id
+    assert set(padded) == {"input_ids", "attention_mask"}
+
+
+def test_an_unseen_word_falls_back_to_pieces_and_a_foreign_character_to_unknown(
+    tmp_path: Path, rows: LabelledData
+) -> None:
+    after = loaded(trim(tmp_path, rows).tokenizer)
+    assert after.token_to_id("zebra") is None
+    assert after.encode("zebra", add_special_tokens=False).tokens == ["z", "##e", "##b", "##r", "##a"]
+    assert after.encode("東京 rain", add_special_tokens=False).tokens[-1] == "rain"
+    assert "[UNK]" in after.encode("東京 rain", add_special_tokens=False).tokens
+
+
+def test_unknown_and_resegmented_rates_are_those_of_dev(tmp_path: Path) -> None:
+    raw = tmp_path / "raw"
+    raw.mkdir()
+    pairs = {
+        "train": [("rain now", "weather"), ("play song", "music"), ("lamp soon", "lights"), ("wake me", "alarm")],
+        "dev": [("rain now", "weather"), ("zebra", "music"), ("☃ rain", "weather"), ("play ☃ now", "music")],
+        "test": [("rain", "weather")],
+    }
+    for split, rows_of in pairs.items():
+        lines = (json.dumps({"text": text, "label": label}) for text, label in rows_of)
+        (raw / f"{split}.jsonl").write_text("\n".join(lines))
+    facts = trim(tmp_path, tiny.labelled(tmp_path / "data", raw)).facts
+    assert facts["unknown_rate_dev_before"] == pytest.approx(2 / 8)  # of rain now | zebra | ☃ rain | play ☃ now
+    assert facts["unknown_rate_dev_after"] == pytest.approx(2 / 12)  # zebra is five pieces now
+    assert facts["resegmented_rate_dev"] == pytest.approx(1 / 4)
+
+
+def test_an_unknown_rate_without_tokens_or_without_an_unknown_token_is_zero() -> None:
+    assert unknown_rate(tiny.wordpiece(), [], 1) == 0.0
+    assert unknown_rate(tiny.wordpiece(), ["", "  "], 1) == 0.0
+    assert unknown_rate(tiny.wordpiece(), ["☃"], None) == 0.0
+    assert unknown_rate(tiny.wordpiece(), ["☃"], 1) == 1.0
+
+
+def test_min_count_keeps_what_is_used_that_often(tmp_path: Path, rows: LabelledData) -> None:
+    given = teacher(tmp_path / "teacher")
+    uses: dict[str, int] = {}
+    for text, _ in data.read(rows.path).train:
+        for token in loaded(given.path).encode(text).tokens:
+            uses[token] = uses.get(token, 0) + 1
+    for min_count in (1, 4, 1000):
+        after = loaded(trim(tmp_path / str(min_count), rows, given, Trim(True, min_count, 0)).tokenizer)
+        words = {token for token in after.get_vocab() if len(token.removeprefix("##")) > 1}
+        expected = {token for token, count in uses.items() if count >= min_count and len(token) > 1}
+        assert words == expected | {"[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"}
+        assert set("abcxyz") <= set(after.get_vocab())
+
+
+def test_a_small_vocabulary_is_filled_up_from_the_front(tmp_path: Path, rows: LabelledData) -> None:
+    given = teacher(tmp_path / "teacher")
+    whole = loaded(given.path)
+    least = trim(tmp_path / "least", rows, given)
+    more = trim(tmp_path / "more", rows, given, Trim(True, 1000, 110))
+    assert len(more.teacher_ids) == 110
+    words = [i for i in range(whole.get_vocab_size()) if len(whole.id_to_token(i)) > 3]
+    kept = [i for i in words if i in more.teacher_ids]
+    assert kept == words[: len(kept)]
+    filled = trim(tmp_path / "all", rows, given, Trim(True, 1, 10**6))
+    assert filled.teacher_ids == list(range(whole.get_vocab_size()))
+    assert set(least.teacher_ids) <= set(filled.teacher_ids)
+
+
+@pytest.mark.parametrize(("model_type", "kind"), [("roberta", "BPE"), ("xlm-roberta", "Unigram")])
+def test_another_kind_of_tokenizer_is_left_whole_and_says_so(
+    tmp_path: Path, rows: LabelledData, model_type: str, kind: str
+) -> None:
+    given = teacher(tmp_path / "teacher", model_type)
+    vocabulary = trim(tmp_path, rows, given)
+    assert kind in vocabulary.facts["left_whole"]
+    assert vocabulary.facts["tokenizer"] == kind
+    assert vocabulary.teacher_ids == list(range(loaded(given.path).get_vocab_size()))
+    for text, _ in data.read(rows.path).dev:
+        assert loaded(vocabulary.tokenizer).encode(text).ids == loaded(given.path).encode(text).ids
+    assert vocabulary.facts["resegmented_rate_dev"] == 0
+    assert vocabulary.facts["pad_token_id"] == 1
+
+
+def test_mpnet_whose_padding_is_one_is_trimmed(tmp_path: Path, rows: LabelledData) -> None:
+    vocabulary = trim(tmp_path, rows, teacher(tmp_path / "teacher", "mpnet"))
+    assert vocabulary.facts["pad_token_id"] == 1
+    assert "left_whole" not in vocabulary.facts
+    assert loaded(vocabulary.tokenizer).encode("rain").tokens[::2] == ["<s>", "</s>"]
+
+
+def test_when_disabled_everything_stays(tmp_path: Path, rows: LabelledData) -> None:
+    given = teacher(tmp_path / "teacher")
+    vocabulary = trim(tmp_path, rows, given, Trim(enabled=False))
+    assert vocabulary.teacher_ids == list(range(loaded(given.path).get_vocab_size()))
+    assert vocabulary.facts["left_whole"]
+
+
+def test_it_is_on_by_default_where_the_target_limits_the_size() -> None:
+    target = load_target("x86-64")
+    assert target.budget.file_bytes is not None
+    assert Trim().resolved(target).enabled is True
+    assert Trim(enabled=False).resolved(target).enabled is False
+
+
+def test_the_longest_input_is_that_of_training_rounded_up_within_the_positions(
+    tmp_path: Path, rows: LabelledData
+) -> None:
+    given = teacher(tmp_path / "teacher")
+    facts = trim(tmp_path, rows, given).facts
+    longest = max(len(loaded(given.path).encode(text).ids) for text, _ in data.read(rows.path).train)
+    assert facts["longest_train_row"] == longest
+    assert facts["max_length"] == -(-longest // 16) * 16
+    short = teacher(tmp_path / "short", "mpnet", max_position_embeddings=11)  # two of which are never read
+    vocabulary = trim(tmp_path / "b", rows, short)
+    assert vocabulary.max_length == 9
+    assert vocabulary.facts["train_rows_cut"] > 0
+    text = data.read(rows.path).train[0][0]
+    assert len(encode(load_tokenizer(vocabulary.tokenizer, vocabulary.max_length), [text * 3])[0]) == 9
+
+
+def test_a_length_beyond_the_teachers_positions_is_refused(tmp_path: Path, rows: LabelledData) -> None:
+    with pytest.raises(RecipeError, match="the teacher reads 64 tokens"):
+        trim(tmp_path, rows, stage=Trim(True, max_length=65))
+    assert trim(tmp_path / "b", rows, stage=Trim(True, max_length=64)).max_length == 64
+
+
+def test_labels_that_the_teacher_lacks_are_refused(tmp_path: Path, rows: LabelledData) -> None:
+    labels = ("alarm", "lights", "other")
+    given = teacher(tmp_path / "teacher", id2label=dict(enumerate(labels)), label2id={})
+    with pytest.raises(DataError, match="'music', 'weather'"):
+        trim(tmp_path, rows, given)
+
+
+@pytest.mark.parametrize("given", [{"min_count": 0}, {"min_tokens": -1}, {"max_length": 7}, {"max_length": 513}])
+def test_impossible_options_are_refused(given: dict[str, int]) -> None:
+    with pytest.raises(ValueError, match="must"):
+        Trim(**given)
+
+
+def test_equal_inputs_give_equal_bytes(tmp_path: Path, rows: LabelledData) -> None:
+    given = teacher(tmp_path / "teacher")
+    assert trim(tmp_path / "a", rows, given).digest == trim(tmp_path / "b", rows, given).digest

@@ -1,0 +1,49 @@
+"""Views of texts: neighbours against NumPy, and what a view may and may not change."""
+
+from __future__ import annotations
+
+import re
+
+import numpy as np
+
+from edgekit.augment import NEIGHBOURS, neighbours, views, whole_words
+
+TEXTS = ["Turn the lamp on, please!", "play jazz", "???", "dim  the   lights"]
+
+
+def test_whole_words_are_kept_tokens_that_begin_and_end_a_word() -> None:
+    wordpiece = {"[PAD]": 0, "lamp": 1, "##s": 2, "a": 3, "radio": 4, "12": 5}
+    assert whole_words(wordpiece, [0, 1, 2, 3, 5], "##") == {"lamp": 1}
+    assert whole_words({"Ġlamp": 0, "lamp": 1, "▁radio": 2, "Ġ": 3}, range(4), None) == {"lamp": 0, "radio": 2}
+
+
+def test_neighbours_are_the_nearest_by_cosine() -> None:
+    random = np.random.default_rng(0)
+    table = random.normal(size=(40, 8)).astype(np.float32)
+    words = {f"w{i}": i for i in range(0, 40, 2)}
+    found = neighbours(table, words, ["w4", "w10", "unheard"])
+    assert set(found) == {"w4", "w10"}
+    for word, near in found.items():
+        cosines = {
+            other: float(table[i] @ table[words[word]] / np.linalg.norm(table[i]) / np.linalg.norm(table[words[word]]))
+            for other, i in words.items()
+            if other != word
+        }
+        assert near == sorted(cosines, key=lambda other: -cosines[other])[:NEIGHBOURS]
+
+
+def test_views_change_words_only_and_are_reproducible() -> None:
+    near = {"lamp": ["torch"], "jazz": ["blues"]}
+    made = views(TEXTS, near, 5, 0.3, seed=1)
+    assert made == views(TEXTS, near, 5, 0.3, seed=1) != views(TEXTS, near, 5, 0.3, seed=2)
+    assert len(made) == 20
+    assert all(view.strip() for view in made)
+    assert made[10:15] == ["???"] * 5
+    known = set(re.findall(r"\w+", " ".join(TEXTS))) | {"torch", "blues"}
+    assert set(re.findall(r"\w+", " ".join(made))) <= known
+    assert all(re.sub(r"[\w\s]", "", view) == ",!" for view in made[:5])
+
+
+def test_every_view_differs_unless_a_draw_puts_the_word_back() -> None:
+    made = views(["alpha beta gamma delta"] * 50, {"alpha": ["omega"], "beta": ["omega"]}, 1, 0.01, seed=0)
+    assert sum(view != "alpha beta gamma delta" for view in made) > 40
