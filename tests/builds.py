@@ -35,10 +35,26 @@ class Sources:
     """What a user has: a fine-tuned teacher, a base model, data, and a target of their own with a mild gate."""
 
     root: Path
-    teacher: Path
-    base: Path
-    data: Path
-    target: Path
+
+    @property
+    def teacher(self) -> Path:
+        """A checkpoint that answers the data almost always rightly."""
+        return self.root / "teacher"
+
+    @property
+    def base(self) -> Path:
+        """A checkpoint without a trained head."""
+        return self.root / "base"
+
+    @property
+    def data(self) -> Path:
+        """A folder of 240 train, 80 dev and 120 test rows."""
+        return self.root / "data"
+
+    @property
+    def target(self) -> Path:
+        """A profile of this machine's kind whose gate the tiny student passes."""
+        return self.root / f"{TARGET}.toml"
 
     def args(self, out: Path, *more: str, target: Path | None = None) -> list[str]:
         """Returns the arguments of `edgekit` that build the teacher for the target."""
@@ -54,7 +70,6 @@ class TinyBuild:
     sources: Sources
     cache: Path
     out: Path
-    seconds: float
 
     @property
     def bundle(self) -> Path:
@@ -72,9 +87,13 @@ class TinyBuild:
 
 def write_sources(root: Path) -> Sources:
     """Makes the models, the data and the target."""
-    target = write_target(root / f"{TARGET}.toml")
-    data = tiny.write_data(root / "data", rows=240, dev=80, test=120)
-    return Sources(root, tiny.write_teacher(root / "teacher"), tiny.write_base(root / "base"), data, target)
+    sources = Sources(root)
+    root.mkdir(exist_ok=True)
+    tiny.write_teacher(sources.teacher)
+    tiny.write_base(sources.base)
+    tiny.write_data(sources.data, rows=240, dev=80, test=120)
+    write_target(sources.target)
+    return sources
 
 
 def write_target(path: Path, *changes: tuple[str, str]) -> Path:
@@ -111,7 +130,7 @@ def start(args: Sequence[str | Path], cache: Path, **options: Any) -> subprocess
     """Starts `python -m edgekit` as a process of its own, its output in pipes."""
     command = [sys.executable, "-m", "edgekit", *map(str, args)]
     pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    return subprocess.Popen(command, env=environment(cache), **(pipes | options))
+    return subprocess.Popen(command, **({"env": environment(cache)} | pipes | options))
 
 
 def run(args: Sequence[str | Path], cache: Path, **options: Any) -> subprocess.CompletedProcess[str]:
@@ -135,6 +154,15 @@ def lineage(bundle: Path) -> dict[str, dict[str, Any]]:
 def ran(bundle: Path) -> list[str]:
     """Returns the stages that the last build of a bundle ran, in order."""
     return [stage for stage, step in lineage(bundle).items() if not step["cached"]]
+
+
+def forget(cache: Path, bundle: Path, stages: Sequence[str]) -> None:
+    """Deletes what stages of a bundle's build left in a store: their records and their artifacts."""
+    for stage, step in lineage(bundle).items():
+        if stage in stages:
+            record = cache / "store" / "actions" / f"{step['key']}.json"
+            shutil.rmtree(cache / "store" / "objects" / json.loads(record.read_text())["digest"])
+            record.unlink()
 
 
 def check_store(cache: Path, stopped: bool = True) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import sys
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -38,7 +37,6 @@ def tiny_build(sources: Sources, tmp_path_factory: pytest.TempPathFactory) -> Ti
     import builds
 
     root = tmp_path_factory.mktemp("build")
-    started = time.monotonic()
     done = builds.run(sources.args(root / "dist"), root / "cache")
     assert done.returncode == 0, done.stderr
-    return builds.TinyBuild(sources, root / "cache", root / "dist", time.monotonic() - started)
+    return builds.TinyBuild(sources, root / "cache", root / "dist")

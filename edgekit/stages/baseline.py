@@ -12,7 +12,9 @@ from typing import ClassVar
 
 from edgekit.artifact import FACTS, Teacher, TeacherGraph, write_json
 from edgekit.backends import load_backend
+from edgekit.checkpoint import position_limit
 from edgekit.stage import Context, Inputs, Pass
+from edgekit.stages.export import check_logits
 
 
 @dataclass(frozen=True)
@@ -34,6 +36,7 @@ class Baseline(Pass):
         model = AutoModelForSequenceClassification.from_pretrained(inputs[Teacher].path, local_files_only=True).eval()
         out = TeacherGraph(out_dir, "").model
         backend.export_teacher(model, out)
+        check_logits(backend, out, model, position_limit(inputs[Teacher].path))
         facts = {
             "architecture": model.config.model_type,
             "parameters": sum(p.numel() for p in model.parameters()),

@@ -4,12 +4,21 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
+
+import numpy as np
 
 from edgekit.artifact import FACTS, Graph, Student, Vocabulary, write_json
-from edgekit.backends import load_backend
-from edgekit.errors import TargetError
+from edgekit.backends import Backend, load_backend
+from edgekit.errors import StageContractError, TargetError
+from edgekit.inference import run_rows
 from edgekit.stage import Context, Inputs, Pass
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+LOGITS_TOLERANCE = 1e-3
+"""Far above the rounding of float32 (1e-5 on real rows), far below what a wrong graph does to random tokens."""
 
 
 @dataclass(frozen=True)
@@ -33,6 +42,7 @@ class Export(Pass):
         max_length = inputs[Vocabulary].max_length
         out = Graph(out_dir, "").model
         backend.export_student(model, length, max_length, out)
+        check_logits(backend, out, model, max_length)
         described = backend.describe(out)
         has = ctx.target["runtime.version"]
         if _numbers(has) < _numbers(described.min_runtime):
@@ -50,6 +60,24 @@ class Export(Pass):
             "max_length": max_length if length == "dynamic" else min(int(length), max_length),
         }
         write_json(out_dir / FACTS, facts)
+
+
+def check_logits(backend: Backend, path: Path, model: PreTrainedModel, max_length: int) -> None:
+    """Runs a short and a long row through the graph and the model it was exported from.
+
+    Raises:
+        StageContractError: their logits differ by more than float rounding.
+    """
+    random = np.random.Generator(np.random.PCG64(0))
+    rows = [random.integers(0, model.config.vocab_size, size=length) for length in (2, min(max_length, 24))]
+    pad_id = model.config.pad_token_id or 0
+    difference = float(
+        np.abs(backend.logits(path, rows, pad_id) - run_rows(model, rows, pad_id, lambda *_: None)).max()
+    )
+    if difference > LOGITS_TOLERANCE:
+        raise StageContractError(
+            f"{path.name}: the exported graph's logits differ from the model's by {difference:.2g}"
+        )
 
 
 def _numbers(version: str) -> tuple[int, ...]:

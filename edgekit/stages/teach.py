@@ -12,7 +12,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
@@ -72,13 +72,23 @@ class Teach(Pass):
         ):
             encoded = encode_for_teacher(teacher, texts)
             shape = (len(texts), len(model.config.heads) + 1, model.config.hidden_size)
-            states = np.lib.format.open_memmap(out_dir / f"{split}.states.npy", "w+", np.float16, shape)
+            states = _mapped(out_dir / f"{split}.states.npy", shape)
             logits = run_rows(model, encoded, pad_id, ctx.progress, states)
             states.flush()
             np.save(out_dir / f"{split}.logits.npy", logits)
             expected = np.array([classes[label] for _, label in rows])
             facts[f"accuracy_{split}"] = load_task(ctx.task).metric(logits[: len(rows)], expected)
         write_json(out_dir / FACTS, facts)
+
+
+def _mapped(path: Path, shape: tuple[int, ...]) -> np.memmap[Any, np.dtype[np.float16]]:
+    """Makes a float16 array in a file and maps it, its space taken first: a mapped write to a full disk is a SIGBUS."""
+    array = np.lib.format.open_memmap(path, "w+", np.float16, shape)
+    with path.open("r+b") as stream:
+        stream.seek(array.offset)
+        for start in range(0, array.nbytes, 1 << 20):
+            stream.write(bytes(min(1 << 20, array.nbytes - start)))
+    return array
 
 
 def _views(

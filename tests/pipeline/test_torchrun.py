@@ -1,0 +1,48 @@
+"""Two processes of torchrun train data-parallel and end with one bundle like that of a single process."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import builds
+import pytest
+import torch.distributed
+from builds import TARGET, TinyBuild, check_store, manifest, ran
+
+
+@pytest.mark.skipif(
+    not (torch.distributed.is_available() and torch.distributed.is_gloo_available()), reason="torch has no gloo"
+)
+def test_two_processes_build_one_bundle(tiny_build: TinyBuild, tmp_path: Path) -> None:
+    cache, out = tiny_build.copy_cache(tmp_path / "cache"), tmp_path / "dist"
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "edgekit"]
+    # A temperature so little different that the outcome is alike, but the store has no entry for it.
+    args = tiny_build.sources.args(out, "--set", "distill.temperature=2.001", "--json")
+    done = subprocess.run([*launch, *args], env=builds.environment(cache), capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    bundle = out / TARGET
+    assert json.loads(done.stdout) == {TARGET: manifest(bundle)}, "one process prints"
+    assert ran(bundle)[:2] == ["distill", "prune"]
+    alone, together = manifest(tiny_build.bundle), manifest(bundle)
+    assert abs(together["accuracy"]["artifact"] - alone["accuracy"]["artifact"]) <= 5
+    steps = [{s["stage"]: s["facts"] for s in m["lineage"]}["distill"]["steps"] for m in (alone, together)]
+    assert steps[0] == steps[1], "the rows of a step are shared out, not doubled"
+    assert done.stderr.count("distill    runs") == 1
+    assert [path.name for path in out.iterdir()] == [TARGET]
+    check_store(cache)
+    verified = builds.cli("verify", bundle, "--device", "local", cache=cache)
+    assert verified.exit_code == 0, verified.output
+
+
+def test_a_fault_in_two_processes_is_told_once(tiny_build: TinyBuild, tmp_path: Path) -> None:
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "edgekit"]
+    args = tiny_build.sources.args(tmp_path / "dist", "--set", "distill.layers=9")
+    cache = tiny_build.copy_cache(tmp_path / "cache")
+    done = subprocess.run([*launch, *args], env=builds.environment(cache), capture_output=True, text=True, timeout=300)
+    assert done.returncode != 0
+    assert done.stderr.count("Error: distill.layers is 9, but the teacher has 4 layers") == 1
+    assert not (tmp_path / "dist").exists()
+    check_store(cache)

@@ -1,0 +1,231 @@
+"""The commands around a build: init, targets, devices, cache, explain; and what starting one costs."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import builds
+import pytest
+from builds import STAGES, TARGET, TinyBuild, cli
+
+import edgekit
+from edgekit.target import shipped_targets
+
+HEAVY = ("torch", "transformers", "onnx", "onnxruntime", "datasets", "numpy", "huggingface_hub")
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty working directory."""
+    folder = tmp_path / "here"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    return folder
+
+
+@pytest.mark.parametrize("command", [["--help"], ["--version"], ["build", "--help"], ["targets"], ["targets", "arm64"]])
+def test_light_commands_import_nothing_heavy(command: list[str], tmp_path: Path) -> None:
+    program = (
+        "import sys\nfrom edgekit.cli import main\n"
+        f"try: main({command!r})\nexcept SystemExit as end: assert not end.code\n"
+        f"print(sorted(set({HEAVY!r}) & set(sys.modules)), file=sys.stderr)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True, env=builds.environment(tmp_path)
+    )
+    assert done.stdout
+    assert done.stderr == "[]\n"
+
+
+@pytest.mark.parametrize(
+    "command",
+    ["build", "eval", "bench", "gate", "explain", "verify", "targets", "devices", "devices prepare", "init", "cache",
+     "cache info", "cache prune"],
+)  # fmt: skip
+def test_every_command_explains_itself(command: str, tmp_path: Path) -> None:
+    result = cli(*command.split(), "--help", cache=tmp_path)
+    assert result.exit_code == 0
+    assert "Example: edgekit " in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("command", "message"),
+    [
+        (["biuld"], "No such command 'biuld'"),
+        (["build", "--targets", "arm64"], "No such option"),
+        (["build", "--seed", "one"], "'one' is not a valid integer"),
+        (["eval", "dist/arm64"], "Missing option '--data'"),
+        (["cache", "prune", "--keep-mb", "-1"], "-1"),
+    ],
+)
+def test_wrong_usage(command: list[str], message: str, tmp_path: Path) -> None:
+    result = cli(*command, cache=tmp_path)
+    assert result.exit_code == 2
+    assert message in result.stderr
+    assert result.stdout == ""
+
+
+def test_an_internal_error_says_where_its_reproducer_is(sources: builds.Sources, tmp_path: Path) -> None:
+    """Weights that do not fit their own config.json: a fault that no check foresees may still tell nothing wrong."""
+    cache = tmp_path / "cache"
+    program = "import sys, edgekit.cli as cli\nimport edgekit\nedgekit.plan = lambda *a: 1 / 0\ncli.main(sys.argv[1:])"
+    done = subprocess.run(
+        [sys.executable, "-c", program, *sources.args(tmp_path / "dist", "--plan")],
+        capture_output=True, text=True, env=builds.environment(cache),
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert "Internal error: ZeroDivisionError: division by zero\n" in done.stderr
+    assert "Traceback" not in done.stderr
+    (crash,) = (cache / "crashes").iterdir()
+    assert str(crash) in done.stderr
+    text = crash.read_text()
+    assert "ZeroDivisionError" in text
+    assert "onnxruntime: " in text
+
+
+def test_init_asks_for_what_is_not_given(here: Path, tmp_path: Path) -> None:
+    result = cli("init", cache=tmp_path / "cache", stdin="my-model\nmy data\n")
+    assert result.exit_code == 0, result.output
+    assert "wrote edgekit.toml; now run: edgekit build" in result.stdout
+    recipe = edgekit.load_recipe()
+    assert (recipe.model, recipe.data) == ("my-model", "my data")
+    assert recipe.targets == tuple(shipped_targets())
+
+
+def test_init_writes_a_recipe_that_builds(here: Path, tiny_build: TinyBuild, tmp_path: Path) -> None:
+    sources = tiny_build.sources
+    flags = ["--model", sources.teacher, "--data", sources.data, "--target", sources.target, "--max-drop", "12.5"]
+    assert cli("init", *flags, cache=tmp_path / "cache").exit_code == 0
+    recipe = edgekit.load_recipe(here / "edgekit.toml")
+    assert recipe.limits.max_drop == 12.5
+    assert recipe.targets == (str(sources.target),)
+    (here / "edgekit.toml").write_text(
+        (here / "edgekit.toml").read_text()
+        + "".join(f"[set.{name}]\n{options}" for name, options in settings().items())
+    )
+    cache = tiny_build.copy_cache(tmp_path / "cache2")
+    result = cli("build", "--device", "local", cache=cache)
+    assert result.exit_code in (0, 3), result.output
+    assert builds.ran(here / "dist" / TARGET) == ["gate"], "the flags and the file mean the same"
+
+
+def settings() -> dict[str, str]:
+    """The settings of the tiny build as tables of a recipe."""
+    tables: dict[str, str] = {}
+    for setting in builds.SETTINGS:
+        name, _, value = setting.partition("=")
+        stage, _, option = name.partition(".")
+        tables[stage] = tables.get(stage, "") + f"{option} = {value}\n"
+    return tables
+
+
+def test_init_does_not_overwrite(here: Path, tmp_path: Path) -> None:
+    (here / "edgekit.toml").write_text("# mine\n")
+    flags = ["init", "--model", "m", "--data", "d"]
+    result = cli(*flags, cache=tmp_path)
+    assert result.exit_code == 2
+    assert "is there already; give --force to replace it" in result.stderr
+    assert (here / "edgekit.toml").read_text() == "# mine\n"
+    assert cli(*flags, "--force", cache=tmp_path).exit_code == 0
+    assert edgekit.load_recipe().model == "m"
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--target", "arm"], "unknown target 'arm'"),
+        (["--task", "translation"], "task"),
+        (["--max-drop", "-2"], "max_drop is -2.0"),
+    ],
+)
+def test_init_refuses(flags: list[str], message: str, here: Path, tmp_path: Path) -> None:
+    result = cli("init", "--model", "m", "--data", "d", *flags, cache=tmp_path)
+    assert result.exit_code == 2
+    assert message in result.stderr
+    assert list(here.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ['a "quoted" name', "back\\slash", "ünïcode", "two\nlines", "tab\there"])
+def test_init_quotes(name: str, here: Path, tmp_path: Path) -> None:
+    assert cli("init", "--model", name, "--data", name, cache=tmp_path).exit_code == 0
+    assert edgekit.load_recipe().model == name
+    assert edgekit.load_recipe().data == name
+
+
+def test_targets_lists_and_shows(sources: builds.Sources, tmp_path: Path) -> None:
+    listed = cli("targets", cache=tmp_path)
+    assert listed.exit_code == 0
+    profiles = json.loads(cli("targets", "--json", cache=tmp_path).stdout)
+    assert [p["name"] for p in profiles] == list(shipped_targets())
+    for name in shipped_targets():
+        assert name in listed.stdout
+        one = cli("targets", name, cache=tmp_path)
+        assert one.exit_code == 0
+        assert edgekit.load_target(name).device.arch in one.stdout
+    own = json.loads(cli("targets", sources.target, "--json", cache=tmp_path).stdout)
+    assert own["name"] == TARGET
+    wrong = cli("targets", "arm46", cache=tmp_path)
+    assert wrong.exit_code == 2
+    assert "did you mean 'arm64'" in wrong.stderr
+
+
+def test_devices_says_which_are_ready(tmp_path: Path) -> None:
+    result = cli("devices", cache=tmp_path)
+    assert result.exit_code == 0
+    lines = {line.split()[0]: line for line in result.stdout.splitlines()}
+    assert " ready: " in lines["local"]
+    assert " not ready: " in lines["qemu:cortex-a76"], "the cache is empty, so there is no userland"
+    assert cli("devices", "prepare", "local", cache=tmp_path).stdout == "local is ready\n"
+    wrong = cli("devices", "prepare", "locale", cache=tmp_path)
+    assert wrong.exit_code == 2
+    assert "did you mean 'local'" in wrong.stderr
+
+
+def test_cache_info_and_prune(tiny_build: TinyBuild, tmp_path: Path) -> None:
+    cache = tiny_build.copy_cache(tmp_path / "cache")
+    info = json.loads(cli("cache", "info", "--json", cache=cache).stdout)
+    assert (info["root"], info["actions"]) == (str(cache / "store"), len(STAGES))
+    assert info["size_bytes"] > 100_000
+    text = cli("cache", "info", cache=cache).stdout
+    assert f"{info['objects']} artifacts of {info['actions']} actions" in text
+    kept = json.loads(cli("cache", "prune", "--keep-mb", "0.1", "--json", cache=cache).stdout)
+    assert 0 < kept["actions"] < info["actions"]
+    assert json.loads(cli("cache", "prune", "--json", cache=cache).stdout)["objects"] == 0
+    builds.check_store(cache)
+
+
+def test_an_empty_cache_is_no_fault(tmp_path: Path) -> None:
+    for command in ("info", "prune"):
+        result = cli("cache", command, cache=tmp_path / "new")
+        assert result.exit_code == 0
+        assert "0 artifacts of 0 actions, 0.0 MB" in result.stdout
+
+
+def test_a_cache_that_is_a_file(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("x")
+    result = cli("cache", "info", cache=tmp_path / "file")
+    assert result.exit_code == 2
+    assert "set EDGEKIT_CACHE" in result.stderr
+    assert os.listdir(tmp_path) == ["file"]
+
+
+def test_explain_says_what_each_stage_did(tiny_build: TinyBuild, tmp_path: Path) -> None:
+    steps = json.loads(cli("explain", tiny_build.bundle, "--json", cache=tmp_path).stdout)
+    assert [step["stage"] for step in steps] == list(STAGES)
+    text = cli("explain", tiny_build.bundle, cache=tmp_path).stdout
+    assert "not built before" in text
+    for stage in STAGES:
+        assert stage in text
+    wrong = cli("explain", tmp_path, cache=tmp_path)
+    assert wrong.exit_code == 2
+    assert wrong.stderr.startswith("Error: ")
+
+
+def test_build_with_a_qemu_scheme_but_no_processor(sources: builds.Sources, tmp_path: Path) -> None:
+    result = cli(*sources.args(tmp_path / "dist"), "--device", "qemu:", cache=tmp_path / "cache")
+    assert result.exit_code in (2, 5)
+    assert result.stderr.count("Error: ") == 1
