@@ -41,7 +41,7 @@ class Policy:
 
 def shipped_policies() -> dict[str, Path]:
     """Returns the shipped policies' files by name."""
-    inside = Path(str(resources.files("edgekit"))) / "calibration"
+    inside = Path(str(resources.files("edgekit"))) / "policies"
     folder = inside if inside.is_dir() else Path(__file__).parent.parent / "calibration"
     return {p.stem: p for p in sorted(folder.glob("*.toml"))}
 

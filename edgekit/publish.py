@@ -122,9 +122,10 @@ def publish(
     try:
         out.mkdir(parents=True, exist_ok=True)
         with FileLock(store.root / "locks" / f"publish-{lock}"):
-            for leftover in out.glob(f".{target.name}.*"):  # of a killed build
-                shutil.rmtree(leftover)
             fresh, old = out / f".{target.name}.new", out / f".{target.name}.old"
+            for leftover in (fresh, old):  # of a build that was killed here
+                if leftover.exists():
+                    shutil.rmtree(leftover)
             shutil.copytree(artifacts[Bundle].path, fresh)
             (fresh / "facts.json").unlink()
             (fresh / "labels.json").unlink()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 import re
 import subprocess
 import sys
@@ -228,7 +227,7 @@ DAMAGE = {
         lambda b: (b / "tokenizer" / "tokenizer_config.json").unlink(), 2, r"tokenizer_config\.json is missing",
     ),
     "tokenizer settings cut": (
-        lambda b: (b / "tokenizer" / "tokenizer_config.json").write_text("{"), 2, r"tokenizer_config\.json is .*damaged",
+        lambda b: (b / "tokenizer" / "tokenizer_config.json").write_text("{"), 2, r"_config\.json is .*damaged",
     ),
     "golden edited": (
         edit_golden, 3, r"differs: golden\.jsonl: changed since it was built\n(.*\n)*differs: golden row 5: a logit",

@@ -49,11 +49,11 @@ class Prune(Pass):
         logits, states, labels: weights of the three losses.
     """
 
-    heads: float = 0.5
+    heads: float = 0.75
     ffn: float = 0.5
     batches: int = 32
-    epochs: int = 2
-    min_steps: int = 1600
+    epochs: int = 5
+    min_steps: int = 1200
     batch_size: int = 32
     learning_rate: float = 2e-4
     embedding_rate: float = 0.1
