@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import tempfile
 import time
 import traceback
 from collections.abc import Callable
@@ -47,11 +48,17 @@ def _reproducer(error: Exception) -> Path:
 
     from edgekit.paths import cache_dir
 
-    path = cache_dir() / "crashes" / f"{time.strftime('%Y%m%d-%H%M%S')}.txt"
-    path.parent.mkdir(parents=True, exist_ok=True)
+    name = f"{time.strftime('%Y%m%d-%H%M%S')}.txt"
     packages = ("edgekit", "torch", "transformers", "onnx", "onnxruntime", "datasets", "numpy")
     lines = ["command: " + " ".join(sys.argv), f"python: {sys.version}", *(f"{p}: {version(p)}" for p in packages)]
-    path.write_text("\n".join(lines) + "\n\n" + "".join(traceback.format_exception(error)), encoding="utf-8")
+    text = "\n".join(lines) + "\n\n" + "".join(traceback.format_exception(error))
+    path = cache_dir() / "crashes" / name
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8")
+    except OSError:  # the cache may be what is wrong
+        path = Path(tempfile.mkdtemp(prefix="edgekit-crash-")) / name
+        path.write_text(text, encoding="utf-8")
     return path
 
 

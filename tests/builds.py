@@ -26,7 +26,8 @@ STAGES = (
 )  # fmt: skip
 SETTINGS = (
     "teach.views=1", "distill.layers=2", "distill.epochs=12", "distill.min_steps=0", "distill.learning_rate=3e-3",
-    "prune.epochs=4", "prune.min_steps=0", "prune.learning_rate=3e-3", "benchmark.rounds=2", "benchmark.block_runs=50",
+    "prune.heads=0.5", "prune.epochs=4", "prune.min_steps=0", "prune.learning_rate=3e-3", "benchmark.rounds=2",
+    "benchmark.block_runs=50",
 )  # fmt: skip
 
 

@@ -104,8 +104,8 @@ def drop_edited(content: Content) -> None:
 
 
 def score_edited(content: Content) -> None:
-    content["accuracy"]["artifact"] = 100.0
-    content["accuracy"]["drop"] = content["accuracy"]["teacher"] - 100.0
+    content["accuracy"]["artifact"] -= 1.5
+    content["accuracy"]["drop"] += 1.5
 
 
 def limit_tightened(content: Content) -> None:
@@ -114,6 +114,7 @@ def limit_tightened(content: Content) -> None:
 
 def accuracy_removed(content: Content) -> None:
     content["accuracy"] = None
+    content["unmeasured"]["accuracy"] = "lost"
 
 
 def nothing(content: Content) -> None:

@@ -39,10 +39,12 @@ def test_two_processes_build_one_bundle(tiny_build: TinyBuild, tmp_path: Path) -
 
 def test_a_fault_in_two_processes_is_told_once(tiny_build: TinyBuild, tmp_path: Path) -> None:
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "edgekit"]
-    args = tiny_build.sources.args(tmp_path / "dist", "--set", "distill.layers=9")
+    args = tiny_build.sources.args(tmp_path / "dist", "--set", "data.text=utterance")
     cache = tiny_build.copy_cache(tmp_path / "cache")
     done = subprocess.run([*launch, *args], env=builds.environment(cache), capture_output=True, text=True, timeout=300)
     assert done.returncode != 0
-    assert done.stderr.count("Error: distill.layers is 9, but the teacher has 4 layers") == 1
+    assert done.stderr.count("Error: ") == 1
+    assert "train.jsonl has no column 'utterance'" in done.stderr
     assert not (tmp_path / "dist").exists()
-    check_store(cache)
+    assert not (cache / "crashes").exists(), "the other process ends quietly"
+    check_store(cache, stopped=False)
