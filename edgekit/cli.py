@@ -121,7 +121,7 @@ def build(
     if recipe is not None or model is None:
         wanted = edgekit.load_recipe(recipe or Path(DEFAULT_FILE), **overrides)
     else:
-        if Path(DEFAULT_FILE).exists():
+        if Path(DEFAULT_FILE).exists() and current_world().leads:
             click.echo(
                 f"MODEL is given, so {DEFAULT_FILE} is not read; add --recipe {DEFAULT_FILE} to use it", err=True
             )

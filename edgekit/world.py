@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
+from edgekit.errors import EdgekitError
+
 STAGE_TIMEOUT = timedelta(hours=24)  # how long the others wait while rank 0 runs a stage of its own
 
 
@@ -31,6 +33,9 @@ class World:
 
         Args:
             value: JSON-like; ignored on all ranks but 0.
+
+        Raises:
+            EdgekitError: another process has ended, which cuts the connection.
         """
         if self.size == 1:
             return value
@@ -39,7 +44,10 @@ class World:
         if not torch.distributed.is_initialized():
             torch.distributed.init_process_group("gloo", timeout=STAGE_TIMEOUT)
         box = [value]
-        torch.distributed.broadcast_object_list(box, src=0)
+        try:
+            torch.distributed.broadcast_object_list(box, src=0)
+        except RuntimeError as error:
+            raise EdgekitError("another process of this build has ended; its own message says why") from error
         return box[0]
 
 

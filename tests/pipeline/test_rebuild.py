@@ -132,6 +132,7 @@ def test_the_limit_and_the_seed_are_named_too(again: TinyBuild) -> None:
     assert not any(step["cached"] for step in steps)
 
 
+@pytest.mark.slow
 def test_no_cache_runs_everything_to_the_same_bytes(again: TinyBuild, tiny_build: TinyBuild) -> None:
     """In another process and another cache than the first build, so this is the test of reproducibility too."""
     build(again, "--no-cache")
@@ -202,6 +203,7 @@ def test_a_damaged_entry_is_found_and_rebuilt(damage: object, again: TinyBuild, 
         check_store(again.cache)
 
 
+@pytest.mark.slow
 def test_two_builds_of_one_recipe_at_once(tiny_build: TinyBuild, tmp_path: Path) -> None:
     """Both start with a store that lacks most of it, and race for every stage from there on."""
     cache, out = tiny_build.copy_cache(tmp_path / "cache"), tmp_path / "dist"

@@ -77,6 +77,7 @@ def finish(build: TinyBuild, reference: TinyBuild) -> None:
     compare(build, reference)
 
 
+@pytest.mark.slow
 def test_training_goes_on_from_its_last_checkpoint(untrained: TinyBuild, tiny_build: TinyBuild) -> None:
     steps = {stage: step["facts"].get("steps") for stage, step in lineage(tiny_build.bundle).items()}
     args = untrained.sources.args(untrained.out)
