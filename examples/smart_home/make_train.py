@@ -728,7 +728,7 @@ def fills(template):
     names = slots_of(template)
     for values in itertools.product(*(SLOTS[n.rstrip("2")] for n in names)):
         if len(set(values)) == len(values):
-            yield template.format(**dict(zip(names, values)))
+            yield template.format(**dict(zip(names, values, strict=True)))
 
 
 def pick(rng, seq):
