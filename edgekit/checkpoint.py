@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from edgekit.artifact import Model, Teacher, tree_digest
 from edgekit.errors import ModelError
 from edgekit.source import resolve
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 TOKENIZER_FILES = ("tokenizer.json", "vocab.txt", "vocab.json", "sentencepiece.bpe.model", "spiece.model")
@@ -23,6 +27,7 @@ _HEADS = {
     "ForCausalLM": "text-generation",
     "ForConditionalGeneration": "text2text-generation",
 }
+_NEW_HEAD = re.compile(r"(^|\.)(classifier|pre_classifier|score|pooler)\.")  # what a base model need not have
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
 
 
@@ -60,12 +65,12 @@ def locate(location: str, allow_download: bool) -> Path:
     Raises:
         ModelError: it is nowhere.
     """
-    if location.startswith("package:") or Path(location).exists():
+    if location.startswith("package:") or Path(location).expanduser().exists():
         return resolve(location, "model")
     if not _HUB_ID.fullmatch(location):
         raise ModelError(f"model folder {location} does not exist")
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     try:
         return Path(snapshot_download(location, allow_patterns=list(_READ), local_files_only=not allow_download))
@@ -74,6 +79,8 @@ def locate(location: str, allow_download: bool) -> Path:
         raise ModelError(
             f"model {location!r} is neither a folder nor in the hub's cache on this machine; {hint}"
         ) from error
+    except HFValidationError as error:
+        raise ModelError(f"model {location!r} is neither a folder nor a hub id") from error
     except (HfHubHTTPError, OSError) as error:
         raise ModelError(f"model {location!r} cannot be fetched from the hub: {error}") from error
 
@@ -101,6 +108,10 @@ def inspect(path: Path, task: str) -> Checkpoint:
                     f"{path} is a {architecture}, fine-tuned for {other}; the task is {task}: give a model of that "
                     "task, or a base model"
                 )
+    if config.get("problem_type") in ("multi_label_classification", "regression"):
+        raise ModelError(
+            f"{path} is a model of {config['problem_type']}; edgekit builds classifiers of one label a text"
+        )
     classifies = any(str(a).endswith("ForSequenceClassification") for a in architectures)
     trained = classifies and any(_CLASSIFIER.search(name) for name in names)
     return Checkpoint(path, model_type, _labels(config) if trained else ())
@@ -164,7 +175,12 @@ def _weight_files(path: Path) -> list[Path]:
 def _labels(config: dict[str, Any]) -> tuple[str, ...]:
     id2label = config.get("id2label")
     if isinstance(id2label, dict) and id2label:
-        return tuple(str(id2label[key]) for key in sorted(id2label, key=int))
+        try:
+            return tuple(str(id2label[key]) for key in sorted(id2label, key=int))
+        except ValueError as error:
+            raise ModelError(
+                f"config.json: the keys of id2label must be integers, are {', '.join(id2label)}"
+            ) from error
     return ("LABEL_0", "LABEL_1")  # what transformers writes nothing for
 
 
@@ -176,3 +192,29 @@ def position_limit(path: Path) -> int:
     config = _read_config(path)
     offset = 2 if config.get("model_type") in {"roberta", "xlm-roberta", "mpnet"} else 0
     return int(config["max_position_embeddings"]) - offset
+
+
+def load_classifier(path: Path, labels: Sequence[str] = ()) -> PreTrainedModel:
+    """Loads a checkpoint as transformers' own sequence classifier, in float32.
+
+    Args:
+        path: the folder.
+        labels: names of the classes of a new head, for a base model; empty demands a trained head.
+
+    Raises:
+        ModelError: weights are missing (transformers would fill them at random) or do not fit the configuration.
+    """
+    from transformers import AutoModelForSequenceClassification
+
+    head = {"id2label": dict(enumerate(labels)), "label2id": {n: i for i, n in enumerate(labels)}} if labels else {}
+    try:
+        model, info = AutoModelForSequenceClassification.from_pretrained(
+            path, local_files_only=True, use_safetensors=True, output_loading_info=True, **head
+        )
+    except (RuntimeError, ValueError) as error:
+        raise ModelError(f"{path}: the weights do not fit config.json: {str(error).splitlines()[0]}") from error
+    missing = [name for name in sorted(info["missing_keys"]) if not (labels and _NEW_HEAD.search(name))]
+    if missing:
+        shown = ", ".join(missing[:3]) + (" …" if len(missing) > 3 else "")
+        raise ModelError(f"{path} lacks {len(missing)} of its model's weights ({shown}); save the whole model again")
+    return model.float().eval()

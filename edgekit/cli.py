@@ -32,7 +32,8 @@ class _Group(click.Group):
             return super().main(*args, **kwargs)
         except EdgekitError as error:
             if current_world().leads:
-                click.echo(f"Error: {error}", err=True)
+                report = f"\nPlease report it with {_reproducer(error)}" if error.exit_code == 1 else ""
+                click.echo(f"Error: {error}{report}", err=True)
             sys.exit(error.exit_code)
         except (click.exceptions.Exit, SystemExit):
             raise

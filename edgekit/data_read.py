@@ -210,6 +210,9 @@ def read_label_names(path: Path) -> list[str]:
         raise DataError(f"{path}: not readable JSON ({error}); expected a list of label names") from error
     if not isinstance(names, list) or not all(isinstance(name, str) and name.strip() for name in names):
         raise DataError(f"{path}: expected a JSON list of label names, in the order of the integer labels")
+    repeated = [name for i, name in enumerate(names) if name.strip() in map(str.strip, names[:i])]
+    if repeated:
+        raise DataError(f"{path}: {repeated[0]!r} stands twice, so that two labels would become one")
     return [name.strip() for name in names]
 
 

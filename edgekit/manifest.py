@@ -129,11 +129,12 @@ class Model:
 
 @dataclass(frozen=True)
 class Tokenizer:
-    """The tokenizer's folder; `sha256` is that of its tokenizer.json."""
+    """The tokenizer's folder; `sha256` is that of its tokenizer.json, `pad_id` fills an input of fixed length."""
 
     path: BundlePath
     sha256: Sha256
     max_length: Positive
+    pad_id: Count
 
 
 @dataclass(frozen=True)

@@ -16,13 +16,13 @@ from edgekit.devices import LatencyPlan, ModelFile, Progress, TokenRows, Unavail
 from edgekit.errors import ArtifactError, InputError
 from edgekit.manifest import Manifest
 from edgekit.provenance import Provenance
+from edgekit.publish import REPORT
 from edgekit.stages.benchmark import latency_figures
 from edgekit.stages.bundle import GOLDEN, differences
 from edgekit.stages.evaluate import draw
 from edgekit.store import write_atomically
-from edgekit.target import Target, parse_table
 from edgekit.tasks import load_task
-from edgekit.tokenization import encode, load_tokenizer
+from edgekit.tokenization import count_longer, encode, load_tokenizer
 
 GOLDEN_BYTES_LIMIT = 64 << 20
 
@@ -84,8 +84,10 @@ class _Bundle:
 
     folder: Path
     manifest: Manifest
-    target: Target
     model: ModelFile
+    arch: str
+    cpu: str
+    threads: int
 
 
 def open_bundle(folder: Path) -> _Bundle:
@@ -95,7 +97,6 @@ def open_bundle(folder: Path) -> _Bundle:
         ArtifactError: it is not a bundle, or a file is missing or not the one that was built.
     """
     item = manifest.read(folder)
-    target: Target = parse_table(Target, _without_none(item.target), f"{folder}/manifest.json: target", "")
     for path, expected in (
         (folder / item.model.path, item.model.sha256),
         (folder / item.tokenizer.path / "tokenizer.json", item.tokenizer.sha256),
@@ -104,30 +105,28 @@ def open_bundle(folder: Path) -> _Bundle:
             raise ArtifactError(f"{path} is missing; build the bundle again")
         if file_digest(path) != expected:
             raise ArtifactError(f"{path} is not the file that was built: its sha256 differs from the manifest's")
-    pad = _pad_id(folder / item.tokenizer.path)
-    return _Bundle(folder, item, target, ModelFile(folder / item.model.path, item.model.sha256, pad))
+    model = ModelFile(folder / item.model.path, item.model.sha256, item.tokenizer.pad_id)
+    return _Bundle(folder, item, model, *_processor(item))
 
 
-def _without_none(table: Any) -> Any:
-    """Drops nulls, which stand for keys that the profile does not have."""
-    return {k: _without_none(v) for k, v in table.items() if v is not None} if isinstance(table, dict) else table
+def _processor(item: Manifest) -> tuple[str, str, int]:
+    """Returns arch, cpu and threads of a manifest's target: all that a measurement needs, whatever keys it has else.
 
-
-def _pad_id(folder: Path) -> int:
-    path = folder / "tokenizer_config.json"
-    try:
-        token = json.loads(path.read_text(encoding="utf-8")).get("pad_token")
-    except (OSError, ValueError, AttributeError) as error:
-        raise ArtifactError(f"{path} is missing or damaged; build the bundle again") from error
-    config = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))
-    vocabulary = config["model"].get("vocab")
-    return int(vocabulary.get(token, 0)) if isinstance(vocabulary, dict) else 0
+    Raises:
+        ArtifactError: they are not there.
+    """
+    section = item.target.get("device")
+    values = [section.get(name) for name in ("arch", "cpu", "threads")] if isinstance(section, dict) else []
+    match values:
+        case [str() as arch, str() as cpu, int() as threads] if threads > 0:
+            return arch, cpu, threads
+    raise ArtifactError("manifest.json: target.device lacks arch, cpu or threads; build the bundle again")
 
 
 def _device(bundle: _Bundle, requested: str) -> str:
     from edgekit.pipeline import device_for
 
-    return device_for(bundle.target, requested)[0]
+    return device_for(bundle.manifest.target_name, bundle.arch, bundle.cpu, requested)[0]
 
 
 def evaluate(
@@ -152,17 +151,19 @@ def evaluate(
     bundle = open_bundle(folder)
     item, task = bundle.manifest, load_task(bundle.manifest.task)
     options = item.recipe.get("options")
-    chosen = options.get("data", {}) if isinstance(options, dict) else {}
-    named = {role: name for role, name in chosen.items() if role in task.COLUMNS}
+    chosen = options.get("data") if isinstance(options, dict) else None
+    columns = chosen if isinstance(chosen, dict) else {}
+    named = {role: str(name) for role, name in columns.items() if role in task.COLUMNS}
     pairs = data.eval_rows(file, data.Columns(candidates=task.COLUMNS, chosen=named), item.labels)
     picked = draw(len(pairs), examples, 0)
     tokenizer = load_tokenizer(folder / item.tokenizer.path, item.tokenizer.max_length)
-    rows = encode(tokenizer, [pairs[i][0] for i in picked])
+    texts = [pairs[i][0] for i in picked]
+    rows = encode(tokenizer, texts)
     uri = _device(bundle, device)
     machine = devices.connect(uri)
-    logits = machine.logits(bundle.model, TokenRows(rows), bundle.target.device.threads, progress)
+    logits = machine.logits(bundle.model, TokenRows(rows), bundle.threads, progress)
     expected = np.array([item.labels.index(pairs[i][1]) for i in picked])
-    provenance, reason = machine.provenance(bundle.target.device.arch)
+    provenance, reason = machine.provenance(bundle.arch)
     if predictions is not None:
         _write_predictions(predictions, picked, pairs, logits, item.labels)
     scores = task.scores(logits, expected)
@@ -172,7 +173,7 @@ def evaluate(
         scores=scores,
         examples=len(picked),
         rows=len(pairs),
-        cut=sum(len(row) >= item.tokenizer.max_length for row in rows),
+        cut=count_longer(folder / item.tokenizer.path, texts, item.tokenizer.max_length),
         device=uri,
         provenance=provenance,
         reason=reason,
@@ -228,7 +229,7 @@ def bench(folder: Path, device: str, runs: int, threads: int, sequence_length: i
         rows = [np.resize(row, sequence_length) for row in rows]
     uri = _device(bundle, device)
     machine = devices.connect(uri)
-    provenance, reason = machine.provenance(bundle.target.device.arch)
+    provenance, reason = machine.provenance(bundle.arch)
     models = {"artifact": (bundle.model, TokenRows(rows))}
     rounds = max(1, runs // 200)
     plan = LatencyPlan(rounds=rounds, block_runs=-(-runs // rounds), threads=threads)
@@ -276,7 +277,9 @@ def read_golden(folder: Path) -> list[dict[str, Any]]:
 
 
 def verify(folder: Path, device: str) -> Verification:
-    """Checks every file of a bundle against its manifest and replays its golden rows on a device.
+    """Checks a bundle's files against its manifest and replays its golden rows on a device.
+
+    The manifest itself and report.html, which is drawn from it, have no digest: `edgekit gate` judges the figures anew.
 
     Raises:
         ArtifactError: it is not a bundle, or its model file or tokenizer is not the one that was built.
@@ -289,11 +292,14 @@ def verify(folder: Path, device: str) -> Verification:
         for file in item.files
         if not (folder / file.path).is_file() or file_digest(folder / file.path) != file.sha256
     ]
+    known = {file.path for file in item.files} | {item.model.path, manifest.FILE_NAME, REPORT}
+    found = {p.relative_to(folder).as_posix() for p in folder.rglob("*") if not p.is_dir()}
+    failures += [f"{name}: not part of the bundle" for name in sorted(found - known)]
     golden = read_golden(folder)
     tokenizer = load_tokenizer(folder / item.tokenizer.path, item.tokenizer.max_length)
     rows = encode(tokenizer, [row["text"] for row in golden])
     uri = _device(bundle, device)
-    logits = devices.connect(uri).logits(bundle.model, TokenRows(rows), bundle.target.device.threads, None)
+    logits = devices.connect(uri).logits(bundle.model, TokenRows(rows), bundle.threads, None)
     for number, (row, ids, values) in enumerate(zip(golden, rows, logits, strict=True), 1):
         failures += [f"golden row {number}: {what}" for what in differences(row, ids, values)]
     return Verification(len(item.files) + 1, len(golden), tuple(failures), uri)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import errno
 import shutil
 import tempfile
@@ -9,13 +10,24 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Protocol
 
-from edgekit import data, devices, frontends
+from edgekit import data, devices, frontends, manifest
 from edgekit.artifact import Artifact, RawData
+from edgekit.backends import load_backend
 from edgekit.checkpoint import Checkpoint, inspect, locate
-from edgekit.errors import DeviceError, EdgekitError, OutputError, RecipeError, suggestion
+from edgekit.errors import (
+    ArtifactError,
+    DeviceError,
+    EdgekitError,
+    InputError,
+    OutputError,
+    RecipeError,
+    TargetError,
+    suggestion,
+)
 from edgekit.provenance import Provenance
 from edgekit.publish import check_out, previous_keys, publish
 from edgekit.quiet import quiet_libraries
@@ -23,6 +35,7 @@ from edgekit.recipe import Recipe, check_limits, check_seed, make_stage, with_li
 from edgekit.source import resolve
 from edgekit.stage import Context, Inputs, Progress, Resolvable, Stage, components, difference, key_of
 from edgekit.stages import ORDER
+from edgekit.stages.gate import limits_of
 from edgekit.store import Store
 from edgekit.target import Target, TargetView, load_target
 from edgekit.tasks import load_task
@@ -72,6 +85,18 @@ class Source:
     artifacts: Mapping[type[Artifact], Artifact]
     targets: tuple[Target, ...]
 
+    def check_unchanged(self) -> None:
+        """Refuses files that changed while a stage read them: its output would stand under the wrong digest.
+
+        Raises:
+            InputError: the model or the data is not what it was when the build started.
+        """
+        files = data.find_splits(self.artifacts[RawData].path)
+        now = {type(self.checkpoint.artifact()): self.checkpoint.artifact().digest, RawData: data.data_digest(files)}
+        for kind, digest in now.items():
+            if kind not in self.artifacts or self.artifacts[kind].digest != digest:
+                raise InputError(f"the {kind.KIND} changed during the build; run it again when nothing writes to it")
+
 
 class Observer(Protocol):
     """What a build tells while it runs."""
@@ -115,6 +140,8 @@ def open_source(recipe: Recipe) -> Source:
     names = [target.name for target in targets]
     if len(set(names)) != len(names):
         raise RecipeError(f"two targets have one name ({', '.join(names)}); each needs a folder of its own")
+    for target in targets:
+        _check_target(target)
     if recipe.device:
         devices.connect(recipe.device)
     check_out(Path(recipe.out), names)
@@ -124,6 +151,21 @@ def open_source(recipe: Recipe) -> Source:
     model = checkpoint.artifact()
     raw = RawData(files.path, data.data_digest(files))
     return Source(recipe, checkpoint, {type(model): model, RawData: raw}, targets)
+
+
+def _check_target(target: Target) -> None:
+    """Refuses what only shows when a target meets the code: its runtime, its operators, the range of its limits."""
+    backend = load_backend(target.runtime.name)
+    unknown = [op for op in target.quant.ops if op not in backend.OPS]
+    if unknown:
+        raise TargetError(
+            f"target {target.name}: 'quant.ops' names {unknown[0]!r}{suggestion(unknown[0], backend.OPS)}"
+        )
+    limits = limits_of(dataclasses.asdict(target.budget), dataclasses.asdict(target.gate))
+    try:
+        manifest.decode(manifest.Limits, manifest.encode(limits))
+    except ArtifactError as error:
+        raise RecipeError(f"target {target.name}: an impossible limit: {error}") from error
 
 
 def stages_for(
@@ -139,8 +181,13 @@ def stages_for(
     return stages
 
 
-def device_for(target: Target, requested: str) -> tuple[str, str]:
+def device_for(target: str, arch: str, cpu: str, requested: str) -> tuple[str, str]:
     """Chooses the device to measure a target on: the one asked for, or the best that is ready on this machine.
+
+    Args:
+        target: its name, for the note.
+        arch, cpu: of its device section.
+        requested: URI that the user gave; empty lets this choose.
 
     Returns:
         URI, and a note where the target's own instructions cannot be run ("" otherwise).
@@ -148,21 +195,25 @@ def device_for(target: Target, requested: str) -> tuple[str, str]:
     Raises:
         DeviceError: the device asked for cannot be used, with what to do.
     """
+    emulated = f"qemu:{cpu}"
     if requested:
         missing = devices.connect(requested).unavailable()
         if missing is not None:
             raise DeviceError(f"device {requested} cannot be used: {missing.reason}")
-        return requested, ""
-    if devices.connect("local").provenance(target.device.arch)[0] is Provenance.MEASURED:
+        other = requested.startswith("qemu:") and requested != emulated
+        return (
+            requested,
+            f"{target}: {requested} is not the target's CPU ({cpu}); its kernels may differ" if other else "",
+        )
+    if devices.connect("local").provenance(arch)[0] is Provenance.MEASURED:
         return "local", ""
-    why = f"there is no emulation of a {target.device.arch} {target.device.cpu}"
-    emulated = f"qemu:{target.device.cpu}"
-    if target.device.arch == "aarch64" and emulated in devices.module_for("qemu").uris():
+    why = f"there is no emulation of a {arch} {cpu}"
+    if arch == "aarch64" and emulated in devices.module_for("qemu").uris():
         missing = devices.connect(emulated).unavailable()
         if missing is None:
             return emulated, ""
         why = missing.reason
-    return "local", f"{target.name}: figures are estimated with this machine's kernels; {why}"
+    return "local", f"{target}: figures are estimated with this machine's kernels; {why}"
 
 
 def plan(source: Source, store: Store) -> list[Planned]:
@@ -170,7 +221,7 @@ def plan(source: Source, store: Store) -> list[Planned]:
     planned: list[Planned] = []
     for target in source.targets:
         artifacts = dict(source.artifacts)
-        device, _ = device_for(target, source.recipe.device)
+        device, _ = device_for(target.name, target.device.arch, target.device.cpu, source.recipe.device)
         for stage in stages_for(target, source.recipe.options, source.artifacts):
             if not all(kind in artifacts for kind in stage.IN):
                 planned.append(Planned(target.name, stage.NAME, False, UNKNOWN))
@@ -208,7 +259,7 @@ def build(
     made_now: dict[str, str] = {}
     with _disk_full_explained(store.root), store.session():
         for target in source.targets:
-            device, note = device_for(target, recipe.device)
+            device, note = device_for(target.name, target.device.arch, target.device.cpu, recipe.device)
             if note:
                 observer.noted(note)
             before = previous_keys(Path(recipe.out) / target.name)
@@ -217,7 +268,9 @@ def build(
             for stage in stages_for(target, recipe.options, source.artifacts):
                 values = _components(stage, artifacts, target, recipe, device)
                 runner = _Runner(stage, values, Inputs(artifacts, stage.IN), target, recipe, device)
-                made = runner.make(store, world, observer, before.get(stage.NAME), made_now, use_cache)
+                made = runner.make(
+                    store, world, observer, before.get(stage.NAME), made_now, use_cache, source.check_unchanged
+                )
                 artifacts[stage.OUT] = made.artifact
                 lineage.append(made)
                 observer.finished(target.name, made)
@@ -232,7 +285,12 @@ def _components(
     fingerprint = None
     if stage.MEASURES:
         fingerprint = {"uri": device, **devices.connect(device).fingerprint()}
-    return components(stage, Inputs(artifacts, stage.IN), target, recipe.task, recipe.seed, fingerprint)
+    values = components(stage, Inputs(artifacts, stage.IN), target, recipe.task, recipe.seed, fingerprint)
+    if "runtime.name" in stage.READS:
+        values["tools"] |= {name: version(name) for name in load_backend(target.runtime.name).TOOLS}
+    if stage.PARALLEL:
+        values["processes"] = current_world().size
+    return values
 
 
 @dataclass(frozen=True)
@@ -254,6 +312,7 @@ class _Runner:
         before: str | None,
         made_now: dict[str, str],
         use_cache: bool,
+        unchanged: Callable[[], None],
     ) -> Made:
         """Finds the output or runs the stage; every process of torchrun comes out with the same artifact."""
         stage, key = self.stage, key_of(self.values)
@@ -275,6 +334,7 @@ class _Runner:
             if world.leads:
                 with store.output(key) as folder:
                     self._run(folder, store.resume_dir(key), world, observer.progressed)
+                    unchanged()
                     seconds = time.monotonic() - started
                     artifact = store.commit(key, self.values, folder, stage.OUT, seconds)
             elif stage.PARALLEL:

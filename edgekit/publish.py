@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock
 
+from edgekit import devices, measured
 from edgekit import manifest as manifests
-from edgekit import measured
 from edgekit.artifact import (
     Accuracy,
     Artifact,
@@ -84,11 +84,21 @@ def check_out(out: Path, targets: Sequence[str]) -> None:
         raise OutputError(f"output folder {out} cannot be written ({error.strerror}); give another --out") from error
     for place in (out / name for name in targets):
         if place.is_dir() and not place.is_symlink():
-            if (place / FILE_NAME).is_file() or not any(place.iterdir()):
+            if _is_bundle(place) or not any(place.iterdir()):
                 continue
         elif not place.exists() and not place.is_symlink():
             continue
         raise OutputError(f"{place} is there and is not a bundle of edgekit's; move it away, or give another --out")
+
+
+def _is_bundle(folder: Path) -> bool:
+    """Whether a folder was written by a build of any version, so that a build may replace it."""
+    try:
+        text = (folder / FILE_NAME).read_text(encoding="utf-8")
+        item = json.loads(text)
+    except (OSError, ValueError):
+        return False
+    return isinstance(item, dict) and {"schema", "edgekit", "target", "model"} <= set(item)
 
 
 def previous_keys(folder: Path) -> dict[str, str]:
@@ -123,23 +133,37 @@ def publish(
         out.mkdir(parents=True, exist_ok=True)
         with FileLock(store.root / "locks" / f"publish-{lock}"):
             fresh, old = out / f".{target.name}.new", out / f".{target.name}.old"
-            for leftover in (fresh, old):  # of a build that was killed here
+            if old.exists() and not place.exists():  # a build was killed between the two renames below
+                os.replace(old, place)
+            for leftover in (fresh, old):
                 if leftover.exists():
                     shutil.rmtree(leftover)
-            shutil.copytree(artifacts[Bundle].path, fresh)
-            (fresh / "facts.json").unlink()
-            (fresh / "labels.json").unlink()
-            item = describe(checkpoint, recipe, target, artifacts, lineage, fresh)
-            (fresh / REPORT).write_text(render(item), encoding="utf-8")
-            manifests.write(fresh / FILE_NAME, item)
-            if place.exists():
-                os.replace(place, old)
-            os.replace(fresh, place)
-            shutil.rmtree(old, ignore_errors=True)
+            try:
+                shutil.copytree(artifacts[Bundle].path, fresh)
+                (fresh / "facts.json").unlink()
+                (fresh / "labels.json").unlink()
+                item = describe(checkpoint, recipe, target, artifacts, lineage, fresh)
+                (fresh / REPORT).write_text(render(item), encoding="utf-8")
+                manifests.write(fresh / FILE_NAME, item)
+                _swap(fresh, place, old)
+            finally:
+                shutil.rmtree(fresh, ignore_errors=True)
     except OSError as error:
-        shutil.rmtree(out / f".{target.name}.new", ignore_errors=True)
         raise OutputError(f"{place} cannot be written: {error.strerror or error}") from error
     return place
+
+
+def _swap(fresh: Path, place: Path, old: Path) -> None:
+    """Puts `fresh` in place of the bundle that is there, which comes back if that fails."""
+    if place.exists():
+        os.replace(place, old)
+    try:
+        os.replace(fresh, place)
+    except OSError:
+        if old.exists():
+            os.replace(old, place)
+        raise
+    shutil.rmtree(old, ignore_errors=True)
 
 
 def describe(
@@ -171,6 +195,7 @@ def describe(
             path=TOKENIZER,
             sha256=file_digest(folder / TOKENIZER / "tokenizer.json"),
             max_length=artifacts[Bundle].facts["max_length"],
+            pad_id=artifacts[Bundle].facts["pad_token_id"],
         ),
         files=tuple(
             File(p.relative_to(folder).as_posix(), file_digest(p), p.stat().st_size)
@@ -178,7 +203,7 @@ def describe(
             if p.is_file() and p.name != MODEL
         ),
         lineage=tuple(_step(made) for made in lineage),
-        candidates=_candidates(artifacts[QuantizedGraph]),
+        candidates=_candidates(artifacts[QuantizedGraph], devices.connect("local").provenance(target.device.arch)[0]),
         accuracy=read_figure(measured.Accuracy, artifacts[Accuracy].path / "accuracy.json"),
         latency=read_figure(measured.Latency, latency / "latency.json"),
         instructions=read_figure(measured.Instructions, latency / "instructions.json"),
@@ -260,7 +285,7 @@ def _step(made: Made) -> Step:
     return Step(made.stage, made.key, made.seconds, made.cached, made.reason, size, facts)
 
 
-def _candidates(artifact: Artifact) -> tuple[Candidate, ...]:
+def _candidates(artifact: Artifact, provenance: Provenance) -> tuple[Candidate, ...]:
     facts = artifact.facts
     return tuple(
         Candidate(
@@ -271,7 +296,7 @@ def _candidates(artifact: Artifact) -> tuple[Candidate, ...]:
                 "agreement with float, %": item["agreement"],
                 "bytes": item["bytes"],
             },
-            provenance=Provenance.MEASURED,
+            provenance=provenance,
             reason=f"smallest logit error on {facts['dev_rows']} dev rows"
             if item["name"] == facts["scheme"]
             else "larger logit error",

@@ -95,9 +95,12 @@ def load_recipe(path: Path) -> dict[str, Any]:
             values[key] = tuple(value)
         else:
             values[key] = convert(value, hints[key], f"{path}: {key!r}")
+    if "targets" in values:
+        own = (str(path.parent / Path(n).expanduser()) if n.endswith(".toml") else n for n in values["targets"])
+        values["targets"] = tuple(own)
     for key in _LOCATIONS:
         location = values.get(key, "")
-        beside = path.parent / location
+        beside = path.parent / Path(location).expanduser()
         if location and not location.startswith("package:") and (key != "model" or beside.exists()):
             values[key] = str(beside)
     return values

@@ -123,10 +123,13 @@ class Store:
         """Marks this process as using the store, which keeps `prune` away."""
         # Containers that share a store also share process ids, and a process may build in several threads.
         path = self.root / "sessions" / f"{os.getpid()}-{secrets.token_hex(4)}"
+        lock = FileLock(path)
+        with FileLock(self.root / "prune.lock"):  # a prune under way ends first
+            lock.acquire()
         try:
-            with FileLock(path):
-                yield
+            yield
         finally:
+            lock.release()
             path.unlink(missing_ok=True)
 
     def resume_dir(self, key: str) -> Path:
@@ -186,7 +189,11 @@ class Store:
         Raises:
             OutputError: another process is using the store.
         """
-        self._refuse_if_busy()
+        with FileLock(self.root / "prune.lock"):  # no session starts meanwhile
+            self._refuse_if_busy()
+            return self._prune(keep_bytes)
+
+    def _prune(self, keep_bytes: int) -> StoreInfo:
         for name in ("running", "resume", "locks"):
             for path in (self.root / name).iterdir():
                 shutil.rmtree(path) if path.is_dir() else path.unlink()

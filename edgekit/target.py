@@ -269,7 +269,11 @@ def _check(target: Target, path: Path) -> None:
         "gate.min_examples": target.gate.min_examples,
     } | {f"budget.{k}": v for k, v in dataclasses.asdict(target.budget).items() if v is not None}
     if target.shape.sequence_length != "dynamic":
-        positive["shape.sequence_length"] = target.shape.sequence_length
+        length = target.shape.sequence_length
+        if not 8 <= int(length) <= 512:
+            raise TargetError(
+                f"{path}: 'shape.sequence_length' is {length}; it must lie between 8 and 512, or be dynamic"
+            )
     for name, value in positive.items():
         if not value > 0:
             raise TargetError(f"{path}: '{name}' is {value}; it must be positive")

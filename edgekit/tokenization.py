@@ -27,6 +27,16 @@ def encode(tokenizer: Tokenizer, texts: Sequence[str]) -> list[np.ndarray]:
     return [np.array(e.ids, dtype=np.int64) for e in tokenizer.encode_batch(list(texts))]
 
 
+def count_longer(folder: Path, texts: Sequence[str], max_length: int) -> int:
+    """Counts the texts that are longer than `max_length` tokens, special ones included, and so are cut."""
+    from tokenizers import Tokenizer
+
+    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    tokenizer.no_padding()
+    tokenizer.no_truncation()
+    return sum(len(e.ids) > max_length for e in tokenizer.encode_batch(list(texts)))
+
+
 def batches(rows: Sequence[np.ndarray], tokens: int) -> list[list[int]]:
     """Groups row indices by length, so that little is padded: at most `tokens` padded tokens a batch.
 

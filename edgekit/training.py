@@ -28,6 +28,7 @@ from transformers import (
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import get_last_checkpoint
 
+from edgekit.errors import RecipeError
 from edgekit.inference import run_rows
 from edgekit.stage import Context
 from edgekit.tokenization import pad
@@ -108,10 +109,14 @@ def train(
     last = _last_checkpoint(ctx)
     done = _dev_by_epoch(last)
     stopped = _out_of_patience(done, schedule.patience)  # before it was killed, so that nothing is left to do
+    if schedule.batch_size % ctx.processes:
+        raise RecipeError(
+            f"batch_size is {schedule.batch_size}; it must be a multiple of the {ctx.processes} processes"
+        )
     arguments = TrainingArguments(
         output_dir=str(ctx.resume_dir),
         num_train_epochs=len(done) if stopped else schedule.passes(len(rows.ids)),
-        per_device_train_batch_size=max(1, schedule.batch_size // ctx.processes),
+        per_device_train_batch_size=schedule.batch_size // ctx.processes,
         learning_rate=schedule.learning_rate,
         lr_scheduler_type="linear",
         warmup_steps=schedule.warmup,
@@ -126,7 +131,7 @@ def train(
         report_to="none",
         disable_tqdm=True,
         remove_unused_columns=False,
-        use_cpu=not torch.cuda.is_available(),
+        use_cpu=True,  # what trains elsewhere would have other bytes under the same key
         seed=ctx.seed,
         ddp_find_unused_parameters=False,
         dataloader_pin_memory=False,

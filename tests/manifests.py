@@ -203,7 +203,7 @@ def example(name: str = "x86-64", *, limits: Limits | None = None, **changes: An
             8,
             "onnxruntime 1.18",
         ),
-        "tokenizer": Tokenizer("tokenizer", digest("tokenizer"), 128),
+        "tokenizer": Tokenizer("tokenizer", digest("tokenizer"), 128, 0),
         "files": (File("golden.jsonl", digest("golden"), 20_480), File("tokenizer/tokenizer.json", digest("t"), 9_900)),
         "lineage": lineage(),
         "candidates": candidates(),

@@ -224,14 +224,15 @@ DAMAGE = {
     ),
     "tokenizer missing": (lambda b: (b / "tokenizer" / "tokenizer.json").unlink(), 2, r"tokenizer\.json is missing"),
     "tokenizer settings missing": (
-        lambda b: (b / "tokenizer" / "tokenizer_config.json").unlink(), 2, r"tokenizer_config\.json is missing",
+        lambda b: (b / "tokenizer" / "tokenizer_config.json").unlink(), 3, r"tokenizer_config\.json: missing",
     ),
     "tokenizer settings cut": (
-        lambda b: (b / "tokenizer" / "tokenizer_config.json").write_text("{"), 2, r"_config\.json is .*damaged",
+        lambda b: (b / "tokenizer" / "tokenizer_config.json").write_text("{"), 3, r"_config\.json: changed since",
     ),
     "golden edited": (
         edit_golden, 3, r"differs: golden\.jsonl: changed since it was built\n(.*\n)*differs: golden row 5: a logit",
     ),
+    "a file too many": (lambda b: (b / "extra.bin").write_bytes(b"x"), 3, r"extra\.bin: not part of the bundle"),
     "golden missing": (lambda b: (b / "golden.jsonl").unlink(), 2, r"golden\.jsonl is missing"),
     "golden empty": (lambda b: (b / "golden.jsonl").write_text(""), 2, r"golden\.jsonl is empty"),
     "golden cut": (lambda b: (b / "golden.jsonl").write_text('{"text": "x"'), 2, r"line 1: not a golden row"),

@@ -45,7 +45,7 @@ def test_a_whole_recipe_is_read(tmp_path: Path) -> None:
     assert recipe == Recipe(
         model=str(tmp_path / "teacher"),
         data=str(tmp_path / "rows.csv"),
-        targets=("arm64", "own.toml"),
+        targets=("arm64", str(tmp_path / "own.toml")),
         out=str(tmp_path / "built"),
         device="local",
         seed=7,

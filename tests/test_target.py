@@ -131,7 +131,7 @@ def test_an_unknown_target_suggests_the_nearest(tmp_path: Path) -> None:
         ("device.ram_bytes", -1, "'device.ram_bytes' is -1; it must be positive"),
         ("shape.head_multiple", 0, "'shape.head_multiple' is 0; it must be positive"),
         ("shape.ffn_multiple", -32, "'shape.ffn_multiple' is -32; it must be positive"),
-        ("shape.sequence_length", 0, "'shape.sequence_length' is 0; it must be positive"),
+        ("shape.sequence_length", 0, "'shape.sequence_length' is 0; it must lie between 8 and 512"),
         ("shape.batch", 2, "only 1 is supported"),
         ("budget.file_bytes", 0, "'budget.file_bytes' is 0; it must be positive"),
         ("budget.latency_p95_ms", -2.5, "'budget.latency_p95_ms' is -2.5; it must be positive"),

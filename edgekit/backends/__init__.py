@@ -68,6 +68,7 @@ class Backend(Protocol):
     """What a module in this folder offers."""
 
     TOOLS: tuple[str, ...]
+    OPS: tuple[str, ...]
 
     def export_student(
         self, model: EdgekitForSequenceClassification, length: int | str, max_length: int, out: Path

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from edgekit.backends import Description, Scheme, Tensor
+from edgekit.errors import StageContractError
 
 if TYPE_CHECKING:
     import onnx
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from edgekit.quant.ranges import Range
 
 TOOLS = ("torch", "onnx", "onnxscript", "onnxruntime")
+OPS = ("MatMul", "Gemm", "Gather")  # operators with integer kernels that a target may name
 OPSET = 20  # the first with a Gelu operator
 
 # Oldest ONNX Runtime that supports an operator set, and the oldest IR version that may carry it.
@@ -231,8 +233,10 @@ def _feed(session: onnxruntime.InferenceSession, row: np.ndarray, pad_id: int) -
     inputs = session.get_inputs()
     static = inputs[0].shape[1]
     length = static if isinstance(static, int) else len(row)
+    if len(row) > length:
+        raise StageContractError(f"a row has {len(row)} tokens, but the model's input takes {length}")
     ids = np.full((1, length), pad_id, dtype=np.int64)
-    ids[0, : len(row)] = row[:length]
+    ids[0, : len(row)] = row
     feed = {"input_ids": ids}
     if any(i.name == "attention_mask" for i in inputs):
         feed["attention_mask"] = (np.arange(length) < len(row)).astype(np.int64)[None]

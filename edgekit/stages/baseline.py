@@ -12,7 +12,7 @@ from typing import ClassVar
 
 from edgekit.artifact import FACTS, Teacher, TeacherGraph, write_json
 from edgekit.backends import load_backend
-from edgekit.checkpoint import position_limit
+from edgekit.checkpoint import load_classifier, position_limit
 from edgekit.stage import Context, Inputs, Pass
 from edgekit.stages.export import check_logits
 
@@ -26,14 +26,12 @@ class Baseline(Pass):
     IN: ClassVar = (Teacher,)
     OUT: ClassVar = TeacherGraph
     READS: ClassVar[tuple[str, ...]] = ("runtime.name",)
-    TOOLS: ClassVar[tuple[str, ...]] = ("torch", "transformers", "onnx", "onnxscript")
+    TOOLS: ClassVar[tuple[str, ...]] = ("torch", "transformers")
 
     def run(self, inputs: Inputs, out_dir: Path, ctx: Context) -> None:
         """Writes the graph."""
-        from transformers import AutoModelForSequenceClassification
-
         backend = load_backend(ctx.target["runtime.name"])
-        model = AutoModelForSequenceClassification.from_pretrained(inputs[Teacher].path, local_files_only=True).eval()
+        model = load_classifier(inputs[Teacher].path)
         out = TeacherGraph(out_dir, "").model
         backend.export_teacher(model, out)
         check_logits(backend, out, model, position_limit(inputs[Teacher].path))

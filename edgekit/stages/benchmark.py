@@ -55,6 +55,7 @@ class Benchmark(Pass):
     IN: ClassVar = (QuantizedGraph, TeacherGraph, Teacher, Vocabulary, LabelledData)
     OUT: ClassVar = Latency
     READS: ClassVar[tuple[str, ...]] = ("device.arch", "device.threads", "shape.batch", "shape.sequence_length")
+    TOOLS: ClassVar[tuple[str, ...]] = ("transformers", "tokenizers", "numpy")
     MEASURES: ClassVar[bool] = True
 
     def __post_init__(self) -> None:

@@ -44,7 +44,7 @@ class Pack(Pass):
     IN: ClassVar = (QuantizedGraph, Teacher, Vocabulary, LabelledData)
     OUT: ClassVar = Bundle
     READS: ClassVar[tuple[str, ...]] = ("runtime.name",)
-    TOOLS: ClassVar[tuple[str, ...]] = ("onnxruntime", "tokenizers")
+    TOOLS: ClassVar[tuple[str, ...]] = ("tokenizers",)
 
     def __post_init__(self) -> None:
         if self.golden_rows < 1:

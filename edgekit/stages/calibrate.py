@@ -39,7 +39,7 @@ class Calibrate(Pass):
     IN: ClassVar = (Graph, Vocabulary, LabelledData)
     OUT: ClassVar = Ranges
     READS: ClassVar[tuple[str, ...]] = ("runtime.name", "quant.ops")
-    TOOLS: ClassVar[tuple[str, ...]] = ("onnxruntime", "onnx", "tokenizers")
+    TOOLS: ClassVar[tuple[str, ...]] = ("tokenizers", "numpy")
 
     def __post_init__(self) -> None:
         if self.rows < 0:

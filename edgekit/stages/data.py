@@ -19,7 +19,7 @@ class ReadData(Pass):
     Attributes:
         text: name of the column with the text; empty finds it by the task's usual names.
         label: name of the column with the label; empty finds it likewise.
-        dev_fraction: share of train that becomes dev (or test) where there is none.
+        dev_fraction: share of train that becomes dev where there is none; test is a tenth where there is none.
     """
 
     text: str = ""

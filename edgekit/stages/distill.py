@@ -68,7 +68,7 @@ class Distill(Pass):
     VERSION: ClassVar[int] = 1
     IN: ClassVar = (Teacher, LabelledData, Vocabulary, TeacherOutputs)
     OUT: ClassVar = WideStudent
-    TOOLS: ClassVar = ("torch", "transformers", "tokenizers")
+    TOOLS: ClassVar = ("torch", "transformers", "tokenizers", "accelerate", "optimum", "numpy")
     PARALLEL: ClassVar[bool] = True
 
     def __post_init__(self) -> None:

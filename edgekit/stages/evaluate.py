@@ -44,6 +44,7 @@ class Evaluate(Pass):
     IN: ClassVar = (QuantizedGraph, Vocabulary, LabelledData, Reference)
     OUT: ClassVar = Accuracy
     READS: ClassVar[tuple[str, ...]] = ("device.arch", "device.threads")
+    TOOLS: ClassVar[tuple[str, ...]] = ("tokenizers", "numpy")
     MEASURES: ClassVar[bool] = True
 
     def __post_init__(self) -> None:

@@ -30,7 +30,7 @@ class Export(Pass):
     IN: ClassVar = (Student, Vocabulary)
     OUT: ClassVar = Graph
     READS: ClassVar[tuple[str, ...]] = ("runtime.name", "runtime.version", "shape.sequence_length")
-    TOOLS: ClassVar[tuple[str, ...]] = ("torch", "transformers", "onnx", "onnxscript")
+    TOOLS: ClassVar[tuple[str, ...]] = ("torch", "transformers")
 
     def run(self, inputs: Inputs, out_dir: Path, ctx: Context) -> None:
         """Writes the graph and checks that its logits are the student's."""

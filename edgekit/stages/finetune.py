@@ -13,7 +13,7 @@ import numpy as np
 
 from edgekit import data, frontends
 from edgekit.artifact import FACTS, LabelledData, Model, Teacher, write_json
-from edgekit.checkpoint import inspect
+from edgekit.checkpoint import inspect, load_classifier, position_limit
 from edgekit.inference import run_rows
 from edgekit.stage import Context, Inputs, Pass
 from edgekit.tasks import load_task
@@ -43,7 +43,7 @@ class Finetune(Pass):
     VERSION: ClassVar[int] = 1
     IN: ClassVar = (Model, LabelledData)
     OUT: ClassVar = Teacher
-    TOOLS: ClassVar[tuple[str, ...]] = ("torch", "transformers", "tokenizers")
+    TOOLS: ClassVar[tuple[str, ...]] = ("torch", "transformers", "tokenizers", "accelerate", "optimum", "numpy")
     PARALLEL: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
@@ -58,7 +58,7 @@ class Finetune(Pass):
 
     def run(self, inputs: Inputs, out_dir: Path, ctx: Context) -> None:
         """Writes a Hugging Face checkpoint with its tokenizer and the scores on dev."""
-        from transformers import AutoModelForSequenceClassification, AutoTokenizer, set_seed
+        from transformers import AutoTokenizer, set_seed
 
         from edgekit.training import Rows, Schedule, train
 
@@ -66,14 +66,8 @@ class Finetune(Pass):
         dataset, task = data.read(inputs[LabelledData].path), load_task(ctx.task)
         set_seed(ctx.seed)
         tokenizer = AutoTokenizer.from_pretrained(source, local_files_only=True)
-        model = AutoModelForSequenceClassification.from_pretrained(
-            source,
-            local_files_only=True,
-            use_safetensors=True,
-            id2label=dict(enumerate(dataset.labels)),
-            label2id={label: i for i, label in enumerate(dataset.labels)},
-        ).float()
-        longest = min(self.max_length, tokenizer.model_max_length)
+        model = load_classifier(source, dataset.labels)
+        longest = min(self.max_length, tokenizer.model_max_length, position_limit(source))
 
         def rows(pairs: list[tuple[str, str]]) -> Rows:
             encoded = tokenizer([text for text, _ in pairs], truncation=True, max_length=longest)["input_ids"]

@@ -67,7 +67,7 @@ class Prune(Pass):
     IN: ClassVar = (Teacher, WideStudent, LabelledData, Vocabulary, TeacherOutputs)
     OUT: ClassVar = Student
     READS: ClassVar[tuple[str, ...]] = ("shape.head_multiple", "shape.ffn_multiple")
-    TOOLS: ClassVar[tuple[str, ...]] = ("torch", "transformers", "tokenizers")
+    TOOLS: ClassVar[tuple[str, ...]] = ("torch", "transformers", "tokenizers", "accelerate", "optimum", "numpy")
     PARALLEL: ClassVar[bool] = True
 
     def __post_init__(self) -> None:

@@ -42,7 +42,7 @@ class Quantize(Pass):
     IN: ClassVar = (Graph, Ranges, Vocabulary, LabelledData)
     OUT: ClassVar = QuantizedGraph
     READS: ClassVar[tuple[str, ...]] = ("runtime.name", "quant")
-    TOOLS: ClassVar[tuple[str, ...]] = ("onnxruntime", "onnx", "tokenizers")
+    TOOLS: ClassVar[tuple[str, ...]] = ("tokenizers", "numpy")
 
     def __post_init__(self) -> None:
         known = ("auto", *(s.name for s in SCHEMES))

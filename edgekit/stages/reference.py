@@ -15,7 +15,7 @@ from edgekit.inference import run_rows
 from edgekit.stage import Context, Inputs, Pass
 from edgekit.stages.teach import encode_for_teacher, load_teacher
 from edgekit.tasks import load_task
-from edgekit.tokenization import encode, load_tokenizer
+from edgekit.tokenization import count_longer, encode, load_tokenizer
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class Compare(Pass):
     VERSION: ClassVar[int] = 1
     IN: ClassVar = (Teacher, Student, Vocabulary, LabelledData)
     OUT: ClassVar = Reference
-    TOOLS: ClassVar[tuple[str, ...]] = ("torch", "transformers", "tokenizers")
+    TOOLS: ClassVar[tuple[str, ...]] = ("torch", "transformers", "tokenizers", "optimum", "numpy")
 
     def run(self, inputs: Inputs, out_dir: Path, ctx: Context) -> None:
         """Writes teacher.npy and student.npy, each (rows, classes), and expected.npy, (rows,)."""
@@ -42,7 +42,7 @@ class Compare(Pass):
         ours = encode(load_tokenizer(vocabulary.tokenizer, vocabulary.max_length), texts)
         facts: dict[str, object] = {
             "rows": len(texts),
-            "rows_cut": sum(len(row) == vocabulary.max_length for row in ours),
+            "rows_cut": count_longer(vocabulary.tokenizer, texts, vocabulary.max_length),
         }
         for name, model, rows, pad in (
             ("teacher", teacher, theirs, pad_id),

@@ -18,7 +18,7 @@ import numpy as np
 
 from edgekit import augment, data, frontends
 from edgekit.artifact import FACTS, LabelledData, Teacher, TeacherOutputs, Vocabulary, write_json
-from edgekit.checkpoint import inspect, position_limit, read_labels
+from edgekit.checkpoint import inspect, load_classifier, position_limit, read_labels
 from edgekit.inference import run_rows
 from edgekit.stage import Context, Inputs, Pass
 from edgekit.tasks import load_task
@@ -45,7 +45,7 @@ class Teach(Pass):
     VERSION: ClassVar[int] = 1
     IN: ClassVar = (Teacher, LabelledData, Vocabulary)
     OUT: ClassVar = TeacherOutputs
-    TOOLS: ClassVar = ("torch", "transformers", "tokenizers")
+    TOOLS: ClassVar = ("torch", "transformers", "tokenizers", "optimum", "numpy")
 
     def __post_init__(self) -> None:
         if self.views < 0 or not 0 < self.view_rate <= 1:
@@ -109,9 +109,7 @@ def _views(
 
 def load_teacher(path: Path) -> tuple[EdgekitForSequenceClassification, int]:
     """Loads a fine-tuned checkpoint into the IR; returns it with its padding id."""
-    from transformers import AutoModelForSequenceClassification
-
-    model = AutoModelForSequenceClassification.from_pretrained(path, local_files_only=True, use_safetensors=True)
+    model = load_classifier(path)
     return frontends.build(model), model.config.pad_token_id or 0
 
 

@@ -71,10 +71,18 @@ class Trim(Pass):
             raise ValueError(f"max_length is {self.max_length}; it must lie between 8 and 512 tokens, or be 0")
 
     def resolved(self, target: Target) -> Trim:
-        """Returns the stage with `enabled` decided by whether the target limits the file's size."""
-        if self.enabled is not None:
-            return self
-        return dataclasses.replace(self, enabled=target.budget.file_bytes is not None)
+        """Returns the stage with `enabled` decided by a limit of the file's size, and a fixed input length taken over.
+
+        Raises:
+            RecipeError: `max_length` contradicts the target's fixed length.
+        """
+        enabled = target.budget.file_bytes is not None if self.enabled is None else self.enabled
+        fixed = target.shape.sequence_length
+        if fixed == "dynamic":
+            return dataclasses.replace(self, enabled=enabled)
+        if self.max_length not in (0, fixed):
+            raise RecipeError(f"trim.max_length is {self.max_length}, but the target's input has {fixed} tokens")
+        return dataclasses.replace(self, enabled=enabled, max_length=int(fixed))
 
     def requires(self, inputs: Inputs, ctx: Context) -> None:
         """Refuses data whose labels the teacher does not know, and rows longer than it reads."""

@@ -17,7 +17,7 @@ from onnx import TensorProto, helper, numpy_helper
 from edgekit import backends, frontends
 from edgekit.backends import Scheme, Tensor
 from edgekit.backends import onnxruntime as backend
-from edgekit.errors import TargetError
+from edgekit.errors import StageContractError, TargetError
 from edgekit.ir.encoder import EdgekitForSequenceClassification
 from edgekit.ir.lean import LeanClassifier
 from edgekit.ir.surgery import keep_widths
@@ -85,12 +85,15 @@ def test_logits_are_the_lean_models_at_every_length(request: pytest.FixtureReque
     np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5)
 
 
-def test_a_fixed_length_pads_masks_and_cuts(static: Path) -> None:
+def test_a_fixed_length_pads_and_masks_and_refuses_longer_rows(static: Path) -> None:
     model = student("electra")
+    short = [row[:24] for row in rows()]
     with torch.inference_mode():
-        expected = np.concatenate([model(torch.from_numpy(row[:24])[None]).logits.numpy() for row in rows()])
-    np.testing.assert_allclose(backend.logits(static, rows(), PAD), expected, rtol=0, atol=1e-5)
-    np.testing.assert_allclose(backend.logits(static, rows(), 77), expected, rtol=0, atol=1e-5)
+        expected = np.concatenate([model(torch.from_numpy(row)[None]).logits.numpy() for row in short])
+    np.testing.assert_allclose(backend.logits(static, short, PAD), expected, rtol=0, atol=1e-5)
+    np.testing.assert_allclose(backend.logits(static, short, 77), expected, rtol=0, atol=1e-5)
+    with pytest.raises(StageContractError, match="the model's input takes 24"):
+        backend.logits(static, rows(), PAD)
 
 
 def test_the_teachers_graph_answers_as_transformers(teacher: Path) -> None:

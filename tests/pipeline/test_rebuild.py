@@ -244,3 +244,13 @@ def test_too_few_examples_are_inconclusive(again: TinyBuild, tmp_path: Path) -> 
     (check,) = [c for c in manifest(again.out / "many")["gate"]["checks"] if c["name"] == "accuracy drop"]
     assert check["verdict"] == "inconclusive"
     assert "120 rows, at least 4,000 are asked" in check["reason"]
+
+
+def test_a_fixed_input_length_goes_the_whole_way(again: TinyBuild, tmp_path: Path) -> None:
+    change = ('sequence_length = "dynamic"', "sequence_length = 24")
+    build(again, target=builds.write_target(tmp_path / "fixed.toml", change))
+    made = manifest(again.out / "fixed")
+    assert [tensor["name"] for tensor in made["model"]["inputs"]] == ["input_ids", "attention_mask"]
+    assert all(tensor["shape"] == [1, 24] for tensor in made["model"]["inputs"])
+    assert made["tokenizer"]["max_length"] == 24
+    assert cli("verify", again.out / "fixed", "--device", "local", cache=again.cache).exit_code == 0
