@@ -242,8 +242,6 @@ def _fits(hint: Any, value: Any) -> bool:
         return value in arguments and type(value) is type(arguments[0])
     if origin is tuple:
         return isinstance(value, list) and all(isinstance(item, str) for item in value)
-    if origin is not None and issubclass(origin, Mapping):
-        return isinstance(value, dict) and all(isinstance(item, str) for item in value.values())
     if hint is float:
         return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
     return type(value) is hint

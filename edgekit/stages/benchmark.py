@@ -54,7 +54,7 @@ class Benchmark(Pass):
     VERSION: ClassVar[int] = 1
     IN: ClassVar = (QuantizedGraph, TeacherGraph, Teacher, Vocabulary, LabelledData)
     OUT: ClassVar = Latency
-    READS: ClassVar[tuple[str, ...]] = ("device.arch", "device.threads", "shape.batch", "shape.sequence_length")
+    READS: ClassVar[tuple[str, ...]] = ("device.arch", "device.threads", "shape.sequence_length")
     TOOLS: ClassVar[tuple[str, ...]] = ("transformers", "tokenizers", "numpy")
     MEASURES: ClassVar[bool] = True
 

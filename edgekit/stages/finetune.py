@@ -5,9 +5,10 @@ AdamW with linear warm-up and decay; dev decides which epoch is kept and when to
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
@@ -17,6 +18,9 @@ from edgekit.checkpoint import inspect, load_classifier, position_limit
 from edgekit.inference import run_rows
 from edgekit.stage import Context, Inputs, Pass
 from edgekit.tasks import load_task
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @dataclass(frozen=True)
@@ -77,15 +81,15 @@ class Finetune(Pass):
         dev = rows(list(dataset.dev))
         pad_id = model.config.pad_token_id or 0
 
-        def cross_entropy(output: object, batch: object) -> object:
+        def cross_entropy(output: Any, batch: Mapping[str, Tensor]) -> Tensor:
             from torch.nn import functional as F  # noqa: N812
 
-            return F.cross_entropy(output.logits, batch["labels"])  # type: ignore[attr-defined, index]
+            return F.cross_entropy(output.logits, batch["labels"])
 
         schedule = Schedule(
             self.epochs, self.batch_size, self.learning_rate, self.embedding_rate, patience=self.patience
         )
-        facts = train(model, rows(list(dataset.train)), dev, task.metric, cross_entropy, schedule, pad_id, ctx)  # type: ignore[arg-type]
+        facts = train(model, rows(list(dataset.train)), dev, task.metric, cross_entropy, schedule, pad_id, ctx)
         facts["dev"] = task.scores(run_rows(model, dev.ids, pad_id, lambda *_: None), dev.expected)
         facts["parameters"] = sum(p.numel() for p in model.parameters())
         model.save_pretrained(out_dir)
