@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from edgekit.manifest import Manifest
     from edgekit.measure import Evaluation, Timing, Verification
     from edgekit.pipeline import Observer, Planned
-    from edgekit.recipe import Recipe
+    from edgekit.recipe import Limits, Recipe
     from edgekit.store import Store
     from edgekit.target import Target
     from edgekit.verdict import Gate
@@ -75,28 +75,62 @@ def load_target(name: str) -> Target:
     return target.load_target(name)
 
 
-def load_recipe(path: str | Path = "edgekit.toml", **overrides: Any) -> Recipe:
-    """Reads a recipe file; keyword arguments replace its values.
+def load_recipe(
+    path: str | Path = "edgekit.toml",
+    *,
+    model: str | None = None,
+    data: str | None = None,
+    task: str | None = None,
+    targets: Sequence[str] = (),
+    out: str | None = None,
+    device: str | None = None,
+    seed: int | None = None,
+    limits: Limits | None = None,
+    options: Mapping[str, Mapping[str, Any]] | None = None,
+    allow_download: bool = False,
+) -> Recipe:
+    """Reads a recipe file; what else is given replaces the file's values, limits and options one by one.
 
     Args:
         path: the file.
-        **overrides: fields of `edgekit.recipe.Recipe`; None leaves the file's value.
+        model, data, task, targets, out, device, seed, limits, options, allow_download: as in `edgekit.recipe.Recipe`.
 
     Raises:
         RecipeError: no such file, or it is invalid.
     """
     from edgekit.recipe import load_recipe as load
 
-    return _recipe(load(Path(path)), overrides)
+    given: dict[str, Any] = {"model": model, "data": data, "task": task, "targets": tuple(targets), "out": out}
+    given |= {"device": device, "seed": seed, "limits": limits, "options": options}
+    given["allow_download"] = allow_download or None
+    return _recipe(load(Path(path)), given)
 
 
-def make_recipe(**values: Any) -> Recipe:
-    """Makes a recipe without a file; None and empty values leave the defaults.
+def make_recipe(
+    model: str,
+    data: str,
+    *,
+    targets: Sequence[str],
+    task: str | None = None,
+    out: str | None = None,
+    device: str | None = None,
+    seed: int | None = None,
+    limits: Limits | None = None,
+    options: Mapping[str, Mapping[str, Any]] | None = None,
+    allow_download: bool = False,
+) -> Recipe:
+    """Makes a recipe without a file; None leaves a default.
+
+    Args:
+        model, data, targets, task, out, device, seed, limits, options, allow_download: as in `edgekit.recipe.Recipe`.
 
     Raises:
-        RecipeError: the model or the data is missing.
+        RecipeError: the model or the data is empty, or the seed is out of range.
     """
-    return _recipe({}, values)
+    given: dict[str, Any] = {"model": model, "data": data, "task": task, "targets": tuple(targets), "out": out}
+    given |= {"device": device, "seed": seed, "limits": limits, "options": options}
+    given["allow_download"] = allow_download or None
+    return _recipe({}, given)
 
 
 def _recipe(values: Mapping[str, Any], overrides: Mapping[str, Any]) -> Recipe:

@@ -117,8 +117,6 @@ def build(
     names = ("max_drop", "max_latency_ms", "max_instructions", "max_size_mb", "confidence")
     limits = Limits(**{name: flags.pop(name) for name in names})
     overrides = flags | {"model": model, "limits": limits, "options": parse_settings(settings)}
-    if overrides["allow_download"] is False:
-        del overrides["allow_download"]
     if recipe is not None or model is None:
         wanted = edgekit.load_recipe(recipe or Path(DEFAULT_FILE), **overrides)
     else:
@@ -126,7 +124,7 @@ def build(
             click.echo(
                 f"MODEL is given, so {DEFAULT_FILE} is not read; add --recipe {DEFAULT_FILE} to use it", err=True
             )
-        wanted = edgekit.make_recipe(**overrides)
+        wanted = edgekit.make_recipe(**(overrides | {"data": overrides["data"] or ""}))
     if only_plan:
         _print_plan(edgekit.plan(wanted), as_json)
         return

@@ -12,7 +12,7 @@ import numpy as np
 
 from edgekit import data, devices, manifest, measured
 from edgekit.artifact import file_digest
-from edgekit.devices import LatencyPlan, ModelFile, Progress, TokenRows, Unavailable
+from edgekit.devices import LatencyPlan, ModelFile, Processor, Progress, TokenRows, Unavailable
 from edgekit.errors import ArtifactError, InputError
 from edgekit.manifest import Manifest
 from edgekit.provenance import Provenance
@@ -85,8 +85,7 @@ class _Bundle:
     folder: Path
     manifest: Manifest
     model: ModelFile
-    arch: str
-    cpu: str
+    processor: Processor
     threads: int
 
 
@@ -105,28 +104,40 @@ def open_bundle(folder: Path) -> _Bundle:
             raise ArtifactError(f"{path} is missing; build the bundle again")
         if file_digest(path) != expected:
             raise ArtifactError(f"{path} is not the file that was built: its sha256 differs from the manifest's")
-    model = ModelFile(folder / item.model.path, item.model.sha256, item.tokenizer.pad_id)
+    made = item.model
+    model = ModelFile(folder / made.path, made.sha256, item.tokenizer.pad_id, made.min_runtime, _session_options(item))
     return _Bundle(folder, item, model, *_processor(item))
 
 
-def _processor(item: Manifest) -> tuple[str, str, int]:
-    """Returns arch, cpu and threads of a manifest's target: all that a measurement needs, whatever keys it has else.
+def _processor(item: Manifest) -> tuple[Processor, int]:
+    """Returns processor and threads of a manifest's target: all that a measurement needs, whatever keys it has else.
 
     Raises:
         ArtifactError: they are not there.
     """
     section = item.target.get("device")
-    values = [section.get(name) for name in ("arch", "cpu", "threads")] if isinstance(section, dict) else []
+    values = [section.get(name) for name in ("arch", "cpu", "isa", "threads")] if isinstance(section, dict) else []
     match values:
-        case [str() as arch, str() as cpu, int() as threads] if threads > 0:
-            return arch, cpu, threads
-    raise ArtifactError("manifest.json: target.device lacks arch, cpu or threads; build the bundle again")
+        case [str() as arch, str() as cpu, list() as isa, int() as threads] if threads > 0:
+            return Processor(arch, cpu, tuple(map(str, isa))), threads
+    raise ArtifactError("manifest.json: target.device lacks arch, cpu, isa or threads; build the bundle again")
+
+
+def _session_options(item: Manifest) -> dict[str, str]:
+    """Returns the runtime's options of a manifest's target.
+
+    Raises:
+        ArtifactError: they are no table of texts.
+    """
+    section = item.target.get("runtime")
+    options = section.get("options", {}) if isinstance(section, dict) else {}
+    if not isinstance(options, dict) or not all(isinstance(value, str) for value in options.values()):
+        raise ArtifactError("manifest.json: target.runtime.options must map names to texts; build the bundle again")
+    return dict(options)
 
 
 def _device(bundle: _Bundle, requested: str) -> str:
-    from edgekit.pipeline import device_for
-
-    return device_for(bundle.manifest.target_name, bundle.arch, bundle.cpu, requested)[0]
+    return devices.choose(bundle.manifest.target_name, bundle.processor, requested)[0]
 
 
 def evaluate(
@@ -163,7 +174,7 @@ def evaluate(
     machine = devices.connect(uri)
     logits = machine.logits(bundle.model, TokenRows(rows), bundle.threads, progress)
     expected = np.array([item.labels.index(pairs[i][1]) for i in picked])
-    provenance, reason = machine.provenance(bundle.arch)
+    provenance, reason = machine.provenance(bundle.processor)
     if predictions is not None:
         _write_predictions(predictions, picked, pairs, logits, item.labels)
     scores = task.scores(logits, expected)
@@ -229,7 +240,7 @@ def bench(folder: Path, device: str, runs: int, threads: int, sequence_length: i
         rows = [np.resize(row, sequence_length) for row in rows]
     uri = _device(bundle, device)
     machine = devices.connect(uri)
-    provenance, reason = machine.provenance(bundle.arch)
+    provenance, reason = machine.provenance(bundle.processor)
     models = {"artifact": (bundle.model, TokenRows(rows))}
     rounds = max(1, runs // 200)
     plan = LatencyPlan(rounds=rounds, block_runs=-(-runs // rounds), threads=threads)

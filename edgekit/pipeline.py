@@ -7,7 +7,7 @@ import errno
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -18,9 +18,9 @@ from edgekit import data, devices, frontends, manifest
 from edgekit.artifact import Artifact, RawData
 from edgekit.backends import load_backend
 from edgekit.checkpoint import Checkpoint, inspect, locate
+from edgekit.devices import processor_of
 from edgekit.errors import (
     ArtifactError,
-    DeviceError,
     EdgekitError,
     InputError,
     OutputError,
@@ -28,7 +28,6 @@ from edgekit.errors import (
     TargetError,
     suggestion,
 )
-from edgekit.provenance import Provenance
 from edgekit.publish import check_out, previous_keys, publish
 from edgekit.quiet import quiet_libraries
 from edgekit.recipe import Recipe, check_limits, check_seed, make_stage, with_limits
@@ -156,7 +155,8 @@ def open_source(recipe: Recipe) -> Source:
 def _check_target(target: Target) -> None:
     """Refuses what only shows when a target meets the code: its runtime, its operators, the range of its limits."""
     backend = load_backend(target.runtime.name)
-    unknown = [op for op in target.quant.ops if op not in backend.OPS]
+    ops = () if target.quant.ops == "all" else target.quant.ops
+    unknown = [op for op in ops if op not in backend.OPS]
     if unknown:
         raise TargetError(
             f"target {target.name}: 'quant.ops' names {unknown[0]!r}{suggestion(unknown[0], backend.OPS)}"
@@ -181,47 +181,12 @@ def stages_for(
     return stages
 
 
-def device_for(target: str, arch: str, cpu: str, requested: str) -> tuple[str, str]:
-    """Chooses the device to measure a target on: the one asked for, or the best that is ready on this machine.
-
-    Args:
-        target: its name, for the note.
-        arch, cpu: of its device section.
-        requested: URI that the user gave; empty lets this choose.
-
-    Returns:
-        URI, and a note where the target's own instructions cannot be run ("" otherwise).
-
-    Raises:
-        DeviceError: the device asked for cannot be used, with what to do.
-    """
-    emulated = f"qemu:{cpu}"
-    if requested:
-        missing = devices.connect(requested).unavailable()
-        if missing is not None:
-            raise DeviceError(f"device {requested} cannot be used: {missing.reason}")
-        other = requested.startswith("qemu:") and requested != emulated
-        return (
-            requested,
-            f"{target}: {requested} is not the target's CPU ({cpu}); its kernels may differ" if other else "",
-        )
-    if devices.connect("local").provenance(arch)[0] is Provenance.MEASURED:
-        return "local", ""
-    why = f"there is no emulation of a {arch} {cpu}"
-    if arch == "aarch64" and emulated in devices.module_for("qemu").uris():
-        missing = devices.connect(emulated).unavailable()
-        if missing is None:
-            return emulated, ""
-        why = missing.reason
-    return "local", f"{target}: figures are estimated with this machine's kernels; {why}"
-
-
 def plan(source: Source, store: Store) -> list[Planned]:
     """Says what a build would run and what it would find; a stage behind one that runs cannot be known."""
     planned: list[Planned] = []
     for target in source.targets:
         artifacts = dict(source.artifacts)
-        device, _ = device_for(target.name, target.device.arch, target.device.cpu, source.recipe.device)
+        device, _ = devices.choose(target.name, processor_of(target.device), source.recipe.device)
         for stage in stages_for(target, source.recipe.options, source.artifacts):
             if not all(kind in artifacts for kind in stage.IN):
                 planned.append(Planned(target.name, stage.NAME, False, UNKNOWN))
@@ -257,9 +222,10 @@ def build(
     world = current_world()
     out: dict[str, Path] = {}
     made_now: dict[str, str] = {}
-    with _disk_full_explained(store.root), store.session():
+    written = (store.root, Path(tempfile.gettempdir()), Path(recipe.out).absolute())
+    with _disk_full_explained(written), store.session():
         for target in source.targets:
-            device, note = device_for(target.name, target.device.arch, target.device.cpu, recipe.device)
+            device, note = devices.choose(target.name, processor_of(target.device), recipe.device)
             if note:
                 observer.noted(note)
             before = previous_keys(Path(recipe.out) / target.name)
@@ -380,8 +346,12 @@ def _required(found: Any, stage: Stage) -> Any:
 
 
 @contextmanager
-def _disk_full_explained(folder: Path) -> Iterator[None]:
-    """Turns a full disk, however a library words it, into an error that says so."""
+def _disk_full_explained(folders: Sequence[Path]) -> Iterator[None]:
+    """Turns a full disk, however a library words it, into an error that says which.
+
+    Args:
+        folders: where a build writes: the store, the temporary folder, the output.
+    """
     try:
         yield
     except EdgekitError:
@@ -389,9 +359,15 @@ def _disk_full_explained(folder: Path) -> Iterator[None]:
     except Exception as error:
         full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
         full = full or "No space left on device" in str(error)
-        if full or shutil.disk_usage(folder).free < DISK_RESERVE_BYTES:
+        fullest = min(folders, key=_free_bytes)
+        if full or _free_bytes(fullest) < DISK_RESERVE_BYTES:
             raise OutputError(
-                f"the disk that holds {folder} is full; free some space (`edgekit cache prune`) and run the same "
-                "command again: what was finished is kept"
+                f"the disk that holds {fullest} is full; free some space (`edgekit cache prune` for the store) and run "
+                "the same command again: what was finished is kept"
             ) from error
         raise
+
+
+def _free_bytes(folder: Path) -> int:
+    """Returns the free bytes of the disk that holds a folder, or would hold it."""
+    return shutil.disk_usage(next(p for p in (folder, *folder.parents) if p.exists())).free

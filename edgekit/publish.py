@@ -36,6 +36,7 @@ from edgekit.artifact import (
 )
 from edgekit.backends import load_backend
 from edgekit.checkpoint import Checkpoint
+from edgekit.devices import processor_of
 from edgekit.devices._host import cpu_model
 from edgekit.errors import ArtifactError, OutputError
 from edgekit.manifest import FILE_NAME, File, Host, Manifest, Model, Step, Tensor, Tokenizer
@@ -203,7 +204,9 @@ def describe(
             if p.is_file() and p.name != MODEL
         ),
         lineage=tuple(_step(made) for made in lineage),
-        candidates=_candidates(artifacts[QuantizedGraph], devices.connect("local").provenance(target.device.arch)[0]),
+        candidates=_candidates(
+            artifacts[QuantizedGraph], devices.connect("local").provenance(processor_of(target.device))[0]
+        ),
         accuracy=read_figure(measured.Accuracy, artifacts[Accuracy].path / "accuracy.json"),
         latency=read_figure(measured.Latency, latency / "latency.json"),
         instructions=read_figure(measured.Instructions, latency / "instructions.json"),

@@ -89,6 +89,7 @@ def load_recipe(path: Path) -> dict[str, Any]:
             values[key] = _limits(value, path)
         elif key == "set":
             values["options"] = _options(value, path)
+            _anchor_policy(values["options"], path)
         elif key == "targets":
             if not isinstance(value, list) or not all(isinstance(name, str) for name in value):
                 raise RecipeError(f"{path}: 'targets' must be a list of names, is {value!r}")
@@ -120,6 +121,13 @@ def _options(table: object, path: Path) -> dict[str, dict[str, Any]]:
     if not isinstance(table, dict) or not all(isinstance(v, dict) for v in table.values()):
         raise RecipeError(f"{path}: 'set' must hold one table a stage, such as [set.distill]")
     return table
+
+
+def _anchor_policy(options: dict[str, dict[str, Any]], path: Path) -> None:
+    """Makes the path of the user's own calibration policy absolute: it is relative to the recipe, as all its paths."""
+    policy = options.get("calibrate", {}).get("policy")
+    if isinstance(policy, str) and policy.endswith(".toml"):
+        options["calibrate"] = {**options["calibrate"], "policy": str(path.parent / Path(policy).expanduser())}
 
 
 def check_limits(limits: Limits) -> None:
@@ -206,7 +214,7 @@ def convert(value: Any, hint: Any, name: str) -> Any:
     if isinstance(hint, types.UnionType) or typing.get_origin(hint) is typing.Union:
         return None if value in (None, "none") else convert(value, choices[0], name)
     if typing.get_origin(hint) is tuple:
-        items = value.split(",") if isinstance(value, str) else value
+        items = [item for item in value.split(",") if item] if isinstance(value, str) else value
         if not isinstance(items, list):
             raise RecipeError(f"{name} is {value!r}; expected a list")
         return tuple(convert(item, choices[0], name) for item in items)

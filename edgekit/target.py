@@ -14,7 +14,7 @@ import tomllib
 import types
 import typing
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
 from typing import Any, Literal
@@ -37,11 +37,15 @@ class DeviceSection:
 
 @dataclass(frozen=True)
 class RuntimeSection:
-    """The runtime; `version` is the oldest that the device has: a file that needs a newer one is refused."""
+    """The runtime; `version` is the oldest that the device has: a file that needs a newer one is refused.
+
+    `options` are entries of its session configuration, passed on as they are wherever the model is run.
+    """
 
     name: str
     version: str
     provider: Literal["CPUExecutionProvider"]
+    options: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -73,12 +77,12 @@ class ActivationSection:
 
 @dataclass(frozen=True)
 class QuantSection:
-    """The quantization that the runtime is fast at; `ops` are the operators that get integers."""
+    """The quantization that the runtime is fast at; `ops` are the operators that get integers, or "all"."""
 
     scheme: Literal["static-qdq"]
     weight: WeightSection
     activation: ActivationSection
-    ops: tuple[str, ...]
+    ops: tuple[str, ...] | Literal["all"]
     io: Literal["float32"]
 
 
@@ -242,6 +246,8 @@ def _fits(hint: Any, value: Any) -> bool:
         return value in arguments and type(value) is type(arguments[0])
     if origin is tuple:
         return isinstance(value, list) and all(isinstance(item, str) for item in value)
+    if origin is Mapping:
+        return isinstance(value, dict) and all(isinstance(item, str) for item in value.values())
     if hint is float:
         return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
     return type(value) is hint
@@ -255,6 +261,8 @@ def _words(hint: Any) -> str:
         return " or ".join(_words(a) for a in arguments if a is not type(None))
     if origin is tuple:
         return "a list of strings"
+    if origin is Mapping:
+        return "a table of strings (a name with dots in quotes)"
     return {int: "an integer", float: "a number", str: "a string", bool: "true or false"}.get(hint, "a table")
 
 

@@ -88,13 +88,13 @@ def test_flags_replace_what_the_file_says(tmp_path: Path) -> None:
 def test_a_recipe_without_model_or_data_is_refused(missing: str) -> None:
     given = {"model": "m", "data": "d"} | {missing: ""}
     with pytest.raises(RecipeError, match=f"no {missing} given"):
-        edgekit.make_recipe(**given)
+        edgekit.make_recipe(**given, targets=("x86-64",))
 
 
 @pytest.mark.parametrize("seed", [-1, 2**32])
 def test_a_seed_that_no_generator_takes_is_refused(seed: int) -> None:
     with pytest.raises(RecipeError, match=f"seed is {seed}; it must lie between 0"):
-        edgekit.make_recipe(model="m", data="d", seed=seed)
+        edgekit.make_recipe("m", "d", targets=("x86-64",), seed=seed)
 
 
 @pytest.mark.parametrize(
@@ -260,3 +260,10 @@ def test_limits_replace_the_targets_own_and_leave_the_rest() -> None:
     budget = changed.budget
     assert (budget.latency_p95_ms, budget.instructions, budget.file_bytes) == (3.5, 10**6, 8_000_000)
     assert (changed.device, changed.shape, changed.quant) == (target.device, target.shape, target.quant)
+
+
+def test_a_policy_of_ones_own_is_relative_to_the_recipe(tmp_path: Path) -> None:
+    path = write(tmp_path, 'model = "m"\ndata = "d"\n[set.calibrate]\npolicy = "own.toml"\nrows = 5\n')
+    assert load_recipe(path)["options"]["calibrate"] == {"policy": str(tmp_path / "own.toml"), "rows": 5}
+    path = write(tmp_path, 'model = "m"\ndata = "d"\n[set.calibrate]\npolicy = "moving-average"\n')
+    assert load_recipe(path)["options"]["calibrate"] == {"policy": "moving-average"}

@@ -21,7 +21,7 @@ REMOVED = object()
 def toml(table: dict[str, Any], prefix: str = "") -> str:
     """Writes a table as TOML; JSON's strings, numbers, booleans and lists are TOML's too."""
     plain = {key: value for key, value in table.items() if not isinstance(value, dict)}
-    text = "".join(f"{key} = {json.dumps(value)}\n" for key, value in plain.items())
+    text = "".join(f"{json.dumps(key)} = {json.dumps(value)}\n" for key, value in plain.items())
     for key, value in table.items():
         if isinstance(value, dict):
             text += f"[{prefix}{key}]\n" + toml(value, f"{prefix}{key}.")
@@ -111,7 +111,7 @@ def test_an_unknown_target_suggests_the_nearest(tmp_path: Path) -> None:
         ("device.isa", [1, 2], r"'device.isa' is \[1, 2\]; expected a list of strings"),
         ("device.arch", "riscv64", "'device.arch' is 'riscv64'; expected 'x86_64' or 'aarch64'"),
         ("runtime.version", 1.18, "'runtime.version' is 1.18; expected a string"),
-        ("runtime.options", {"a": "1"}, "unknown key 'runtime.options'"),
+        ("runtime.option", {"a": "1"}, "unknown key 'runtime.option'; did you mean 'options'"),
         ("runtime.version", "1.x", "expected numbers such as 1.18"),
         ("runtime.provider", "CUDA", "'runtime.provider' is 'CUDA'; expected "),
         ("runtime", ["a"], "'runtime' must be a table"),
@@ -168,3 +168,13 @@ def test_a_stage_sees_only_the_fields_that_it_declared() -> None:
     for name in ("shape.head_multiple", "shape", "device.arch", "quant.weight", "name"):
         with pytest.raises(StageContractError, match=f"stage prune read target field '{name}'"):
             view[name]
+
+
+def test_options_of_the_runtime_and_all_operators(tmp_path: Path) -> None:
+    options = {"session.set_denormal_as_zero": "1"}
+    assert read_target(changed(tmp_path, "runtime.options", options)).runtime.options == options
+    assert read_target(changed(tmp_path, "quant.ops", "all")).quant.ops == "all"
+    with pytest.raises(TargetError, match=r"'runtime.options' is .*; expected a table of strings"):
+        read_target(changed(tmp_path, "runtime.options", {"session.set_denormal_as_zero": 1}))
+    with pytest.raises(TargetError, match=r"'quant.ops' is 'every'; expected a list of strings or 'all'"):
+        read_target(changed(tmp_path, "quant.ops", "every"))

@@ -7,7 +7,7 @@ import pkgutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from edgekit.errors import TargetError, suggestion
 
@@ -76,11 +76,17 @@ class Backend(Protocol):
         """Writes the float student, for one row of `length` tokens ("dynamic": any up to `max_length`)."""
         ...
 
-    def export_teacher(self, model: PreTrainedModel, out: Path) -> None:
-        """Writes the float teacher from transformers' own code: what the user would run without edgekit."""
+    def export_teacher(self, model: PreTrainedModel, max_length: int, out: Path) -> None:
+        """Writes the float teacher from transformers' own code: what the user would run without edgekit.
+
+        Args:
+            model: the classifier.
+            max_length: tokens that it reads at most.
+            out: file to write.
+        """
         ...
 
-    def quantized_tensors(self, graph: Path, ops: Sequence[str]) -> list[str]:
+    def quantized_tensors(self, graph: Path, ops: Sequence[str] | Literal["all"]) -> list[str]:
         """Names the activations that quantization of these operators needs ranges of."""
         ...
 

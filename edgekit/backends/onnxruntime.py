@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -49,7 +49,7 @@ def export_student(model: EdgekitForSequenceClassification, length: int | str, m
         _export(lean, (row, torch.ones_like(row)), ["input_ids", "attention_mask"], None, out)
 
 
-def export_teacher(model: PreTrainedModel, out: Path) -> None:
+def export_teacher(model: PreTrainedModel, max_length: int, out: Path) -> None:
     """Writes the teacher as transformers' own code exports, with batch and length dynamic and the mask as an input."""
     import torch
 
@@ -62,7 +62,7 @@ def export_teacher(model: PreTrainedModel, out: Path) -> None:
             logits: torch.Tensor = self.model(input_ids=input_ids, attention_mask=attention_mask).logits
             return logits
 
-    batch, sequence = torch.export.Dim("batch", min=1, max=64), torch.export.Dim("sequence", min=2, max=512)
+    batch, sequence = torch.export.Dim("batch", min=1, max=64), torch.export.Dim("sequence", min=2, max=max_length)
     example = torch.ones(2, 7, dtype=torch.int64)
     shapes = {name: {0: batch, 1: sequence} for name in ("input_ids", "attention_mask")}
     # Two tensors: given one twice, the exporter takes both inputs for the same (torch 2.13).
@@ -117,7 +117,7 @@ def _opset(model: onnx.ModelProto) -> int:
     return next(int(o.version) for o in model.opset_import if o.domain in ("", "ai.onnx"))
 
 
-def quantized_tensors(graph: Path, ops: Sequence[str]) -> list[str]:
+def quantized_tensors(graph: Path, ops: Sequence[str] | Literal["all"]) -> list[str]:
     """Names the float activations that go into or come out of the operators."""
     import onnx
 
@@ -127,6 +127,7 @@ def quantized_tensors(graph: Path, ops: Sequence[str]) -> list[str]:
     }
     integers = {i.name for i in model.graph.input}
     found: list[str] = []
+    ops = OPS if ops == "all" else ops
     for node in model.graph.node:
         if node.op_type in ops:
             for name in (*node.input, *node.output):
@@ -173,7 +174,7 @@ def quantize(graph: Path, ranges: Mapping[str, Range], quant: Mapping[str, Any],
         table,
         [],
         [],
-        list(quant["ops"]),
+        list(OPS if quant["ops"] == "all" else quant["ops"]),
         {
             "ActivationSymmetric": quant["activation"]["symmetric"],
             "WeightSymmetric": quant["weight"]["symmetric"],

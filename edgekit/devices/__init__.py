@@ -10,14 +10,15 @@ from __future__ import annotations
 import importlib
 import pkgutil
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 
-from edgekit.errors import InputError, suggestion
+from edgekit.errors import DeviceError, InputError, suggestion
 from edgekit.provenance import Provenance
+from edgekit.target import DeviceSection
 
 Progress = Callable[[int, int], None]
 
@@ -30,11 +31,35 @@ class ModelFile:
         path: the model file, in one piece (no external data).
         sha256: hex digest of its bytes.
         pad_id: token id that fills a static-length input up to its length.
+        min_runtime: oldest runtime that loads it, which the device checks first; empty where nobody said.
+        options: entries of the runtime's session configuration, from the target's profile.
     """
 
     path: Path
     sha256: str
     pad_id: int = 0
+    min_runtime: str = ""
+    options: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Processor:
+    """The processor that a figure is wanted for: a target's.
+
+    Attributes:
+        arch: as `uname -m` prints it.
+        cpu: as qemu names it.
+        isa: extensions that every device of the target has, in the Linux kernel's names.
+    """
+
+    arch: str
+    cpu: str
+    isa: tuple[str, ...]
+
+
+def processor_of(section: DeviceSection) -> Processor:
+    """Returns the processor of a target's profile."""
+    return Processor(section.arch, section.cpu, section.isa)
 
 
 @dataclass(frozen=True)
@@ -120,8 +145,8 @@ class Device(Protocol):
         """Identifies the machine and its runtime: measurements are never reused across fingerprints."""
         ...
 
-    def provenance(self, arch: str) -> tuple[Provenance, str]:
-        """Provenance of a figure taken here for a target of architecture `arch`, with the reason in words."""
+    def provenance(self, wanted: Processor) -> tuple[Provenance, str]:
+        """Provenance of a figure taken here for a target with that processor, with the reason in words."""
         ...
 
     def logits(self, model: ModelFile, rows: TokenRows, threads: int, progress: Progress | None) -> np.ndarray:
@@ -148,6 +173,10 @@ class DeviceModule(Protocol):
 
     def uris(self) -> Sequence[str]:
         """Names the devices of this scheme that are known without asking the user."""
+        ...
+
+    def nearest(self, wanted: Processor) -> str | None:
+        """Returns the URI of the device of this scheme that stands for a processor without being asked for, if any."""
         ...
 
     def connect(self, uri: str) -> Device:
@@ -196,6 +225,41 @@ def connect(uri: str) -> Device:
         InputError: unknown scheme or malformed URI.
     """
     return module_for(uri).connect(uri)
+
+
+def choose(target: str, wanted: Processor, requested: str) -> tuple[str, str]:
+    """Chooses the device to measure a target on: the one asked for, or the best that is ready on this machine.
+
+    Args:
+        target: its name, for the note.
+        wanted: its processor.
+        requested: URI that the user gave; empty lets this choose.
+
+    Returns:
+        URI, and a note where the figures will be estimates ("" otherwise).
+
+    Raises:
+        DeviceError: the device asked for cannot be used, or none can, with what to do.
+    """
+    if requested:
+        device = connect(requested)
+        missing = device.unavailable()
+        if missing is not None:
+            raise DeviceError(f"device {requested} cannot be used: {missing.reason}")
+        kind, reason = device.provenance(wanted)
+        return requested, f"{target}: figures are estimated; {reason}" if kind is Provenance.ESTIMATED else ""
+    found = [uri for scheme in schemes() if (uri := module_for(scheme).nearest(wanted)) is not None]
+    ranked = sorted(map(connect, found), key=lambda device: list(Provenance).index(device.provenance(wanted)[0]))
+    best = next((device for device in ranked if device.unavailable() is None), None)
+    if best is None:
+        lacks = "; ".join(missing.reason for device in ranked if (missing := device.unavailable()) is not None)
+        raise DeviceError(f"{target}: no device is ready: {lacks}")
+    kind, reason = best.provenance(wanted)
+    if kind is not Provenance.ESTIMATED:
+        return best.uri, ""
+    better = [device.unavailable() for device in ranked[: ranked.index(best)]]
+    why = "; ".join(missing.reason for missing in better if missing is not None)
+    return best.uri, f"{target}: figures are estimated with this machine's kernels; {why or reason}"
 
 
 def listed() -> list[tuple[str, str, Unavailable | None]]:

@@ -95,6 +95,8 @@ def write_job(folder: Path, job: Job) -> Path:
                 "sha256": model.sha256,
                 "rows": str(rows_file),
                 "pad_id": model.pad_id,
+                "min_runtime": model.min_runtime,
+                "options": dict(model.options),
             }
         )
     text = {

@@ -10,22 +10,36 @@ import os
 import platform
 import sys
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from filelock import FileLock
 
-from edgekit.devices import Device, InstructionCount, LatencyPlan, ModelFile, Progress, Samples, TokenRows, Unavailable
+from edgekit.devices import (
+    Device,
+    InstructionCount,
+    LatencyPlan,
+    ModelFile,
+    Processor,
+    Progress,
+    Samples,
+    TokenRows,
+    Unavailable,
+)
 from edgekit.devices._host import architecture, cpu_model, isa_flags, usable_cores
 from edgekit.devices._process import OUT, Event, Job, Run, read_logits, run_jobs, runner_digest, runtime_env, write_job
 from edgekit.errors import DeviceError, InputError
+from edgekit.paths import cache_dir
 from edgekit.provenance import Provenance
 
 SUMMARY = "this machine, ONNX Runtime in a process of its own"
 MEMORY_ROWS = 4
+LOCK = "timing.lock"
 
 
 def runtime_version() -> str | None:
@@ -66,12 +80,19 @@ class LocalDevice:
             "runner": runner_digest(),
         }
 
-    def provenance(self, arch: str) -> tuple[Provenance, str]:
-        """Measured for a target of this machine's architecture, estimated for any other."""
+    def provenance(self, wanted: Processor) -> tuple[Provenance, str]:
+        """Measured for a target of this machine's architecture whose extensions it has, estimated for any other.
+
+        A machine with more extensions than the target is still one of the target's devices; one with fewer runs other
+        kernels than any of them.
+        """
         here = architecture()
-        if architecture(arch) == here:
-            return Provenance.MEASURED, f"run on this {here} machine ({cpu_model()})"
-        return Provenance.ESTIMATED, f"run on this {here} machine's kernels, not the {arch} target's"
+        if architecture(wanted.arch) != here:
+            return Provenance.ESTIMATED, f"run on this {here} machine's kernels, not the {wanted.arch} target's"
+        lacking = sorted(set(wanted.isa) - set(isa_flags()))
+        if lacking:
+            return Provenance.ESTIMATED, f"run on this {here} machine ({cpu_model()}), which lacks {', '.join(lacking)}"
+        return Provenance.MEASURED, f"run on this {here} machine ({cpu_model()})"
 
     def logits(self, model: ModelFile, rows: TokenRows, threads: int, progress: Progress | None) -> np.ndarray:
         """Runs every row at batch 1 and its real length.
@@ -88,9 +109,15 @@ class LocalDevice:
     ) -> Mapping[str, Samples] | Unavailable:
         """Times the models in alternating blocks, then takes the memory of each in a process of its own.
 
+        One caller of this user at a time: two that time models at once would measure each other.
+
         Raises:
-            DeviceError: the runner refused the job or broke off.
+            DeviceError: the runner refused the job or broke off, or the lock cannot be made.
         """
+        with _alone():
+            return self._latency(models, plan)
+
+    def _latency(self, models: Mapping[str, tuple[ModelFile, TokenRows]], plan: LatencyPlan) -> Mapping[str, Samples]:
         settings = {"latency": {"rounds": plan.rounds, "block_runs": plan.block_runs, "warmup_runs": plan.warmup_runs}}
         with tempfile.TemporaryDirectory(prefix="edgekit-local-") as folder:
             run, event = self._run(Path(folder) / "job", Job("latency", models, plan.threads, settings), None)
@@ -132,9 +159,25 @@ class LocalDevice:
         return None if peak is None else int(peak)
 
 
+@contextmanager
+def _alone() -> Iterator[None]:
+    path = cache_dir() / LOCK
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(path):
+            yield
+    except PermissionError as error:
+        raise DeviceError(f"local: the lock {path} cannot be made ({error.strerror}); set EDGEKIT_CACHE") from error
+
+
 def uris() -> tuple[str, ...]:
     """Names the one device of this scheme."""
     return ("local",)
+
+
+def nearest(wanted: Processor) -> str:
+    """Returns this machine: whatever the processor, its answer is at least an estimate."""
+    return "local"
 
 
 def connect(uri: str) -> Device:

@@ -14,7 +14,17 @@ from pathlib import Path
 
 import numpy as np
 
-from edgekit.devices import Device, InstructionCount, LatencyPlan, ModelFile, Progress, Samples, TokenRows, Unavailable
+from edgekit.devices import (
+    Device,
+    InstructionCount,
+    LatencyPlan,
+    ModelFile,
+    Processor,
+    Progress,
+    Samples,
+    TokenRows,
+    Unavailable,
+)
 from edgekit.devices._arm_cpus import CPUS
 from edgekit.devices._empty_model import write_empty_model
 from edgekit.devices._host import architecture, usable_cores
@@ -65,11 +75,18 @@ class QemuDevice:
             "runner": runner_digest(),
         }
 
-    def provenance(self, arch: str) -> tuple[Provenance, str]:
-        """Simulated for an aarch64 target, estimated for any other."""
-        if architecture(arch) == "aarch64":
+    def provenance(self, wanted: Processor) -> tuple[Provenance, str]:
+        """Simulated for an aarch64 target whose extensions this processor has, estimated for any other."""
+        if architecture(wanted.arch) != "aarch64":
+            return Provenance.ESTIMATED, f"run on Arm's kernels ({self.uri}), not the {wanted.arch} target's"
+        if self.cpu == wanted.cpu:
             return Provenance.SIMULATED, f"run on the target's own instructions, under qemu {qemu_version()} {self.cpu}"
-        return Provenance.ESTIMATED, f"run on Arm's kernels ({self.uri}), not the {arch} target's"
+        stamp = read_stamp()
+        has = set() if stamp is None else set(str(stamp["features"][self.cpu]).split())
+        lacking = sorted(set(wanted.isa) - has)
+        if lacking:
+            return Provenance.ESTIMATED, f"run on {self.uri}, which lacks {', '.join(lacking)} of the target's"
+        return Provenance.SIMULATED, f"run under qemu {qemu_version()} {self.cpu}, not the target's {wanted.cpu}"
 
     def logits(self, model: ModelFile, rows: TokenRows, threads: int, progress: Progress | None) -> np.ndarray:
         """Runs every row at batch 1 and its real length, the rows dealt out to two processes where that is faster.
@@ -174,6 +191,12 @@ def rows_key(rows: TokenRows) -> tuple[bytes, ...]:
 def uris() -> tuple[str, ...]:
     """Names the processors that can be emulated."""
     return tuple(f"qemu:{cpu}" for cpu in CPUS)
+
+
+def nearest(wanted: Processor) -> str | None:
+    """Returns the emulation of that very processor, if qemu has it."""
+    emulated = architecture(wanted.arch) == "aarch64" and wanted.cpu in CPUS
+    return f"qemu:{wanted.cpu}" if emulated else None
 
 
 def connect(uri: str) -> Device:

@@ -7,7 +7,7 @@ board has; it imports nothing of edgekit, so that a figure from a board was take
 The job:
 
     {"mode": "logits" | "latency" | "passes",
-     "models": [{"name", "path", "sha256", "rows", "pad_id", "min_runtime" (optional)}],
+     "models": [{"name", "path", "sha256", "rows", "pad_id", "min_runtime" (or ""), "options" (of the session)}],
      "threads": 1, "out": "file.npy (logits) or file.npz (latency)",
      "latency": {"rounds", "block_runs", "warmup_runs"}, "passes": 5, "mark_fd": 1000003}
 
@@ -75,6 +75,7 @@ class Model:
         feeds: one input mapping a row.
         load_ms: time to make the session.
         cold_ms: the first inference after load.
+        options: the target's entries of the session's configuration, read back from it.
     """
 
     name: str
@@ -83,6 +84,7 @@ class Model:
     feeds: list[dict[str, Any]]
     load_ms: float
     cold_ms: float
+    options: dict[str, str]
 
 
 def load_model(entry: dict[str, Any], threads: int, spinning: bool) -> Model:
@@ -92,14 +94,17 @@ def load_model(entry: dict[str, Any], threads: int, spinning: bool) -> Model:
         JobError: the file, the runtime or the rows do not fit.
     """
     check_digest(entry["path"], entry["sha256"])
-    check_runtime(entry["name"], entry.get("min_runtime"))
+    check_runtime(entry["name"], entry["min_runtime"])
     start = time.perf_counter_ns()
-    session = make_session(entry["path"], threads, spinning)
+    session = make_session(entry["path"], threads, spinning, entry["options"])
     load_ms = (time.perf_counter_ns() - start) / NS_PER_MS
     names = [output.name for output in session.get_outputs()]
     output = "logits" if "logits" in names else names[0]
     feeds = make_feeds(session, read_rows(entry["rows"]), entry["pad_id"])
-    return Model(entry["name"], session, output, feeds, load_ms, cold_ms=time_run(session, output, feeds[0]))
+    cold_ms = time_run(session, output, feeds[0])
+    in_use = session.get_session_options()
+    options = {key: in_use.get_session_config_entry(key) for key in entry["options"]}
+    return Model(entry["name"], session, output, feeds, load_ms, cold_ms, options)
 
 
 def time_run(session: Any, output: str, feed: dict[str, Any]) -> float:
@@ -132,7 +137,7 @@ def check_digest(path: str, expected: str) -> None:
         raise JobError(f"sha256 of {path} is {digest.hexdigest()}, expected {expected}: not loaded; push it again")
 
 
-def check_runtime(name: str, min_runtime: str | None) -> None:
+def check_runtime(name: str, min_runtime: str) -> None:
     """Checks that the runtime here is new enough for a model that says what it needs.
 
     Raises:
@@ -148,8 +153,8 @@ def check_runtime(name: str, min_runtime: str | None) -> None:
         )
 
 
-def make_session(path: str, threads: int, spinning: bool) -> Any:
-    """Makes a session on the CPU provider with every option fixed that timing depends on.
+def make_session(path: str, threads: int, spinning: bool, entries: dict[str, str]) -> Any:
+    """Makes a session on the CPU provider with every option fixed that timing depends on, and the target's own.
 
     Raises:
         JobError: the runtime refuses the model.
@@ -160,6 +165,8 @@ def make_session(path: str, threads: int, spinning: bool) -> Any:
     options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
     options.log_severity_level = 3
     options.add_session_config_entry("session.intra_op.allow_spinning", "1" if spinning else "0")
+    for key, value in entries.items():
+        options.add_session_config_entry(key, value)
     try:
         return ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # the runtime's exceptions share no base class, and differ from version to version
@@ -361,6 +368,7 @@ def run_job(job: dict[str, Any]) -> None:
         threads=threads,
         inter_op_threads=1,
         allow_spinning=spinning,
+        options={model.name: model.options for model in models},
         load_ms={model.name: model.load_ms for model in models},
         cold_ms={model.name: model.cold_ms for model in models},
     )

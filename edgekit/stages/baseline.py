@@ -22,7 +22,7 @@ class Baseline(Pass):
     """Exports the teacher."""
 
     NAME: ClassVar[str] = "baseline"
-    VERSION: ClassVar[int] = 1
+    VERSION: ClassVar[int] = 2
     IN: ClassVar = (Teacher,)
     OUT: ClassVar = TeacherGraph
     READS: ClassVar[tuple[str, ...]] = ("runtime.name",)
@@ -33,13 +33,16 @@ class Baseline(Pass):
         backend = load_backend(ctx.target["runtime.name"])
         model = load_classifier(inputs[Teacher].path)
         out = TeacherGraph(out_dir, "").model
-        backend.export_teacher(model, out)
-        check_logits(backend, out, model, position_limit(inputs[Teacher].path))
+        positions = position_limit(inputs[Teacher].path)
+        backend.export_teacher(model, positions, out)
+        check_logits(backend, out, model, positions)
+        described = backend.describe(out)
         facts = {
             "architecture": model.config.model_type,
             "parameters": sum(p.numel() for p in model.parameters()),
             "bytes": out.stat().st_size,
-            "nodes": backend.describe(out).nodes,
+            "nodes": described.nodes,
+            "min_runtime": described.min_runtime,
             "pad_token_id": model.config.pad_token_id or 0,
         }
         write_json(out_dir / FACTS, facts)

@@ -6,7 +6,7 @@ the other, and what it cannot do is recorded with the reason.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
@@ -28,7 +28,7 @@ from edgekit.artifact import (
 from edgekit.devices import InstructionCount, LatencyPlan, ModelFile, Samples, TokenRows, Unavailable
 from edgekit.provenance import Provenance
 from edgekit.stage import Context, Inputs, Pass
-from edgekit.stages.evaluate import draw
+from edgekit.stages.evaluate import PROCESSOR, draw, processor
 from edgekit.stages.teach import encode_for_teacher
 from edgekit.statistics import histogram, median_of_ratios, percentile
 from edgekit.tokenization import encode, load_tokenizer
@@ -54,7 +54,7 @@ class Benchmark(Pass):
     VERSION: ClassVar[int] = 1
     IN: ClassVar = (QuantizedGraph, TeacherGraph, Teacher, Vocabulary, LabelledData)
     OUT: ClassVar = Latency
-    READS: ClassVar[tuple[str, ...]] = ("device.arch", "device.threads", "shape.sequence_length")
+    READS: ClassVar[tuple[str, ...]] = (*PROCESSOR, "device.threads", "runtime.options", "shape.sequence_length")
     TOOLS: ClassVar[tuple[str, ...]] = ("transformers", "tokenizers", "numpy")
     MEASURES: ClassVar[bool] = True
 
@@ -69,16 +69,19 @@ class Benchmark(Pass):
         dataset, vocabulary = data.read(inputs[LabelledData].path), inputs[Vocabulary]
         texts = [dataset.test[i][0] for i in draw(len(dataset.test), self.texts, ctx.seed)]
         tokenizer = load_tokenizer(vocabulary.tokenizer, vocabulary.max_length)
+        options = ctx.target["runtime.options"]
         models = {
-            "artifact": _pair(inputs[QuantizedGraph].model, vocabulary.facts["pad_token_id"], encode(tokenizer, texts)),
-            "teacher": _pair(
-                inputs[TeacherGraph].model,
-                inputs[TeacherGraph].facts["pad_token_id"],
-                encode_for_teacher(inputs[Teacher].path, texts),
+            "artifact": (
+                _model_file(inputs[QuantizedGraph], vocabulary.facts["pad_token_id"], options),
+                TokenRows(encode(tokenizer, texts)),
+            ),
+            "teacher": (
+                _model_file(inputs[TeacherGraph], inputs[TeacherGraph].facts["pad_token_id"], options),
+                TokenRows(encode_for_teacher(inputs[Teacher].path, texts)),
             ),
         }
         device, threads = devices.connect(ctx.device), ctx.target["device.threads"]
-        provenance, reason = device.provenance(ctx.target["device.arch"])
+        provenance, reason = device.provenance(processor(ctx.target))
         plan = LatencyPlan(rounds=self.rounds, block_runs=self.block_runs, threads=threads)
         timed = device.latency(models, plan)
         counted = device.instructions(_middle_lengths(models, self.counted_texts), threads)
@@ -105,8 +108,8 @@ class Benchmark(Pass):
         write_json(out_dir / FACTS, {"device": ctx.device, "texts": len(texts), "rounds": self.rounds})
 
 
-def _pair(path: Path, pad_id: int, rows: Sequence[np.ndarray]) -> tuple[ModelFile, TokenRows]:
-    return ModelFile(path, file_digest(path), pad_id), TokenRows(rows)
+def _model_file(graph: QuantizedGraph | TeacherGraph, pad_id: int, options: Mapping[str, str]) -> ModelFile:
+    return ModelFile(graph.model, file_digest(graph.model), pad_id, graph.facts["min_runtime"], options)
 
 
 def _middle_lengths(

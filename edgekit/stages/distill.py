@@ -44,6 +44,7 @@ class Distill(Pass):
     Attributes:
         layers: layers of the student, evenly spaced over the teacher's, its last always among them; 0 takes four, or
             all of a teacher that has fewer.
+        keep: the teacher's layers that the student copies, counted from 0 and increasing, in place of a number.
         epochs: passes over the training split and its views.
         min_steps: steps at least, in whole epochs, for data sets so small that the epochs make fewer.
         batch_size: rows a step.
@@ -54,6 +55,7 @@ class Distill(Pass):
     """
 
     layers: int = 0
+    keep: tuple[int, ...] = ()
     epochs: int = 3
     min_steps: int = 800
     batch_size: int = 32
@@ -76,6 +78,10 @@ class Distill(Pass):
             raise ValueError(f"min_steps is {self.min_steps}; it must not be negative")
         if self.layers < 0 or self.epochs < 1 or self.batch_size < 1:
             raise ValueError("layers must not be negative, epochs and batch_size at least 1")
+        if self.layers and self.keep:
+            raise ValueError("layers and keep are both given; keep already says how many")
+        if list(self.keep) != sorted(set(self.keep)) or min(self.keep, default=0) < 0:
+            raise ValueError(f"keep is {list(self.keep)}; expected layers counted from 0, each once, increasing")
         if self.temperature <= 0 or self.learning_rate <= 0:
             raise ValueError("temperature and learning_rate must be positive")
 
@@ -87,7 +93,11 @@ class Distill(Pass):
         vocabulary = inputs[Vocabulary]
         teacher, _ = load_teacher(inputs[Teacher].path)
         total = len(teacher.config.heads)
-        layers = evenly_spaced(total, self.layers or min(DEFAULT_LAYERS, total))
+        layers = list(self.keep) or evenly_spaced(total, self.layers or min(DEFAULT_LAYERS, total))
+        if layers[-1] >= total:
+            raise RecipeError(
+                f"distill.keep names layer {layers[-1]}, but the teacher has {total} layers, 0 to {total - 1}"
+            )
         pad_id = vocabulary.facts["pad_token_id"]
         student = keep_layers(teacher, layers)
         student = keep_positions(student, vocabulary.max_length)

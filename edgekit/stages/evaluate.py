@@ -19,12 +19,15 @@ from edgekit.artifact import (
     file_digest,
     write_json,
 )
-from edgekit.devices import ModelFile, TokenRows
+from edgekit.devices import ModelFile, Processor, TokenRows
 from edgekit.provenance import Provenance
 from edgekit.stage import Context, Inputs, Pass
 from edgekit.statistics import churn, flip_rate, paired_counts, tango_interval
+from edgekit.target import TargetView
 from edgekit.tasks import load_task
 from edgekit.tokenization import encode, load_tokenizer
+
+PROCESSOR = ("device.arch", "device.cpu", "device.isa")
 
 
 @dataclass(frozen=True)
@@ -43,7 +46,7 @@ class Evaluate(Pass):
     VERSION: ClassVar[int] = 1
     IN: ClassVar = (QuantizedGraph, Vocabulary, LabelledData, Reference)
     OUT: ClassVar = Accuracy
-    READS: ClassVar[tuple[str, ...]] = ("device.arch", "device.threads")
+    READS: ClassVar[tuple[str, ...]] = (*PROCESSOR, "device.threads", "runtime.options")
     TOOLS: ClassVar[tuple[str, ...]] = ("tokenizers", "numpy")
     MEASURES: ClassVar[bool] = True
 
@@ -56,13 +59,15 @@ class Evaluate(Pass):
         task, vocabulary, reference = load_task(ctx.task), inputs[Vocabulary], inputs[Reference]
         dataset = data.read(inputs[LabelledData].path)
         device = devices.connect(ctx.device)
-        provenance, reason = device.provenance(ctx.target["device.arch"])
+        provenance, reason = device.provenance(processor(ctx.target))
         simulated = provenance is Provenance.SIMULATED and not self.examples
         chosen = draw(len(dataset.test), self.simulated_examples if simulated else self.examples, ctx.seed)
         tokenizer = load_tokenizer(vocabulary.tokenizer, vocabulary.max_length)
         rows = encode(tokenizer, [dataset.test[i][0] for i in chosen])
         graph = inputs[QuantizedGraph].model
-        model = ModelFile(graph, file_digest(graph), vocabulary.facts["pad_token_id"])
+        facts = inputs[QuantizedGraph].facts
+        pad_id, options = vocabulary.facts["pad_token_id"], ctx.target["runtime.options"]
+        model = ModelFile(graph, file_digest(graph), pad_id, facts["min_runtime"], options)
         threads = ctx.target["device.threads"]
         logits = device.logits(model, TokenRows(rows), threads, lambda done, total: ctx.progress(done, total, "rows"))
         teacher, student, expected = (
@@ -75,6 +80,11 @@ class Evaluate(Pass):
         write_json(
             out_dir / FACTS, {"rows": len(chosen), "device": ctx.device, "scores": task.scores(logits, expected)}
         )
+
+
+def processor(target: TargetView) -> Processor:
+    """Returns the target's processor, from the fields that a stage which measures declares."""
+    return Processor(*(target[name] for name in PROCESSOR))
 
 
 def draw(rows: int, wanted: int, seed: int) -> list[int]:

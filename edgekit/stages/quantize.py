@@ -38,7 +38,7 @@ class Quantize(Pass):
     rows: int = 500
 
     NAME: ClassVar[str] = "quantize"
-    VERSION: ClassVar[int] = 1
+    VERSION: ClassVar[int] = 2
     IN: ClassVar = (Graph, Ranges, Vocabulary, LabelledData)
     OUT: ClassVar = QuantizedGraph
     READS: ClassVar[tuple[str, ...]] = ("runtime.name", "quant")
@@ -88,5 +88,6 @@ class Quantize(Pass):
             "dev_rows": len(rows),
             "bytes": best["bytes"],
             "nodes": described.nodes,
+            "min_runtime": described.min_runtime,
         }
         write_json(out_dir / FACTS, facts)

@@ -110,7 +110,8 @@ class Trim(Pass):
 
         description = json.loads(original.to_str())
         kind = description["model"]["type"]
-        ids = list(range(original.get_vocab_size(with_added_tokens=True)))
+        # Up to the last id, not as many as there are tokens: some vocabularies have gaps.
+        ids = list(range(max(original.get_vocab(with_added_tokens=True).values()) + 1))
         trimmed = original
         note = ""
         if not self.enabled:
@@ -135,7 +136,7 @@ class Trim(Pass):
         }
         facts = {
             "tokenizer": kind,
-            "tokens_before": original.get_vocab_size(with_added_tokens=True),
+            "tokens_before": len(original.get_vocab(with_added_tokens=True)),
             "tokens_after": len(ids),
             "max_length": max_length,
             "longest_train_row": longest,

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from filelock import FileLock
 from tiny_models import CLASSES, expected, masked_classifier, mean_classifier, token_rows
 
 from edgekit import devices
-from edgekit.devices import LatencyPlan, Unavailable, _host, connect, local, module_for, schemes
+from edgekit.devices import LatencyPlan, Processor, Unavailable, _host, connect, local, module_for, qemu, schemes
 from edgekit.errors import DeviceError, InputError
 from edgekit.provenance import Provenance
 
@@ -106,13 +108,54 @@ def test_instructions_are_unavailable_with_a_reason(tmp_path: Path) -> None:
     assert "counter" in answer.reason
 
 
+def processor(arch: str = HERE, cpu: str = "Haswell", isa: tuple[str, ...] = ()) -> Processor:
+    return Processor(arch, cpu, isa)
+
+
 def test_provenance_is_measured_for_this_architecture_alone() -> None:
     other = "aarch64" if HERE == "x86_64" else "x86_64"
     device = connect("local")
-    assert device.provenance(HERE)[0] is Provenance.MEASURED
-    kind, reason = device.provenance(other)
+    assert device.provenance(processor())[0] is Provenance.MEASURED
+    kind, reason = device.provenance(processor(other))
     assert kind is Provenance.ESTIMATED
-    assert f"not the {other} target's" in reason
+    assert other in reason
+
+
+def test_a_machine_without_the_targets_extensions_only_estimates(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(local, "isa_flags", lambda: ("avx", "fma"))
+    kind, reason = connect("local").provenance(processor(isa=("avx2", "fma")))
+    assert kind is Provenance.ESTIMATED
+    assert reason.endswith("which lacks avx2")
+    monkeypatch.setattr(local, "isa_flags", lambda: ("avx", "avx2", "avx512f", "fma"))
+    assert connect("local").provenance(processor(isa=("avx2", "fma")))[0] is Provenance.MEASURED
+
+
+def test_the_device_chosen_is_the_best_that_is_ready(monkeypatch: pytest.MonkeyPatch) -> None:
+    arm = processor("aarch64", "cortex-a76", ("asimd", "asimddp"))
+    ready, missing = (lambda self: None), (lambda self: Unavailable("no emulator"))
+    monkeypatch.setattr(local, "architecture", lambda name=None: name or "x86_64")
+    monkeypatch.setattr(qemu.QemuDevice, "unavailable", ready)
+    assert devices.choose("t", arm, "") == ("qemu:cortex-a76", "")
+    monkeypatch.setattr(qemu.QemuDevice, "unavailable", missing)
+    uri, note = devices.choose("t", arm, "")
+    assert uri == "local"
+    assert note == "t: figures are estimated with this machine's kernels; no emulator"
+    with pytest.raises(DeviceError, match="device qemu:cortex-a76 cannot be used: no emulator"):
+        devices.choose("t", arm, "qemu:cortex-a76")
+    monkeypatch.setattr(local.LocalDevice, "unavailable", lambda self: Unavailable("no runtime"))
+    with pytest.raises(DeviceError, match="t: no device is ready: no emulator; no runtime"):
+        devices.choose("t", arm, "")
+
+
+def test_two_timings_at_once_take_turns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("EDGEKIT_CACHE", str(tmp_path))
+    models = {"m": (mean_classifier(tmp_path / "m.onnx"), token_rows(2))}
+    with ThreadPoolExecutor(1) as pool:
+        with FileLock(tmp_path / local.LOCK):
+            waiting = pool.submit(connect("local").latency, models, LatencyPlan(1, 50))
+            with pytest.raises(TimeoutError):
+                waiting.result(timeout=3)
+        assert isinstance(waiting.result(timeout=60), dict)
 
 
 @pytest.mark.parametrize(("name", "arch"), [("arm64", "aarch64"), ("AMD64", "x86_64"), ("riscv64", "riscv64")])

@@ -10,7 +10,16 @@ import numpy as np
 import pytest
 from tiny_models import CLASSES, dense_classifier, expected, masked_classifier, mean_classifier, token_rows
 
-from edgekit.devices import InstructionCount, LatencyPlan, TokenRows, Unavailable, _sysroot, connect, module_for
+from edgekit.devices import (
+    InstructionCount,
+    LatencyPlan,
+    Processor,
+    TokenRows,
+    Unavailable,
+    _sysroot,
+    connect,
+    module_for,
+)
 from edgekit.devices._arm_cpus import CPUS, cpuinfo, feature_names
 from edgekit.errors import DeviceError, InputError
 from edgekit.paths import cache_dir
@@ -79,8 +88,19 @@ def test_another_runtime_version_makes_the_userland_out_of_date(
 
 def test_provenance_is_simulated_for_arm_alone() -> None:
     device = connect("qemu:cortex-a76")
-    assert device.provenance("aarch64")[0] is Provenance.SIMULATED
-    assert device.provenance("x86_64")[0] is Provenance.ESTIMATED
+    isa = ("asimd", "asimddp")
+    assert device.provenance(Processor("aarch64", "cortex-a76", isa))[0] is Provenance.SIMULATED
+    assert device.provenance(Processor("x86_64", "Haswell", ("avx2",)))[0] is Provenance.ESTIMATED
+
+
+def test_another_arm_processor_simulates_only_what_it_has(prepared: None) -> None:
+    wanted = Processor("aarch64", "cortex-a76", ("asimd", "asimddp"))
+    kind, reason = connect("qemu:neoverse-n1").provenance(wanted)
+    assert kind is Provenance.SIMULATED
+    assert reason.endswith("neoverse-n1, not the target's cortex-a76")
+    kind, reason = connect("qemu:cortex-a53").provenance(wanted)
+    assert kind is Provenance.ESTIMATED
+    assert "lacks asimddp" in reason
 
 
 def test_there_is_no_latency_under_emulation(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import ast
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,8 @@ def run(folder: Path, models: dict[str, tuple[ModelFile, TokenRows]], **job: Any
                 "sha256": model.sha256,
                 "rows": str(folder / f"{name}.npz"),
                 "pad_id": model.pad_id,
-                "min_runtime": job.pop("min_runtime", None),
+                "min_runtime": model.min_runtime,
+                "options": dict(model.options),
             }
         )
     (folder / "job.json").write_text(
@@ -118,7 +120,8 @@ def test_a_model_that_is_not_the_one_named_is_not_loaded(tmp_path: Path) -> None
 
 def test_a_runtime_that_is_too_old_is_named(tmp_path: Path) -> None:
     model = mean_classifier(tmp_path / "m.onnx")
-    message = error_of(*run(tmp_path, {"m": (model, token_rows(1))}, mode="logits", min_runtime="99.1"))
+    newer = replace(model, min_runtime="99.1")
+    message = error_of(*run(tmp_path, {"m": (newer, token_rows(1))}, mode="logits"))
     assert "needs onnxruntime >= 99.1" in message
 
 
@@ -174,3 +177,11 @@ def test_no_job_is_a_usage_error(tmp_path: Path) -> None:
     done = subprocess.run([sys.executable, RUNNER], capture_output=True, text=True, check=False)
     assert done.returncode == 1
     assert json.loads(done.stdout)["event"] == "error"
+
+
+def test_the_targets_options_reach_the_session(tmp_path: Path) -> None:
+    model = replace(mean_classifier(tmp_path / "m.onnx"), options={"session.set_denormal_as_zero": "1"})
+    events, status = run(tmp_path, {"m": (model, token_rows(1))}, mode="logits")
+    assert status == 0
+    (ready,) = (event for event in events if event["event"] == "ready")
+    assert ready["options"] == {"m": {"session.set_denormal_as_zero": "1"}}

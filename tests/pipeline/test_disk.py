@@ -111,3 +111,18 @@ def test_an_output_disk_that_fills_up_keeps_the_bundle_that_is_there(tiny_build:
     assert len(errors(done.stderr)) == 1
     assert [path.name for path in (tmp_path / "seen").iterdir()] == [builds.TARGET]
     assert builds.manifest(tmp_path / "seen" / builds.TARGET) == builds.manifest(tiny_build.bundle)
+
+
+def test_a_full_temporary_folder_is_named(tiny_build: TinyBuild, tmp_path: Path) -> None:
+    """The devices write their jobs there; the store and the output have room."""
+    cache, out, disk = tiny_build.copy_cache(tmp_path / "cache"), tmp_path / "dist", tmp_path / "disk"
+    disk.mkdir()
+    builds.forget(cache, tiny_build.bundle, ["evaluate"])
+    script = 'mount -t tmpfs -o size=8k tmpfs "$1" || exit 99; export TMPDIR="$1"; shift; exec "$@"'
+    command = [*mounts(disk), script, "sh", str(disk), sys.executable, "-m", "edgekit", *tiny_build.sources.args(out)]
+    done = subprocess.run(command, env=builds.environment(cache), capture_output=True, text=True)
+    assert done.returncode == 2, done.stderr
+    (message,) = errors(done.stderr)
+    assert f"the disk that holds {disk} is full" in message
+    assert not out.exists()
+    check_store(cache)

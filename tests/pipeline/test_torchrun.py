@@ -11,7 +11,7 @@ from pathlib import Path
 import builds
 import pytest
 import torch.distributed
-from builds import TARGET, TinyBuild, check_store, manifest, ran
+from builds import TARGET, Sources, TinyBuild, check_store, manifest, ran
 
 
 @pytest.mark.slow
@@ -37,6 +37,25 @@ def test_two_processes_build_one_bundle(tiny_build: TinyBuild, tmp_path: Path) -
     check_store(cache)
     verified = builds.cli("verify", bundle, "--device", "local", cache=cache)
     assert verified.exit_code == 0, verified.output
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(
+    not (torch.distributed.is_available() and torch.distributed.is_gloo_available()), reason="torch has no gloo"
+)
+def test_two_processes_fine_tune_a_base_model(sources: Sources, tmp_path: Path) -> None:
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "edgekit"]
+    settings = ("finetune.epochs=8", "finetune.learning_rate=3e-3", "finetune.embedding_rate=1")
+    more = [argument for setting in settings for argument in ("--set", setting)]
+    args = sources.args(tmp_path / "dist", *more)
+    args[args.index(str(sources.teacher))] = str(sources.base)
+    cache = tmp_path / "cache"
+    done = subprocess.run([*launch, *args], env=builds.environment(cache), capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stderr
+    facts = {step["stage"]: step["facts"] for step in manifest(tmp_path / "dist" / TARGET)["lineage"]}["finetune"]
+    assert facts["dev"]["accuracy"] > 60  # four labels: a constant answer has 25 %
+    assert len(facts["dev_by_epoch"]) >= 3
+    check_store(cache)
 
 
 def test_a_fault_in_two_processes_is_told_once(tiny_build: TinyBuild, tmp_path: Path) -> None:
