@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from edgekit.errors import RecipeError, TargetError, suggestion
-from edgekit.quant.ranges import METHODS
+from edgekit.quant.ranges import NAMES
 from edgekit.target import parse_table
 
 
@@ -75,9 +75,9 @@ def load_policy(name: str) -> Policy:
         raise RecipeError(f"calibration policy {path}: 'rows' and 'length_strata' must be at least 1")
     if policy.seed < 0:
         raise RecipeError(f"calibration policy {path}: 'seed' is {policy.seed}; it must not be negative")
-    if policy.method not in METHODS:
+    if policy.method not in NAMES:
         raise RecipeError(
-            f"calibration policy {path}: unknown method {policy.method!r}{suggestion(policy.method, METHODS)}"
+            f"calibration policy {path}: unknown method {policy.method!r}{suggestion(policy.method, NAMES)}"
         )
     return policy
 

@@ -1,7 +1,8 @@
 """Ranges of activations from one streaming pass: memory does not grow with the number of rows.
 
-Rows come one at a time and unpadded, so padding never enters a range. Each method keeps a constant amount of state for
-each tensor.
+Rows come one at a time and unpadded, so padding never enters a range. What is kept of a tensor, a histogram and two
+moving averages, has one size whatever the rows, and every method makes its range of that: trying another one costs no
+second pass.
 """
 
 from __future__ import annotations
@@ -14,9 +15,12 @@ from pathlib import Path
 import numpy as np
 
 from edgekit.artifact import write_json
-from edgekit.errors import DataError, InputError
+from edgekit.errors import DataError, InputError, suggestion
+from edgekit.quant.histogram import Histogram, added, histogram_of
+from edgekit.quant.methods import METHODS
 
-METHODS = ("minmax", "moving-average")
+MOVING_AVERAGE = "moving-average"
+NAMES = (*METHODS, MOVING_AVERAGE)
 MOMENTUM = 0.95
 
 
@@ -26,7 +30,7 @@ class Range:
 
     Attributes:
         low, high: float32 values, low <= 0 <= high, so that zero is exactly representable.
-        method: one of METHODS.
+        method: one of NAMES.
         rows: rows that it was taken from.
     """
 
@@ -36,45 +40,80 @@ class Range:
     rows: int
 
 
-def stream_ranges(activations: Iterable[Mapping[str, np.ndarray]], method: str) -> dict[str, Range]:
-    """Takes the range of each tensor over all rows.
+@dataclass(frozen=True)
+class Observed:
+    """What is kept of one tensor.
 
-    minmax keeps the extremes. moving-average keeps `m <- 0.95 m + 0.05 x` of each row's extremes, started at the first
-    row's: one outlying row moves it by a twentieth.
+    Attributes:
+        histogram: of all its values.
+        average_low, average_high: moving averages of each row's extremes, `m <- 0.95 m + 0.05 x`, started at the first
+            row's: one outlying row moves them by a twentieth.
+        rows: rows seen.
+    """
+
+    histogram: Histogram
+    average_low: float
+    average_high: float
+    rows: int
+
+
+def observe(activations: Iterable[Mapping[str, np.ndarray]]) -> dict[str, Observed]:
+    """Takes the statistics of each tensor over all rows.
 
     Args:
-        activations: for each row the tensors by name, of any shape, float.
-        method: one of METHODS.
+        activations: for each row the tensors by name, of any shape, float; the same names in every row.
 
     Raises:
-        DataError: no rows; NaN or infinite values (the tensor is named).
+        DataError: no rows; NaN or infinite values (tensor and row are named).
+    """
+    seen: dict[str, Observed] = {}
+    for number, row in enumerate(activations, 1):
+        for name, values in row.items():
+            # A sum would do and miss nothing, but it also overflows: the extremes do not, and NaN comes through them.
+            if not (np.isfinite(values.min()) and np.isfinite(values.max())):
+                raise DataError(
+                    f"activation {name!r} is not finite on calibration row {number}; the model is broken there"
+                )
+            seen[name] = _with_row(seen.get(name), histogram_of(values))
+    if not seen:
+        raise DataError("the calibration set is empty")
+    return seen
+
+
+def _with_row(before: Observed | None, row: Histogram) -> Observed:
+    if before is None:
+        return Observed(row, row.low, row.high, 1)
+    return Observed(
+        added(before.histogram, row),
+        before.average_low + (1 - MOMENTUM) * (row.low - before.average_low),
+        before.average_high + (1 - MOMENTUM) * (row.high - before.average_high),
+        before.rows + 1,
+    )
+
+
+def ranges_of(observed: Mapping[str, Observed], method: str, levels: int = 256) -> dict[str, Range]:
+    """Makes the range of each tensor by one method.
+
+    Args:
+        observed: what `observe` returned.
+        method: one of NAMES.
+        levels: of the integers, 256 for eight bits.
+
+    Raises:
         InputError: unknown method.
 
-    Ref: Jacob et al. 2018 (1712.05877), section 3.1 (exponential moving averages of ranges).
+    Ref: `edgekit.quant.methods`; Jacob et al. 2018 (1712.05877), section 3.1, for the moving average.
     """
-    if method not in METHODS:
-        raise InputError(f"unknown range method {method!r}; there are: {', '.join(METHODS)}")
-    low: dict[str, float] = {}
-    high: dict[str, float] = {}
-    rows = 0
-    for row in activations:
-        rows += 1
-        for name, values in row.items():
-            smallest, largest = float(values.min()), float(values.max())
-            if not np.isfinite(smallest) or not np.isfinite(largest):
-                raise DataError(
-                    f"activation {name!r} is not finite on calibration row {rows}; the model is broken there"
-                )
-            if rows == 1:
-                low[name], high[name] = smallest, largest
-            elif method == "minmax":
-                low[name], high[name] = min(low[name], smallest), max(high[name], largest)
-            else:
-                low[name] += (1 - MOMENTUM) * (smallest - low[name])
-                high[name] += (1 - MOMENTUM) * (largest - high[name])
-    if not rows:
-        raise DataError("the calibration set is empty")
-    return {name: Range(min(low[name], 0.0), max(high[name], 0.0), method, rows) for name in low}
+    if method not in NAMES:
+        raise InputError(f"unknown range method {method!r}{suggestion(method, NAMES)}")
+    ranges = {}
+    for name, one in observed.items():
+        if method == MOVING_AVERAGE:
+            low, high = min(one.average_low, 0.0), max(one.average_high, 0.0)
+        else:
+            low, high = METHODS[method](one.histogram, levels)
+        ranges[name] = Range(float(np.float32(low)), float(np.float32(high)), method, one.rows)
+    return ranges
 
 
 def write_ranges(path: Path, ranges: Mapping[str, Range]) -> None:
@@ -85,3 +124,36 @@ def write_ranges(path: Path, ranges: Mapping[str, Range]) -> None:
 def read_ranges(path: Path) -> dict[str, Range]:
     """Reads what `write_ranges` wrote."""
     return {name: Range(**values) for name, values in json.loads(path.read_text(encoding="utf-8")).items()}
+
+
+def write_observed(path: Path, observed: Mapping[str, Observed]) -> None:
+    """Writes statistics as .npz: the counts of all tensors, (tensors, bins), and their other figures."""
+    plain = [
+        (name, o.histogram.exponent, o.histogram.low, o.histogram.high, o.average_low, o.average_high, o.rows)
+        for name, o in observed.items()
+    ]
+    names, exponents, *figures, rows = zip(*plain, strict=True)
+    np.savez_compressed(
+        path,
+        names=np.array(names),
+        exponents=np.array(exponents, dtype=np.int64),
+        figures=np.array(figures, dtype=np.float64),
+        rows=np.array(rows, dtype=np.int64),
+        counts=np.stack([o.histogram.counts for o in observed.values()]),
+    )
+
+
+def read_observed(path: Path) -> dict[str, Observed]:
+    """Reads what `write_observed` wrote."""
+    with np.load(path, allow_pickle=False) as arrays:
+        low, high, average_low, average_high = arrays["figures"]
+        counts, exponents, rows = arrays["counts"], arrays["exponents"], arrays["rows"]
+        return {
+            str(name): Observed(
+                Histogram(int(exponents[i]), counts[i], float(low[i]), float(high[i])),
+                float(average_low[i]),
+                float(average_high[i]),
+                int(rows[i]),
+            )
+            for i, name in enumerate(arrays["names"])
+        }

@@ -14,10 +14,13 @@ from edgekit import data
 from edgekit.artifact import FACTS, Graph, LabelledData, Ranges, Vocabulary, file_digest, write_json
 from edgekit.backends import load_backend
 from edgekit.calibration import draw, load_policy, policy_file
-from edgekit.quant.ranges import stream_ranges, write_ranges
+from edgekit.quant.ranges import observe, ranges_of, write_observed, write_ranges
 from edgekit.stage import Context, Inputs, Pass
 from edgekit.target import Target
 from edgekit.tokenization import encode, load_tokenizer
+
+LEVELS = 256
+"""Of eight bits, which every scheme of this version has."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +38,7 @@ class Calibrate(Pass):
     policy_digest: str = ""
 
     NAME: ClassVar[str] = "calibrate"
-    VERSION: ClassVar[int] = 1
+    VERSION: ClassVar[int] = 2
     IN: ClassVar = (Graph, Vocabulary, LabelledData)
     OUT: ClassVar = Ranges
     READS: ClassVar[tuple[str, ...]] = ("runtime.name", "quant.ops")
@@ -71,7 +74,9 @@ class Calibrate(Pass):
                 yield tensor
                 ctx.progress(done, len(chosen), "rows")
 
-        ranges = stream_ranges(counted(), policy.method)
+        observed = observe(counted())
+        ranges = ranges_of(observed, policy.method, LEVELS)
+        write_observed(out_dir / "statistics.npz", observed)
         write_ranges(out_dir / "ranges.json", ranges)
         lengths = [len(encoded[i]) for i in chosen]
         facts = {
