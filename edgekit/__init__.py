@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Built",
+    "Limits",
     "bench",
     "build",
     "evaluate",
@@ -42,6 +43,19 @@ __all__ = [
 # uses no network (docs/adr/0009-telemetry.md).
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 registration.install()
+
+
+def __getattr__(name: str) -> Any:
+    """Gives `Limits` and `__version__` without importing them for whoever asks for neither."""
+    if name == "Limits":
+        from edgekit.recipe import Limits
+
+        return Limits
+    if name == "__version__":
+        from importlib.metadata import version
+
+        return version("edgekit")
+    raise AttributeError(f"module 'edgekit' has no attribute {name!r}")
 
 
 @dataclass(frozen=True)
@@ -78,11 +92,11 @@ def load_target(name: str) -> Target:
 def load_recipe(
     path: str | Path = "edgekit.toml",
     *,
-    model: str | None = None,
-    data: str | None = None,
+    model: str | Path | None = None,
+    data: str | Path | None = None,
     task: str | None = None,
     targets: Sequence[str] = (),
-    out: str | None = None,
+    out: str | Path | None = None,
     device: str | None = None,
     seed: int | None = None,
     limits: Limits | None = None,
@@ -100,19 +114,20 @@ def load_recipe(
     """
     from edgekit.recipe import load_recipe as load
 
-    given: dict[str, Any] = {"model": model, "data": data, "task": task, "targets": tuple(targets), "out": out}
+    given: dict[str, Any] = {"model": model, "data": data, "task": task, "out": out}
+    given["targets"] = targets if isinstance(targets, str) else tuple(targets)
     given |= {"device": device, "seed": seed, "limits": limits, "options": options}
     given["allow_download"] = allow_download or None
     return _recipe(load(Path(path)), given)
 
 
 def make_recipe(
-    model: str,
-    data: str,
+    model: str | Path,
+    data: str | Path,
     *,
     targets: Sequence[str],
     task: str | None = None,
-    out: str | None = None,
+    out: str | Path | None = None,
     device: str | None = None,
     seed: int | None = None,
     limits: Limits | None = None,
@@ -127,7 +142,8 @@ def make_recipe(
     Raises:
         RecipeError: the model or the data is empty, or the seed is out of range.
     """
-    given: dict[str, Any] = {"model": model, "data": data, "task": task, "targets": tuple(targets), "out": out}
+    given: dict[str, Any] = {"model": model, "data": data, "task": task, "out": out}
+    given["targets"] = targets if isinstance(targets, str) else tuple(targets)
     given |= {"device": device, "seed": seed, "limits": limits, "options": options}
     given["allow_download"] = allow_download or None
     return _recipe({}, given)
@@ -135,24 +151,27 @@ def make_recipe(
 
 def _recipe(values: Mapping[str, Any], overrides: Mapping[str, Any]) -> Recipe:
     from edgekit.errors import RecipeError
-    from edgekit.recipe import Limits, Recipe
+    from edgekit.recipe import Limits, Recipe, check_seed, check_types
 
     merged = dict(values)
     for name, value in overrides.items():
-        if name == "limits" and isinstance(value, Limits):
+        if name in ("model", "data", "out") and isinstance(value, Path):
+            merged[name] = str(value)
+        elif name == "limits" and isinstance(value, Limits):
             given = {k: v for k, v in dataclasses.asdict(value).items() if v is not None}
             merged[name] = dataclasses.replace(merged.get(name, Limits()), **given)
-        elif name == "options" and value:
+        elif name == "options" and isinstance(value, Mapping) and all(isinstance(v, Mapping) for v in value.values()):
             before = merged.get(name, {})
             merged[name] = {s: {**before.get(s, {}), **value.get(s, {})} for s in {*before, *value}}
-        elif value not in (None, (), {}):
+        elif value not in (None, (), {}, ""):
             merged[name] = value
     for name in ("model", "data"):
         if not merged.get(name):
             raise RecipeError(f"no {name} given; name it, or put `{name} = …` into the recipe")
-    if not 0 <= merged.get("seed", 0) < 2**32:
-        raise RecipeError(f"seed is {merged['seed']}; it must lie between 0 and 2^32 - 1")
-    return Recipe(**merged)
+    recipe = Recipe(**merged)
+    check_types(recipe)
+    check_seed(recipe.seed)
+    return recipe
 
 
 def open_store() -> Store:
@@ -196,11 +215,11 @@ def build(
     return [Built(name, folder, manifest.read(folder)) for name, folder in folders.items()]
 
 
-def plan(recipe: Recipe, *, store: Store | None = None) -> list[Planned]:
+def plan(recipe: Recipe, *, store: Store | None = None, use_cache: bool = True) -> list[Planned]:
     """Says what a build would run and what it would find in the store."""
     from edgekit import pipeline
 
-    return pipeline.plan(pipeline.open_source(recipe), store or open_store())
+    return pipeline.plan(pipeline.open_source(recipe), store or open_store(), use_cache)
 
 
 def evaluate(
@@ -210,6 +229,7 @@ def evaluate(
     device: str = "",
     examples: int = 0,
     predictions: str | Path | None = None,
+    columns: Mapping[str, str] | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Evaluation:
     """Takes the accuracy of a bundle on labelled rows; see `edgekit.measure.evaluate`."""
@@ -217,7 +237,7 @@ def evaluate(
     from edgekit.source import resolve
 
     out = None if predictions is None else Path(predictions)
-    return measure.evaluate(Path(folder), resolve(str(data), "data"), device, examples, out, progress)
+    return measure.evaluate(Path(folder), resolve(str(data), "data"), device, examples, out, columns or {}, progress)
 
 
 def bench(

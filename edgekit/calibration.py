@@ -67,7 +67,7 @@ def load_policy(name: str) -> Policy:
     """
     path = policy_file(name)
     try:
-        table = tomllib.loads(path.read_text(encoding="utf-8"))
+        table = tomllib.loads(path.read_text(encoding="utf-8-sig"))
         policy: Policy = parse_table(Policy, table, str(path), "")
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, TargetError) as error:
         raise RecipeError(f"calibration policy {path}: {error}") from error

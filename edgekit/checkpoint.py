@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgekit.artifact import Model, Teacher, tree_digest
 from edgekit.errors import ModelError
-from edgekit.source import resolve
+from edgekit.source import is_there, listing, resolve
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -27,6 +27,7 @@ _HEADS = {
     "ForCausalLM": "text-generation",
     "ForConditionalGeneration": "text2text-generation",
 }
+HUB_ID_LIMIT = 96  # characters, as the hub has it
 _NEW_HEAD = re.compile(r"(^|\.)(classifier|pre_classifier|score|pooler)\.")  # what a base model need not have
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
 
@@ -39,11 +40,13 @@ class Checkpoint:
         path: the folder.
         model_type: `config.model_type`.
         labels: names of the trained head's classes, in order of their ids; empty where there is no trained head.
+        config: what config.json says.
     """
 
     path: Path
     model_type: str
     labels: tuple[str, ...]
+    config: Mapping[str, Any]
 
     @property
     def fine_tuned(self) -> bool:
@@ -65,9 +68,9 @@ def locate(location: str, allow_download: bool) -> Path:
     Raises:
         ModelError: it is nowhere.
     """
-    if location.startswith("package:") or Path(location).expanduser().exists():
+    if location.startswith("package:") or is_there(Path(location).expanduser()):
         return resolve(location, "model")
-    if not _HUB_ID.fullmatch(location):
+    if not _HUB_ID.fullmatch(location) or len(location) > HUB_ID_LIMIT:
         raise ModelError(f"model folder {location} does not exist")
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
@@ -76,8 +79,9 @@ def locate(location: str, allow_download: bool) -> Path:
         return Path(snapshot_download(location, allow_patterns=list(_READ), local_files_only=not allow_download))
     except LocalEntryNotFoundError as error:
         hint = "the hub cannot be reached" if allow_download else "give --allow-download to fetch it from the hub"
+        close = listing(Path(location)) if "did you mean" in listing(Path(location)) else ""
         raise ModelError(
-            f"model {location!r} is neither a folder nor in the hub's cache on this machine; {hint}"
+            f"model {location!r} is neither a folder nor in the hub's cache on this machine{close}; {hint}"
         ) from error
     except HFValidationError as error:
         raise ModelError(f"model {location!r} is neither a folder nor a hub id") from error
@@ -100,7 +104,10 @@ def inspect(path: Path, task: str) -> Checkpoint:
     model_type = config.get("model_type")
     if not isinstance(model_type, str):
         raise ModelError(f"{path}/config.json has no 'model_type'")
+    _check_tokenizer(path)
     architectures = config.get("architectures") or []
+    if not isinstance(architectures, list):
+        raise ModelError(f"{path}/config.json: 'architectures' is {architectures!r}; expected a list of class names")
     for architecture in architectures:
         for suffix, other in _HEADS.items():
             if str(architecture).endswith(suffix):
@@ -114,7 +121,21 @@ def inspect(path: Path, task: str) -> Checkpoint:
         )
     classifies = any(str(a).endswith("ForSequenceClassification") for a in architectures)
     trained = classifies and any(_CLASSIFIER.search(name) for name in names)
-    return Checkpoint(path, model_type, _labels(config) if trained else ())
+    return Checkpoint(path, model_type, _labels(config) if trained else (), config)
+
+
+def _check_tokenizer(path: Path) -> None:
+    """Refuses tokenizer files that are no JSON, or a tokenizer.json without a vocabulary."""
+    for name in ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"):
+        if not (path / name).is_file():
+            continue
+        try:
+            table = json.loads((path / name).read_text(encoding="utf-8-sig"))
+        except (ValueError, OSError) as error:
+            raise ModelError(f"{path / name} cannot be read: {error}; copy the checkpoint again") from error
+        whole = isinstance(table, dict) and (name != "tokenizer.json" or isinstance(table.get("model"), dict))
+        if not whole:
+            raise ModelError(f"{path / name} is not what a tokenizer saves; copy the checkpoint again")
 
 
 def read_labels(path: Path) -> tuple[str, ...]:
@@ -127,7 +148,7 @@ def _read_config(path: Path) -> dict[str, Any]:
     if not file.is_file():
         raise ModelError(f"{path} has no config.json; give the folder of a Hugging Face checkpoint")
     try:
-        config = json.loads(file.read_text(encoding="utf-8"))
+        config = json.loads(file.read_text(encoding="utf-8-sig"))
     except (ValueError, OSError) as error:
         raise ModelError(f"{file} cannot be read: {error}") from error
     if not isinstance(config, dict):
@@ -159,6 +180,8 @@ def _weight_files(path: Path) -> list[Path]:
             }
         except (ValueError, KeyError, AttributeError, TypeError) as error:
             raise ModelError(f"{path / INDEX} cannot be read: {error!r}") from error
+        if not names:
+            raise ModelError(f"{path / INDEX} names no weights; copy the checkpoint again")
         missing = sorted(name for name in names if Path(name).name != name or not (path / name).is_file())
         if missing:
             raise ModelError(f"{path / INDEX} names files that are not there: {', '.join(missing)}")
@@ -188,10 +211,18 @@ def position_limit(path: Path) -> int:
     """Returns the longest input of a checkpoint in tokens, from the shape of its position table.
 
     RoBERTa's and MPNet's tables start behind the padding id, so that two of their rows are never read.
+
+    Raises:
+        ModelError: config.json does not say.
     """
     config = _read_config(path)
     offset = 2 if config.get("model_type") in {"roberta", "xlm-roberta", "mpnet"} else 0
-    return int(config["max_position_embeddings"]) - offset
+    positions = config.get("max_position_embeddings")
+    if not isinstance(positions, int) or positions <= offset:
+        raise ModelError(
+            f"{path}/config.json: 'max_position_embeddings' is {positions!r}; expected how many tokens it reads"
+        )
+    return positions - offset
 
 
 def load_classifier(path: Path, labels: Sequence[str] = ()) -> PreTrainedModel:
@@ -209,12 +240,31 @@ def load_classifier(path: Path, labels: Sequence[str] = ()) -> PreTrainedModel:
     head = {"id2label": dict(enumerate(labels)), "label2id": {n: i for i, n in enumerate(labels)}} if labels else {}
     try:
         model, info = AutoModelForSequenceClassification.from_pretrained(
-            path, local_files_only=True, use_safetensors=True, output_loading_info=True, **head
+            path,
+            local_files_only=True,
+            use_safetensors=True,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,  # so that the message can say which: they are refused below
+            **head,
         )
-    except (RuntimeError, ValueError) as error:
-        raise ModelError(f"{path}: the weights do not fit config.json: {str(error).splitlines()[0]}") from error
+    except (MemoryError, OSError):
+        raise
+    except Exception as error:  # whatever a damaged config.json makes transformers stumble over
+        first = next(iter(str(error).splitlines()), "")
+        raise ModelError(f"{path}: transformers cannot load it ({type(error).__name__}: {first})") from error
+    mismatched = sorted(info["mismatched_keys"])
+    if mismatched:
+        name, has, wanted = mismatched[0]
+        raise ModelError(
+            f"{path}: the weights do not fit config.json: {name} has shape {tuple(has)}, the configuration makes it "
+            f"{tuple(wanted)}" + (f"; {len(mismatched) - 1} more differ" if len(mismatched) > 1 else "")
+        )
     missing = [name for name in sorted(info["missing_keys"]) if not (labels and _NEW_HEAD.search(name))]
     if missing:
         shown = ", ".join(missing[:3]) + (" …" if len(missing) > 3 else "")
         raise ModelError(f"{path} lacks {len(missing)} of its model's weights ({shown}); save the whole model again")
-    return model.float().eval()
+    model = model.float().eval()
+    for name, values in model.state_dict().items():
+        if not values.isfinite().all():
+            raise ModelError(f"{path}: {name} holds values that are not finite; the model is broken there")
+    return model

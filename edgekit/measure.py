@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from edgekit.errors import ArtifactError, InputError
 from edgekit.manifest import Manifest
 from edgekit.provenance import Provenance
 from edgekit.publish import REPORT
-from edgekit.stages.benchmark import latency_figures
+from edgekit.stages.benchmark import latency_figures, why_no_memory
 from edgekit.stages.bundle import GOLDEN, differences
 from edgekit.stages.evaluate import draw
 from edgekit.store import write_atomically
@@ -25,6 +25,8 @@ from edgekit.tasks import load_task
 from edgekit.tokenization import count_longer, encode, load_tokenizer
 
 GOLDEN_BYTES_LIMIT = 64 << 20
+MAX_THREADS = 256
+MAX_TOKENS = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -105,6 +107,10 @@ def open_bundle(folder: Path) -> _Bundle:
         if file_digest(path) != expected:
             raise ArtifactError(f"{path} is not the file that was built: its sha256 differs from the manifest's")
     made = item.model
+    if not 2 <= item.tokenizer.max_length <= MAX_TOKENS or not 0 <= item.tokenizer.pad_id < 1 << 31:
+        raise ArtifactError(
+            "manifest.json: tokenizer.max_length or pad_id is no number of tokens; build the bundle again"
+        )
     model = ModelFile(folder / made.path, made.sha256, item.tokenizer.pad_id, made.min_runtime, _session_options(item))
     return _Bundle(folder, item, model, *_processor(item))
 
@@ -118,9 +124,11 @@ def _processor(item: Manifest) -> tuple[Processor, int]:
     section = item.target.get("device")
     values = [section.get(name) for name in ("arch", "cpu", "isa", "threads")] if isinstance(section, dict) else []
     match values:
-        case [str() as arch, str() as cpu, list() as isa, int() as threads] if threads > 0:
+        case [str() as arch, str() as cpu, list() as isa, int() as threads] if 0 < threads <= MAX_THREADS:
             return Processor(arch, cpu, tuple(map(str, isa))), threads
-    raise ArtifactError("manifest.json: target.device lacks arch, cpu, isa or threads; build the bundle again")
+    raise ArtifactError(
+        f"manifest.json: target.device lacks arch, cpu, isa, or threads from 1 to {MAX_THREADS}; build the bundle again"
+    )
 
 
 def _session_options(item: Manifest) -> dict[str, str]:
@@ -141,7 +149,13 @@ def _device(bundle: _Bundle, requested: str) -> str:
 
 
 def evaluate(
-    folder: Path, file: Path, device: str, examples: int, predictions: Path | None, progress: Progress | None
+    folder: Path,
+    file: Path,
+    device: str,
+    examples: int,
+    predictions: Path | None,
+    columns: Mapping[str, str],
+    progress: Progress | None,
 ) -> Evaluation:
     """Runs a bundle over labelled rows.
 
@@ -151,6 +165,7 @@ def evaluate(
         device: URI; empty picks the best that is ready here.
         examples: rows to run, drawn evenly; 0 runs all.
         predictions: gets one JSON line a row: row, label, prediction, logits.
+        columns: role → column of the file, over those that the bundle was built with.
         progress: called with rows done and in all.
 
     Raises:
@@ -161,10 +176,13 @@ def evaluate(
         raise InputError(f"--examples is {examples}; it must not be negative")
     bundle = open_bundle(folder)
     item, task = bundle.manifest, load_task(bundle.manifest.task)
+    faults = _contradictions(bundle)
+    if faults:
+        raise ArtifactError(f"{'; '.join(faults)}; build the bundle again")
     options = item.recipe.get("options")
     chosen = options.get("data") if isinstance(options, dict) else None
-    columns = chosen if isinstance(chosen, dict) else {}
-    named = {role: str(name) for role, name in columns.items() if role in task.COLUMNS}
+    built = chosen if isinstance(chosen, dict) else {}
+    named = {role: str(name) for role, name in built.items() if role in task.COLUMNS} | dict(columns)
     pairs = data.eval_rows(file, data.Columns(candidates=task.COLUMNS, chosen=named), item.labels)
     picked = draw(len(pairs), examples, 0)
     tokenizer = load_tokenizer(folder / item.tokenizer.path, item.tokenizer.max_length)
@@ -230,8 +248,8 @@ def bench(folder: Path, device: str, runs: int, threads: int, sequence_length: i
     limit = bundle.manifest.tokenizer.max_length
     if runs < 50:
         raise InputError(f"--runs is {runs}; fewer than 50 say nothing of percentiles")
-    if threads < 1:
-        raise InputError(f"--threads is {threads}; it must be at least 1")
+    if not 1 <= threads <= MAX_THREADS:
+        raise InputError(f"--threads is {threads}; it must lie between 1 and {MAX_THREADS}")
     if sequence_length and not 2 <= sequence_length <= limit:
         raise InputError(f"--sequence-length is {sequence_length}; the model takes 2 to {limit} tokens")
     golden = read_golden(folder)
@@ -253,10 +271,27 @@ def bench(folder: Path, device: str, runs: int, threads: int, sequence_length: i
         memory = None if rss is None else measured.Memory(rss, uri, provenance, reason)
     if not isinstance(counted, Unavailable):
         one = counted["artifact"]
-        instructions = measured.Instructions(round(one.per_inference), None, uri, provenance, reason)
+        rows_of = f"rows of {sequence_length} tokens" if sequence_length else "golden rows"
+        counted_on = f"{reason}; mean of {one.rows} {rows_of}"
+        instructions = measured.Instructions(round(one.per_inference), None, uri, provenance, counted_on)
     if memory is None:
-        unmeasured["memory"] = unmeasured.get("latency", "the device does not report a process's peak memory")
+        unmeasured["memory"] = why_no_memory(timed)
     return Timing(latency, instructions, memory, unmeasured)
+
+
+def _contradictions(bundle: _Bundle) -> list[str]:
+    """Says where the manifest contradicts the files that it describes."""
+    item, folder = bundle.manifest, bundle.folder
+    sizes = [(item.model.path, item.model.bytes), *((file.path, file.bytes) for file in item.files)]
+    faults = [
+        f"manifest.json: {name} has {(folder / name).stat().st_size} bytes, not {size}"
+        for name, size in sizes
+        if (folder / name).is_file() and (folder / name).stat().st_size != size
+    ]
+    answers = len(read_golden(folder)[0]["logits"])
+    if len(item.labels) != answers:
+        faults.append(f"manifest.json: {len(item.labels)} labels, but the model gives {answers} logits")
+    return faults
 
 
 def read_golden(folder: Path) -> list[dict[str, Any]]:
@@ -303,6 +338,7 @@ def verify(folder: Path, device: str) -> Verification:
         for file in item.files
         if not (folder / file.path).is_file() or file_digest(folder / file.path) != file.sha256
     ]
+    failures += _contradictions(bundle)
     known = {file.path for file in item.files} | {item.model.path, manifest.FILE_NAME, REPORT}
     found = {p.relative_to(folder).as_posix() for p in folder.rglob("*") if not p.is_dir()}
     failures += [f"{name}: not part of the bundle" for name in sorted(found - known)]

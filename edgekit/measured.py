@@ -36,7 +36,8 @@ class Accuracy:
     """Teacher and artifact on the same rows. `lost`: only the teacher is right; `gained`: only the artifact is.
 
     `flips` is the rate of both together, `churn` that of changed answers, `floor` the score of the best constant
-    answer. `lost` and `gained` are null for a metric that does not count rows; `bounds` then carries the gate's.
+    answer. `lost` and `gained` are null for a metric that does not count rows; `bounds` then carries the gate's. The
+    teacher and the float student do not run on the target: `float_provenance` and `float_reason` are of their answers.
     """
 
     metric: Text
@@ -56,6 +57,8 @@ class Accuracy:
     device: Text
     provenance: Provenance
     reason: str
+    float_provenance: Provenance
+    float_reason: str
 
 
 @dataclass(frozen=True)

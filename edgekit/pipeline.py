@@ -32,7 +32,7 @@ from edgekit.publish import check_out, previous_keys, publish
 from edgekit.quiet import quiet_libraries
 from edgekit.recipe import Recipe, check_limits, check_seed, make_stage, with_limits
 from edgekit.source import resolve
-from edgekit.stage import Context, Inputs, Progress, Resolvable, Stage, components, difference, key_of
+from edgekit.stage import Context, Foresighted, Inputs, Progress, Resolvable, Stage, components, difference, key_of
 from edgekit.stages import ORDER
 from edgekit.stages.gate import limits_of
 from edgekit.store import Store
@@ -147,6 +147,10 @@ def open_source(recipe: Recipe) -> Source:
     files = data.find_splits(resolve(recipe.data, "data"))
     checkpoint = inspect(locate(recipe.model, recipe.allow_download), recipe.task)
     frontends.check(checkpoint.model_type)
+    for cls in ORDER:
+        stage = make_stage(cls, recipe.options.get(cls.NAME, {}))
+        if isinstance(stage, Foresighted):
+            stage.check_model(checkpoint.config)
     model = checkpoint.artifact()
     raw = RawData(files.path, data.data_digest(files))
     return Source(recipe, checkpoint, {type(model): model, RawData: raw}, targets)
@@ -155,6 +159,8 @@ def open_source(recipe: Recipe) -> Source:
 def _check_target(target: Target) -> None:
     """Refuses what only shows when a target meets the code: its runtime, its operators, the range of its limits."""
     backend = load_backend(target.runtime.name)
+    if not target.quant.ops:
+        raise TargetError(f"target {target.name}: 'quant.ops' is empty; name operators, or give \"all\"")
     ops = () if target.quant.ops == "all" else target.quant.ops
     unknown = [op for op in ops if op not in backend.OPS]
     if unknown:
@@ -181,7 +187,7 @@ def stages_for(
     return stages
 
 
-def plan(source: Source, store: Store) -> list[Planned]:
+def plan(source: Source, store: Store, use_cache: bool = True) -> list[Planned]:
     """Says what a build would run and what it would find; a stage behind one that runs cannot be known."""
     planned: list[Planned] = []
     for target in source.targets:
@@ -192,10 +198,11 @@ def plan(source: Source, store: Store) -> list[Planned]:
                 planned.append(Planned(target.name, stage.NAME, False, UNKNOWN))
                 continue
             key = key_of(_components(stage, artifacts, target, source.recipe, device))
-            found = store.find(key, stage.OUT)
+            found = store.find(key, stage.OUT) if use_cache else None
             if found is not None:
                 artifacts[stage.OUT] = found[1]
-            reason = "found in the store" if found is not None else "no such entry in the store"
+            absent = "no such entry in the store" if use_cache else "the cache is off"
+            reason = absent if found is None else "found in the store"
             planned.append(Planned(target.name, stage.NAME, found is not None, reason))
     return planned
 

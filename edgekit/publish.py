@@ -43,7 +43,8 @@ from edgekit.manifest import FILE_NAME, File, Host, Manifest, Model, Step, Tenso
 from edgekit.measured import Candidate
 from edgekit.provenance import Provenance
 from edgekit.recipe import Recipe
-from edgekit.stages.bundle import MODEL, TOKENIZER
+from edgekit.source import shown
+from edgekit.stages.bundle import GOLDEN, MODEL, TOKENIZER
 from edgekit.stages.gate import read_figure
 from edgekit.store import Store
 from edgekit.target import Target
@@ -85,7 +86,15 @@ def check_out(out: Path, targets: Sequence[str]) -> None:
         raise OutputError(f"output folder {out} cannot be written ({error.strerror}); give another --out") from error
     for place in (out / name for name in targets):
         if place.is_dir() and not place.is_symlink():
-            if _is_bundle(place) or not any(place.iterdir()):
+            if not any(place.iterdir()):
+                continue
+            if _is_bundle(place):
+                own = _not_of_the_bundle(place)
+                if own:
+                    raise OutputError(
+                        f"{place} holds files that are not part of the bundle: {shown(own)}. A build replaces the "
+                        "whole folder; move them away, or give another --out"
+                    )
                 continue
         elif not place.exists() and not place.is_symlink():
             continue
@@ -100,6 +109,17 @@ def _is_bundle(folder: Path) -> bool:
     except (OSError, ValueError):
         return False
     return isinstance(item, dict) and {"schema", "edgekit", "target", "model"} <= set(item)
+
+
+def _not_of_the_bundle(place: Path) -> list[str]:
+    """Names files that a build did not write; of a manifest that cannot be read, only the usual names are known."""
+    usual = {FILE_NAME, REPORT, MODEL, GOLDEN, f"{TOKENIZER}/tokenizer.json", f"{TOKENIZER}/tokenizer_config.json"}
+    try:
+        listed = {file.path for file in manifests.read(place).files}
+    except ArtifactError:
+        listed = set()
+    found = {p.relative_to(place).as_posix() for p in place.rglob("*") if not p.is_dir()}
+    return sorted(found - usual - listed)
 
 
 def previous_keys(folder: Path) -> dict[str, str]:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from edgekit.errors import RecipeError, suggestion
+from edgekit.source import is_there
 from edgekit.target import Target
 
 DEFAULT_FILE = "edgekit.toml"
@@ -74,7 +75,7 @@ def load_recipe(path: Path) -> dict[str, Any]:
         RecipeError: no such file, not TOML, an unknown key or a value of the wrong type.
     """
     try:
-        table = tomllib.loads(path.read_text(encoding="utf-8"))
+        table = tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except FileNotFoundError as error:
         raise RecipeError(f"there is no recipe {path}; give MODEL and --data, or run `edgekit init`") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
@@ -102,7 +103,7 @@ def load_recipe(path: Path) -> dict[str, Any]:
     for key in _LOCATIONS:
         location = values.get(key, "")
         beside = path.parent / Path(location).expanduser()
-        if location and not location.startswith("package:") and (key != "model" or beside.exists()):
+        if location and not location.startswith("package:") and (key != "model" or is_there(beside)):
             values[key] = str(beside)
     return values
 
@@ -144,6 +145,25 @@ def check_limits(limits: Limits) -> None:
             raise RecipeError(f"{name} is {value}; it must be positive and finite")
     if limits.confidence is not None and not 0.5 < limits.confidence < 1:
         raise RecipeError(f"confidence is {limits.confidence}; it must lie between 0.5 and 1")
+
+
+def check_types(recipe: Recipe) -> None:
+    """Refuses values that Python code, unlike a file or a flag, can give of the wrong type.
+
+    Raises:
+        RecipeError: names the field.
+    """
+    for name in ("model", "data", "task", "out", "device"):
+        if not isinstance(getattr(recipe, name), str):
+            raise RecipeError(f"{name} is {getattr(recipe, name)!r}; expected text")
+    if isinstance(recipe.targets, str) or not all(isinstance(name, str) for name in recipe.targets):
+        raise RecipeError(f"targets is {recipe.targets!r}; expected a sequence of names, such as ('x86-64',)")
+    if not isinstance(recipe.limits, Limits):
+        raise RecipeError(f"limits is {recipe.limits!r}; expected edgekit.Limits(max_drop=1.0, ...)")
+    if not isinstance(recipe.seed, int) or isinstance(recipe.seed, bool):
+        raise RecipeError(f"seed is {recipe.seed!r}; expected an integer")
+    if not isinstance(recipe.options, Mapping) or not all(isinstance(v, Mapping) for v in recipe.options.values()):
+        raise RecipeError(f"options is {recipe.options!r}; expected stage → option → value")
 
 
 def check_seed(seed: int) -> None:
@@ -196,6 +216,8 @@ def make_stage(cls: type[Any], options: Mapping[str, Any]) -> Any:
     hints = typing.get_type_hints(cls)
     known = {f.name for f in dataclasses.fields(cls)}
     for name in options:
+        if not known:
+            raise RecipeError(f"stage {cls.NAME!r} has no options; limits are set with --max-drop and its like")
         if name not in known:
             raise RecipeError(f"stage {cls.NAME!r} has no option {name!r}{suggestion(name, known)}")
     try:

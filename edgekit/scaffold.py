@@ -49,6 +49,9 @@ def write_recipe(
     path = folder / DEFAULT_FILE
     if path.exists() and not force:
         raise RecipeError(f"{path} is there already; give --force to replace it")
+    for name, given in (("model", model), ("data", data)):
+        if not given.strip():
+            raise RecipeError(f"no {name} given; a build needs one")
     load_task(task)
     check_limits(Limits(max_drop=max_drop))
     names = list(targets) or list(shipped_targets())

@@ -33,9 +33,9 @@ def resolve(location: str, what: str) -> Path:
     if location.startswith(PREFIX):
         return _in_package(location, what)
     path = Path(location).expanduser()
-    if not location or not _exists(path):
+    if not location or not is_there(path):
         raise InputError(
-            f"{what} {location!r} does not exist{_listing(path)}. Give a file, a folder or {PREFIX}NAME/PATH"
+            f"{what} {location!r} does not exist{listing(path)}; give a file, a folder or {PREFIX}NAME/PATH"
         )
     return path
 
@@ -63,9 +63,9 @@ def _in_package(location: str, what: str) -> Path:
     if not roots:
         raise InputError(f"{what} {location!r}: {name!r} is a single module, not a package with files")
     for root in roots:  # a namespace package has several
-        if _exists(root.joinpath(*parts)):
+        if is_there(root.joinpath(*parts)):
             return root.joinpath(*parts)
-    raise InputError(f"{what} {location!r} does not exist{_listing(roots[0].joinpath(*parts))}")
+    raise InputError(f"{what} {location!r} does not exist{listing(roots[0].joinpath(*parts))}")
 
 
 def _find(name: str) -> ModuleSpec | None:
@@ -81,17 +81,18 @@ def _find(name: str) -> ModuleSpec | None:
     return None
 
 
-def _exists(path: Path) -> bool:
+def is_there(path: Path) -> bool:
+    """Says whether a path exists; one that the system cannot even look up does not."""
     try:
         return path.exists()
     except OSError:  # a name too long, a loop of links
         return False
 
 
-def _listing(path: Path) -> str:
+def listing(path: Path) -> str:
     """Says what there is beside a missing path, and what may be meant."""
     missing = path
-    while not _exists(missing.parent) and missing != missing.parent:
+    while not is_there(missing.parent) and missing != missing.parent:
         missing = missing.parent
     folder = missing.parent
     try:
@@ -99,6 +100,6 @@ def _listing(path: Path) -> str:
     except OSError:
         return ""
     if not names:
-        return f"; {folder} is empty"
+        return f"; {folder.absolute()} is empty"
     close = suggestion(missing.name, names)
-    return close if close.startswith("; did you mean") else f"; {folder} holds {shown(names)}"
+    return close if close.startswith("; did you mean") else f"; {folder.absolute()} holds {shown(names)}"

@@ -131,6 +131,15 @@ class Resolvable(Protocol):
         ...
 
 
+@runtime_checkable
+class Foresighted(Protocol):
+    """A stage with options that the model's config.json alone can show to be impossible: told before time is spent."""
+
+    def check_model(self, config: Mapping[str, Any]) -> None:
+        """Raises an `EdgekitError` where they are."""
+        ...
+
+
 def components(
     stage: Stage, inputs: Inputs, target: Target, task: str, seed: int, device: Mapping[str, str] | None
 ) -> dict[str, Any]:
@@ -176,5 +185,10 @@ def difference(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
 def _change(part: str, name: str, old: object, new: object) -> str:
     if part == "inputs":
         return f"{name} changed"
+    if isinstance(old, dict) and isinstance(new, dict):
+        inner = [_change(part, f"{name}.{key}", old.get(key), new.get(key)) for key in sorted({*old, *new})]
+        return "; ".join(
+            text for text, key in zip(inner, sorted({*old, *new}), strict=True) if old.get(key) != new.get(key)
+        )
     label = {"options": "option", "tools": "version of", "target": "target's", "device": "device's"}.get(part, part)
     return f"{label} {name} {old} → {new}"

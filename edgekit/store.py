@@ -148,6 +148,8 @@ class Store:
             yield path
         finally:
             shutil.rmtree(path, ignore_errors=True)
+            with suppress(OSError):  # it stays where there is something to continue from
+                (self.root / "resume" / key).rmdir()
 
     def commit(self, key: str, components: Mapping[str, Any], folder: Path, kind: type[A], seconds: float) -> A:
         """Moves a finished output into the store and records its action; the caller holds the action's lock.

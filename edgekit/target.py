@@ -187,7 +187,7 @@ def read_target(path: Path) -> Target:
         TargetError: not TOML; an unknown, missing, wrongly typed or unit-less key; impossible values.
     """
     try:
-        table = tomllib.loads(path.read_text(encoding="utf-8"))
+        table = tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
         raise TargetError(f"{path}: not a readable TOML file: {error}") from error
     target: Target = parse_table(Target, table, str(path), "")

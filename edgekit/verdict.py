@@ -113,14 +113,15 @@ def judge_dist(folder: Path) -> list[tuple[str, Manifest, Gate]]:
         itself or records another verdict than its figures give, the gate has a check `manifest` that says so.
 
     Raises:
-        ArtifactError: there is no such folder, it holds no bundle, or a folder in it has no readable manifest.
+        ArtifactError: there is no such folder, it holds no bundle, or a manifest in it cannot be read.
     """
     if not folder.is_dir():
         raise ArtifactError(f"{folder}: not a folder; expected the one that `edgekit build` wrote, such as dist")
     if (folder / manifests.FILE_NAME).exists():
         bundles = [folder]
     else:
-        bundles = sorted(item for item in folder.iterdir() if item.is_dir() and not item.name.startswith("."))
+        # Anything else may lie beside bundles; a folder that lost its manifest is none any more.
+        bundles = sorted(item.parent for item in folder.glob(f"[!.]*/{manifests.FILE_NAME}"))
     if not bundles:
         raise ArtifactError(f"{folder}: holds no bundle; run `edgekit build` first")
     read = [manifests.read(bundle / manifests.FILE_NAME) for bundle in bundles]
@@ -182,6 +183,12 @@ def contradictions(item: Manifest) -> list[str]:
             lat.speedup_low <= lat.speedup <= lat.speedup_high  # type: ignore[operator]
         ):
             faults.append("latency.speedup lies outside its own range")
+    own = item.target.get("gate")
+    asked = item.recipe.get("limits")
+    if isinstance(own, dict) and isinstance(asked, dict):
+        wanted = own.get("max_drop") if asked.get("max_drop") is None else asked["max_drop"]
+        if item.gate.limits.max_drop != wanted:
+            faults.append(f"gate.limits.max_drop is {item.gate.limits.max_drop}, target and recipe give {wanted}")
     if cov is not None and cov.delegated > cov.nodes:
         faults.append(f"coverage: {cov.delegated} of {cov.nodes} nodes delegated")
     return faults
@@ -202,7 +209,13 @@ def _baseline(limits: Limits, accuracy: Accuracy | None) -> Iterable[Check]:
     else:
         reason = "the teacher is above its floor"
     yield Check(
-        "teacher", accuracy.teacher, floor, "%", Verdict.INVALID if below else Verdict.PASS, reason, accuracy.provenance
+        "teacher",
+        accuracy.teacher,
+        floor,
+        "%",
+        Verdict.INVALID if below else Verdict.PASS,
+        reason,
+        accuracy.float_provenance,
     )
 
 
@@ -216,7 +229,7 @@ def _drop(limits: Limits, accuracy: Accuracy | None, unmeasured: Mapping[str, st
         return
     verdict, reason, rows = _settle(limits, limit, accuracy)
     if any(check.verdict is Verdict.INVALID for check in _baseline(limits, accuracy)):
-        verdict, reason, rows = Verdict.INVALID, "the teacher is below its own floor", None
+        verdict, reason, rows = Verdict.INVALID, "the teacher is not above its own floor", None
     yield Check(_DROP, accuracy.drop, limit, "points", verdict, reason, accuracy.provenance, rows)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -73,7 +74,9 @@ def test_wrong_usage(command: list[str], message: str, tmp_path: Path) -> None:
 def test_an_internal_error_says_where_its_reproducer_is(sources: builds.Sources, tmp_path: Path) -> None:
     """The only fault that is made up here: of those that edgekit knows, none is an internal error."""
     cache = tmp_path / "cache"
-    program = "import sys, edgekit.cli as cli\nimport edgekit\nedgekit.plan = lambda *a: 1 / 0\ncli.main(sys.argv[1:])"
+    program = (
+        "import sys, edgekit.cli as cli\nimport edgekit\nedgekit.plan = lambda *a, **k: 1 / 0\ncli.main(sys.argv[1:])"
+    )
     done = subprocess.run(
         [sys.executable, "-c", program, *sources.args(tmp_path / "dist", "--plan")],
         capture_output=True, text=True, env=builds.environment(cache),
@@ -230,3 +233,54 @@ def test_build_with_a_qemu_scheme_but_no_processor(sources: builds.Sources, tmp_
     result = cli(*sources.args(tmp_path / "dist"), "--device", "qemu:", cache=tmp_path / "cache")
     assert result.exit_code in (2, 5)
     assert result.stderr.count("Error: ") == 1
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals")
+def test_ctrl_c_says_that_the_same_command_goes_on(sources: builds.Sources, tmp_path: Path) -> None:
+    process = builds.start(sources.args(tmp_path / "dist", "--seed", "77"), tmp_path / "cache")
+    assert process.stderr is not None
+    for line in process.stderr:
+        if "distill" in line and "runs" in line:
+            break
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == 130
+    assert errors.strip().endswith("the same command goes on from there.")
+    assert "Traceback" not in errors
+
+
+def test_a_terminal_without_the_signs_is_no_fault(tiny_build: TinyBuild, tmp_path: Path) -> None:
+    environment = builds.environment(tmp_path) | {"PYTHONIOENCODING": "ascii"}
+    done = subprocess.run(
+        [sys.executable, "-m", "edgekit", "gate", str(tiny_build.out)], capture_output=True, text=True, env=environment
+    )
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full")
+def test_output_that_cannot_be_written(tiny_build: TinyBuild, tmp_path: Path) -> None:
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "edgekit", "gate", str(tiny_build.out)],
+            stdout=full, stderr=subprocess.PIPE, text=True, env=builds.environment(tmp_path),
+        )  # fmt: skip
+    assert done.returncode == 2
+    assert done.stderr.startswith("Error: No space left on device")
+
+
+def test_a_cache_of_nobody(tmp_path: Path) -> None:
+    result = cli("cache", "info", cache=Path("~no-such-user/x"))
+    assert result.exit_code == 2
+    assert result.stderr.startswith("Error: EDGEKIT_CACHE is '~no-such-user/x'")
+
+
+def test_plan_without_the_cache(tiny_build: TinyBuild, tmp_path: Path) -> None:
+    arguments = tiny_build.sources.args(tmp_path / "dist", "--plan", "--no-cache", "--json")
+    steps = json.loads(cli(*arguments, cache=tiny_build.cache).stdout)
+    assert not any(step["cached"] for step in steps)
+    assert steps[0]["reason"] == "the cache is off"
+
+
+def test_what_the_package_offers() -> None:
+    assert edgekit.Limits(max_drop=1.0).max_drop == 1.0
+    assert edgekit.__version__[0].isdigit()

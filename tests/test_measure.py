@@ -124,6 +124,19 @@ def test_eval_refuses(arguments: list[str], message: str, tiny_build: TinyBuild)
     assert re.findall("^Error: (.*)", result.stderr, re.MULTILINE)[0].count(message) == 1
 
 
+def test_eval_takes_the_names_of_other_columns(tiny_build: TinyBuild, tmp_path: Path) -> None:
+    rows = [{"q": row["text"], "a": row["label"]} for row in read_lines(tiny_build.sources.data / "test.jsonl")]
+    (tmp_path / "other.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    command = ["eval", tiny_build.bundle, "--data", tmp_path / "other.jsonl", "--device", "local", "--json"]
+    refused = cli(*command, cache=tiny_build.cache)
+    assert refused.exit_code == 2
+    assert "--set data.text=NAME" in refused.stderr
+    result = cli(*command, "--set", "data.text=q", "--set", "data.label=a", cache=tiny_build.cache)
+    assert result.exit_code == 0, result.output
+    same = edgekit.evaluate(tiny_build.bundle, tiny_build.sources.data, device="local")
+    assert json.loads(result.stdout)["score"] == same.score
+
+
 def test_eval_of_labels_that_the_model_does_not_know(tiny_build: TinyBuild, tmp_path: Path) -> None:
     (tmp_path / "other.jsonl").write_text('{"text": "hello", "label": "greeting"}\n')
     result = cli("eval", tiny_build.bundle, "--data", tmp_path / "other.jsonl", cache=tiny_build.cache)
@@ -176,7 +189,7 @@ def test_verify_of_a_good_bundle(tiny_build: TinyBuild) -> None:
     assert result.exit_code == 0, result.output
     # All but the manifest itself, and the report, which is made of it.
     files = sum(1 for path in tiny_build.bundle.rglob("*") if path.is_file()) - 2
-    assert result.stdout == f"{files} files and 32 golden rows on local: all agree\n"
+    assert result.stdout == f"files: {files}, golden rows: 32, on local: all agree\n"
     outcome = edgekit.verify(tiny_build.bundle, device="local")
     assert (outcome.golden_rows, outcome.failures) == (32, ())
 
@@ -247,6 +260,17 @@ DAMAGE = {
         r"tokenizer\.json is missing",
     ),
     "manifest missing": (lambda b: (b / "manifest.json").unlink(), 2, r"manifest\.json"),
+    "manifest labels cut": (
+        lambda b: edit_json(b / "manifest.json", labels=["one"]), 3, r"1 labels, but the model gives",
+    ),
+    "manifest bytes": (
+        lambda b: edit_json(b / "manifest.json", model=builds.manifest(b)["model"] | {"bytes": 5}), 3,
+        r"model\.onnx has \d+ bytes, not 5",
+    ),
+    "manifest max_length": (
+        lambda b: edit_json(b / "manifest.json", tokenizer=builds.manifest(b)["tokenizer"] | {"max_length": 10**25}),
+        2, r"max_length",
+    ),
     "manifest cut": (lambda b: (b / "manifest.json").write_text("{"), 2, r"manifest\.json"),
     "manifest of the future": (lambda b: edit_json(b / "manifest.json", schema=99), 2, r"schema"),
 }  # fmt: skip

@@ -181,3 +181,31 @@ def test_a_report_that_cannot_be_written(tiny_build: TinyBuild, tmp_path: Path) 
     result = cli("gate", tiny_build.out, "--junit", tmp_path / "no" / "gate.xml", cache=tmp_path / "cache")
     assert result.exit_code == 2
     assert "gate.xml cannot be written: No such file or directory" in result.stderr
+
+
+def test_a_build_does_not_delete_the_users_own_files(tiny_build: TinyBuild, tmp_path: Path) -> None:
+    out = tmp_path / "dist"
+    bundle = tiny_build.copy_bundle(out / TARGET)
+    (bundle / "notes.txt").write_text("mine")
+    result = cli(*tiny_build.sources.args(out), cache=tiny_build.cache)
+    assert result.exit_code == 2
+    assert "holds files that are not part of the bundle: notes.txt" in result.stderr
+    assert (bundle / "notes.txt").read_text() == "mine"
+
+
+def test_the_gate_passes_over_what_is_no_bundle(tiny_build: TinyBuild, tmp_path: Path) -> None:
+    tiny_build.copy_bundle(tmp_path / TARGET)
+    (tmp_path / "notes").mkdir()
+    result = cli("gate", tmp_path, cache=tmp_path / "cache")
+    assert result.exit_code == 0, result.output
+    assert TARGET in result.stdout
+
+
+def test_the_gate_notices_limits_that_were_edited(tiny_build: TinyBuild, tmp_path: Path) -> None:
+    bundle = tiny_build.copy_bundle(tmp_path / TARGET)
+    content = builds.manifest(bundle)
+    content["gate"]["limits"]["max_drop"] = 99.0
+    (bundle / "manifest.json").write_text(json.dumps(content))
+    result = cli("gate", tmp_path, cache=tmp_path / "cache")
+    assert result.exit_code == 4, result.output
+    assert "target and recipe give" in " ".join(result.stdout.split())

@@ -44,7 +44,7 @@ def test_a_missing_path_names_what_is_meant(tmp_path: Path) -> None:
 
 def test_a_missing_path_lists_what_is_there(tmp_path: Path) -> None:
     (tmp_path / "reviews").mkdir()
-    with pytest.raises(InputError, match=r"model '.*deep' does not exist; .* holds reviews\. Give a file, a folder"):
+    with pytest.raises(InputError, match=r"model '.*deep' does not exist; .* holds reviews; give a file, a folder"):
         resolve(str(tmp_path / "zzz" / "deep"), "model")
 
 

@@ -142,15 +142,27 @@ def quantized_tensors(graph: Path, ops: Sequence[str] | Literal["all"]) -> list[
 def activations(
     graph: Path, tensors: Sequence[str], rows: Sequence[np.ndarray], pad_id: int
 ) -> Iterator[dict[str, np.ndarray]]:
-    """Yields the named activations of each row: one row is in memory at a time."""
+    """Yields the named activations of each row: one row is in memory at a time, and padding is cut off."""
     import onnx
 
     model = onnx.load(graph)
+    scores = {o for n in model.graph.node if n.op_type == "Softmax" for o in n.output}
     have = {o.name for o in model.graph.output}
     model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in tensors if name not in have)
     session = _session(model.SerializeToString())
+    length = session.get_inputs()[0].shape[1]
     for row in rows:
-        yield dict(zip(tensors, session.run(list(tensors), _feed(session, row, pad_id)), strict=True))
+        values = dict(zip(tensors, session.run(list(tensors), _feed(session, row, pad_id)), strict=True))
+        if isinstance(length, int) and len(row) < length:
+            values = {name: _unpadded(v, length, len(row), name in scores) for name, v in values.items()}
+        yield values
+
+
+def _unpadded(values: np.ndarray, length: int, used: int, scores: bool) -> np.ndarray:
+    """Cuts padded positions off: the last axis but one holds them, and both of the last two in attention's scores."""
+    if values.ndim >= 2 and values.shape[-2] == length:
+        values = values[..., :used, :]
+    return values[..., :used] if scores else values
 
 
 def quantize(graph: Path, ranges: Mapping[str, Range], quant: Mapping[str, Any], scheme: Scheme, out: Path) -> None:

@@ -51,7 +51,8 @@ def pair_sums(weights: np.ndarray) -> np.ndarray:
     even, odd = weights[:, 0::2], weights[:, 1::2]
     if odd.shape[1] < even.shape[1]:
         odd = np.concatenate([odd, np.zeros_like(even[:, :1])], axis=1)
-    return np.where(np.sign(even) * np.sign(odd) >= 0, np.abs(even) + np.abs(odd), 0)
+    sums: np.ndarray = np.where(np.sign(even) * np.sign(odd) >= 0, np.abs(even) + np.abs(odd), 0)
+    return sums
 
 
 def least_error_scales(weights: np.ndarray, bound: Bound) -> np.ndarray:
@@ -97,7 +98,7 @@ def rounded(weights: np.ndarray, scales: np.ndarray, bound: Bound) -> np.ndarray
         int8, (outputs, inputs).
     """
     limit = LIMITS[bound]
-    integers = np.clip(np.round(weights / scales[:, None]), -limit, limit).astype(np.int64)
+    integers: np.ndarray = np.clip(np.round(weights / scales[:, None]), -limit, limit).astype(np.int64)
     if bound == "pairs":
         even, odd = integers[:, 0::2], integers[:, 1::2]
         excess = np.maximum(pair_sums(integers)[:, : odd.shape[1]] - PAIR_LIMIT, 0)
@@ -105,4 +106,5 @@ def rounded(weights: np.ndarray, scales: np.ndarray, bound: Bound) -> np.ndarray
         take_first = np.abs(first) >= np.abs(odd)
         first -= np.where(take_first, excess, 0) * np.sign(first)
         odd -= np.where(take_first, 0, excess) * np.sign(odd)
-    return integers.astype(np.int8)
+    narrow: np.ndarray = integers.astype(np.int8)
+    return narrow

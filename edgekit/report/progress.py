@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import time
 from typing import Any
 
 from rich.console import Console
@@ -13,12 +14,17 @@ from rich.text import Text
 from edgekit.report.figures import duration
 from edgekit.world import current_world
 
+LOG_WIDTH = 1000
+LOG_EVERY_S = 60.0
+
 
 class Progress:
     """An observer of builds (`edgekit.pipeline.Observer`) that prints; a context manager."""
 
     def __init__(self) -> None:
-        self._console = Console(stderr=True, quiet=not current_world().leads)
+        # A log gets whole lines, which a search finds; a terminal's width is its own.
+        width = None if sys.stderr.isatty() else LOG_WIDTH
+        self._console = Console(stderr=True, quiet=not current_world().leads, width=width)
         self._bar = Bar(
             TextColumn("  {task.description}"),
             BarColumn(),
@@ -31,6 +37,7 @@ class Progress:
             disable=not sys.stderr.isatty(),
         )
         self._task: Any = None
+        self._said = time.monotonic()
 
     def __enter__(self) -> Progress:
         self._bar.start()
@@ -45,11 +52,15 @@ class Progress:
             Text.assemble((f"{target:>10}  {stage:<10} ", ""), ("runs     ", "yellow"), (reason, "dim"))
         )
         self._task = self._bar.add_task(stage, total=None, what="")
+        self._said = time.monotonic()
 
     def progressed(self, done: int, total: int, what: str) -> None:
-        """Moves the bar."""
+        """Moves the bar; a log gets a line a minute."""
         if self._task is not None:
             self._bar.update(self._task, completed=done, total=total, what=what)
+        if not sys.stderr.isatty() and time.monotonic() - self._said > LOG_EVERY_S:
+            self._said = time.monotonic()
+            self._console.print(Text(f"{'':>12}{done:,} of {total:,} {what}", style="dim"))
 
     def rows(self, done: int, total: int) -> None:
         """Moves the bar of a command that runs rows on a device."""

@@ -89,9 +89,10 @@ def _summary_cells(manifest: Manifest) -> dict[str, Text]:
     else:
         cost = absent
     mark = "" if acc is None else MARKS[acc.provenance]
-    student = absent if acc is None or acc.student_fp32 is None else Text(f"{acc.student_fp32:.2f}")
+    floats = "" if acc is None else MARKS[acc.float_provenance]
+    student = absent if acc is None or acc.student_fp32 is None else Text(f"{acc.student_fp32:.2f} {floats}")
     return {
-        "Teacher %": absent if acc is None else Text(f"{acc.teacher:.2f}"),
+        "Teacher %": absent if acc is None else Text(f"{acc.teacher:.2f} {floats}"),
         "Student %": student,
         "Artifact %": absent if acc is None else Text(f"{acc.artifact:.2f} {mark}"),
         "Drop in points (95 %)": absent

@@ -14,6 +14,7 @@ from edgekit import data
 from edgekit.artifact import FACTS, Graph, LabelledData, Ranges, Vocabulary, file_digest, write_json
 from edgekit.backends import load_backend
 from edgekit.calibration import draw, load_policy, policy_file
+from edgekit.errors import TargetError
 from edgekit.quant.ranges import observe, ranges_of, write_observed, write_ranges
 from edgekit.stage import Context, Inputs, Pass
 from edgekit.target import Target
@@ -66,6 +67,10 @@ class Calibrate(Pass):
         chosen = draw([len(row) for row in encoded], classes, policy)
         graph = inputs[Graph].model
         tensors = backend.quantized_tensors(graph, ctx.target["quant.ops"])
+        if not tensors:
+            raise TargetError(
+                f"the model has none of the operators that the target quantizes: {ctx.target['quant.ops']}"
+            )
         pad_id = vocabulary.facts["pad_token_id"]
 
         def counted() -> Iterator[dict[str, np.ndarray]]:

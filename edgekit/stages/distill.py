@@ -85,6 +85,27 @@ class Distill(Pass):
         if self.temperature <= 0 or self.learning_rate <= 0:
             raise ValueError("temperature and learning_rate must be positive")
 
+    def check_model(self, config: Mapping[str, Any]) -> None:
+        """Refuses more layers than the teacher has.
+
+        Raises:
+            RecipeError: names the option.
+        """
+        total = config.get("num_hidden_layers", config.get("n_layers"))
+        if isinstance(total, int) and total > 0:
+            self.copied(total)
+
+    def copied(self, total: int) -> list[int]:
+        """Returns which of the teacher's `total` layers the student copies, counted from 0.
+
+        Raises:
+            RecipeError: there are not as many.
+        """
+        layers = list(self.keep) or evenly_spaced(total, self.layers or min(DEFAULT_LAYERS, total))
+        if layers[-1] >= total:
+            raise RecipeError(f"distill.keep names layer {layers[-1]}; the teacher has {total}, counted from 0")
+        return layers
+
     def run(self, inputs: Inputs, out_dir: Path, ctx: Context) -> None:
         """Writes a checkpoint of the IR with its tokenizer."""
         from edgekit.ir.surgery import keep_layers, keep_positions, keep_vocabulary
@@ -93,11 +114,7 @@ class Distill(Pass):
         vocabulary = inputs[Vocabulary]
         teacher, _ = load_teacher(inputs[Teacher].path)
         total = len(teacher.config.heads)
-        layers = list(self.keep) or evenly_spaced(total, self.layers or min(DEFAULT_LAYERS, total))
-        if layers[-1] >= total:
-            raise RecipeError(
-                f"distill.keep names layer {layers[-1]}, but the teacher has {total} layers, 0 to {total - 1}"
-            )
+        layers = self.copied(total)
         pad_id = vocabulary.facts["pad_token_id"]
         student = keep_layers(teacher, layers)
         student = keep_positions(student, vocabulary.max_length)

@@ -27,6 +27,7 @@ from edgekit.target import TargetView
 from edgekit.tasks import load_task
 from edgekit.tokenization import encode, load_tokenizer
 
+FLOAT_REASON = "float32 in PyTorch on the machine that built"
 PROCESSOR = ("device.arch", "device.cpu", "device.isa")
 
 
@@ -43,7 +44,7 @@ class Evaluate(Pass):
     simulated_examples: int = 1000
 
     NAME: ClassVar[str] = "evaluate"
-    VERSION: ClassVar[int] = 1
+    VERSION: ClassVar[int] = 2
     IN: ClassVar = (QuantizedGraph, Vocabulary, LabelledData, Reference)
     OUT: ClassVar = Accuracy
     READS: ClassVar[tuple[str, ...]] = (*PROCESSOR, "device.threads", "runtime.options")
@@ -73,13 +74,32 @@ class Evaluate(Pass):
         teacher, student, expected = (
             np.load(reference.path / f"{n}.npy")[chosen] for n in ("teacher", "student", "expected")
         )
-        figures = compare(task.METRIC, teacher, student, logits, expected, ctx.device, provenance, reason)
+        taken = Taken(ctx.device, provenance, reason, devices.connect("local").provenance(processor(ctx.target))[0])
+        figures = compare(task.METRIC, teacher, student, logits, expected, taken)
         np.save(out_dir / "logits.npy", logits)
         np.save(out_dir / "rows.npy", np.array(chosen))
         write_json(out_dir / "accuracy.json", manifest.encode(figures))
         write_json(
             out_dir / FACTS, {"rows": len(chosen), "device": ctx.device, "scores": task.scores(logits, expected)}
         )
+
+
+@dataclass(frozen=True)
+class Taken:
+    """How logits were taken.
+
+    Attributes:
+        device: URI that the artifact ran on.
+        provenance: of the artifact's logits.
+        reason: of the provenance, in words.
+        float_provenance: of the teacher's and the float student's: measured where the building machine is one of the
+            target's devices, else estimated.
+    """
+
+    device: str
+    provenance: Provenance
+    reason: str
+    float_provenance: Provenance
 
 
 def processor(target: TargetView) -> Processor:
@@ -101,9 +121,7 @@ def compare(
     student: np.ndarray,
     artifact: np.ndarray,
     expected: np.ndarray,
-    device: str,
-    provenance: Provenance,
-    reason: str,
+    taken: Taken,
 ) -> measured.Accuracy:
     """Pairs the answers of the teacher and the artifact on the same rows.
 
@@ -111,9 +129,7 @@ def compare(
         metric: name of the metric, "accuracy".
         teacher, student, artifact: logits, (rows, classes).
         expected: classes, (rows,).
-        device: URI.
-        provenance: of the artifact's logits.
-        reason: of the provenance, in words.
+        taken: how the logits were.
     """
     answers = {name: logits.argmax(-1) for name, logits in (("t", teacher), ("s", student), ("a", artifact))}
     right = {name: (answer == expected).tolist() for name, answer in answers.items()}
@@ -136,7 +152,9 @@ def compare(
         flips=flip_rate(lost, gained, rows),
         churn=churn(answers["t"].tolist(), answers["a"].tolist()),
         floor=100 * float(np.bincount(expected).max()) / rows,
-        device=device,
-        provenance=provenance,
-        reason=reason,
+        device=taken.device,
+        provenance=taken.provenance,
+        reason=taken.reason,
+        float_provenance=taken.float_provenance,
+        float_reason=FLOAT_REASON,
     )

@@ -28,7 +28,7 @@ from typing import Any, ClassVar
 from edgekit import data
 from edgekit.artifact import FACTS, LabelledData, Teacher, Vocabulary, write_json
 from edgekit.checkpoint import position_limit, read_labels
-from edgekit.errors import RecipeError
+from edgekit.errors import ModelError, RecipeError
 from edgekit.stage import Context, Inputs, Pass
 from edgekit.target import Target
 from edgekit.tasks import load_task
@@ -99,8 +99,15 @@ class Trim(Pass):
 
         teacher = inputs[Teacher].path
         dataset = data.read(inputs[LabelledData].path)
-        source = AutoTokenizer.from_pretrained(teacher, local_files_only=True)
-        original = Tokenizer.from_str(source.backend_tokenizer.to_str())
+        try:
+            source = AutoTokenizer.from_pretrained(teacher, local_files_only=True)
+            original = Tokenizer.from_str(source.backend_tokenizer.to_str())
+        except (MemoryError, OSError):
+            raise
+        except Exception as error:  # whatever a damaged tokenizer makes the libraries stumble over
+            raise ModelError(
+                f"{teacher}: its tokenizer cannot be loaded ({type(error).__name__}: {error}); copy it again"
+            ) from error
         original.no_padding()
         original.no_truncation()
         train, dev = [text for text, _ in dataset.train], [text for text, _ in dataset.dev]

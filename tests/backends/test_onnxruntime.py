@@ -21,7 +21,7 @@ from edgekit.errors import StageContractError, TargetError
 from edgekit.ir.encoder import EdgekitForSequenceClassification
 from edgekit.ir.lean import LeanClassifier
 from edgekit.ir.surgery import keep_widths
-from edgekit.quant.ranges import stream_ranges
+from edgekit.quant.ranges import observe, ranges_of
 from edgekit.stages.quantize import SCHEMES
 from edgekit.target import field_of, load_target
 from edgekit.tokenization import pad
@@ -68,7 +68,7 @@ def static(folder: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def teacher(folder: Path) -> Path:
-    backend.export_teacher(tiny.classifier("bert", seed=5), folder / "teacher.onnx")
+    backend.export_teacher(tiny.classifier("bert", seed=5), MAX_LENGTH, folder / "teacher.onnx")
     return folder / "teacher.onnx"
 
 
@@ -193,7 +193,9 @@ def test_quantized_tensors_are_float_activations(request: pytest.FixtureRequest,
 def quantized(bert: Path, folder: Path) -> dict[str, Path]:
     """The graph in both schemes, its ranges from random rows."""
     tensors = backend.quantized_tensors(bert, QUANT["ops"])
-    ranges = stream_ranges(backend.activations(bert, tensors, tiny.token_rows(100, [9, 20, 31] * 8), PAD), "minmax")
+    ranges = ranges_of(
+        observe(backend.activations(bert, tensors, tiny.token_rows(100, [9, 20, 31] * 8), PAD)), "minmax"
+    )
     paths = {}
     for scheme in SCHEMES:
         paths[scheme.name] = folder / f"{scheme.name}.onnx"
@@ -238,7 +240,9 @@ def test_quantizing_again_gives_the_same_bytes(
     bert: Path, quantized: dict[str, Path], scheme: Scheme, tmp_path: Path
 ) -> None:
     tensors = backend.quantized_tensors(bert, QUANT["ops"])
-    ranges = stream_ranges(backend.activations(bert, tensors, tiny.token_rows(100, [9, 20, 31] * 8), PAD), "minmax")
+    ranges = ranges_of(
+        observe(backend.activations(bert, tensors, tiny.token_rows(100, [9, 20, 31] * 8), PAD)), "minmax"
+    )
     backend.quantize(bert, ranges, QUANT, scheme, tmp_path / "again.onnx")
     assert (tmp_path / "again.onnx").read_bytes() == quantized[scheme.name].read_bytes()
 
@@ -289,7 +293,7 @@ def test_extreme_products_do_not_saturate(tmp_path: Path, scheme: Scheme, width:
         np.full(width, 6.0), np.full(width, -2.0), np.zeros(width), np.full(width, 100.0),
         np.where(np.arange(width) % 4 < 2, 6.0, -2.0), random.uniform(-2, 6, size=width),
     ]).astype(np.float32)  # fmt: skip
-    ranges = stream_ranges([{"x": x[[0, 1]], "logits": x @ weight.T + bias}], "minmax")
+    ranges = ranges_of(observe([{"x": x[[0, 1]], "logits": x @ weight.T + bias}]), "minmax")
     out = tmp_path / "quantized.onnx"
     backend.quantize(graph, ranges, {**QUANT, "ops": ["Gemm"]}, scheme, out)
     session = onnxruntime.InferenceSession(out, providers=["CPUExecutionProvider"])
@@ -313,3 +317,21 @@ def test_backends_are_found_by_their_files_names() -> None:
     assert backends.load_backend("onnxruntime") is backend
     with pytest.raises(TargetError, match="no backend for runtime 'onnxruntme'; did you mean 'onnxruntime'"):
         backends.load_backend("onnxruntme")
+
+
+def test_padding_never_enters_what_is_observed(static: Path, folder: Path) -> None:
+    """The graph of fixed length, fed rows of every length, shows what the one of free length does."""
+    backend.export_student(student("electra"), "dynamic", MAX_LENGTH, folder / "free.onnx")
+    rows = tiny.token_rows(100, [3, 9, 17, 24])
+
+    def ranges(graph: Path) -> dict[str, tuple[float, float]]:
+        import onnx
+
+        weights = {n.input[0]: n.input[1] for n in onnx.load(graph).graph.node if n.op_type == "Gemm"}
+        observed = observe(backend.activations(graph, list(weights), rows, PAD))
+        return {weights[name]: (one.histogram.low, one.histogram.high) for name, one in observed.items()}
+
+    fixed, free = ranges(static), ranges(folder / "free.onnx")
+    assert len(fixed) == len(free) >= 9
+    for mine, theirs in zip(fixed.values(), free.values(), strict=True):
+        np.testing.assert_allclose(mine, theirs, atol=1e-4)

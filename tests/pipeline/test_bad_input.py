@@ -7,10 +7,14 @@ import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import builds
 import pytest
 from builds import Sources, check_store, cli
+
+import edgekit
+from edgekit.errors import RecipeError
 
 Case = Callable[[Path, Sources], list[str]]
 """Makes one bad input below a folder; returns the arguments of `edgekit`, in which later ones win."""
@@ -112,6 +116,19 @@ def unlike_labels(model: Path) -> None:
     edit_config(id2label=dict(enumerate(names)), label2id={n: i for i, n in enumerate(names)})(model)
 
 
+def index_without_weights(model: Path) -> None:
+    (model / "model.safetensors").unlink()
+    (model / "model.safetensors.index.json").write_text('{"weight_map": {}}')
+
+
+def not_finite(model: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    weights = load_file(model / "model.safetensors")
+    weights["classifier.bias"][0] = float("nan")
+    save_file(weights, model / "model.safetensors", metadata={"format": "pt"})
+
+
 ROW = '{"text": "one", "label": "yes"}\n'
 MALFORMED = ROW + ROW + '{"text": "two", "label"\n' + ROW
 CASES: list[tuple[Case, str]] = [
@@ -136,6 +153,22 @@ CASES: list[tuple[Case, str]] = [
     (model_case("model_config_malformed", lambda m: (m / "config.json").write_text("{")), r"config\.json cannot be"),
     (model_case("model_without_weights", lambda m: (m / "model.safetensors").unlink()), r"has no model\.safetensors"),
     (model_case("model_without_tokenizer", lambda m: (m / "tokenizer.json").unlink()), r"has no tokenizer"),
+    (model_case("model_tokenizer_malformed", lambda m: (m / "tokenizer.json").write_text("{")),
+     r"tokenizer\.json cannot be read.*copy the checkpoint again"),
+    (model_case("model_tokenizer_empty", lambda m: (m / "tokenizer.json").write_text("{}")),
+     r"tokenizer\.json is not what a tokenizer saves"),
+    (model_case("model_tokenizer_settings_malformed", lambda m: (m / "tokenizer_config.json").write_text("[")),
+     r"tokenizer_config\.json cannot be read"),
+    (model_case("model_index_empty", index_without_weights), r"index\.json names no weights"),
+    (model_case("model_layers_no_number", edit_config(num_hidden_layers="two")), r"cannot be loaded|cannot load it"),
+    (model_case("model_activation_unknown", edit_config(hidden_act="foo")), r"transformers cannot load it"),
+    (model_case("model_architectures_no_list", edit_config(architectures=3)), r"'architectures' is 3; expected a list"),
+    (model_case("model_without_positions", edit_config(max_position_embeddings=None)),
+     r"'max_position_embeddings' is None|transformers cannot load it"),
+    (model_case("model_other_width", edit_config(intermediate_size=48)),
+     r"weights do not fit config\.json: .* has shape \(64,\), the configuration makes it \(48,\); 11 more differ"),
+    (model_case("model_not_finite", not_finite), r"holds values that are not finite"),
+    (flags("model_misspelt_and_long", "x" * 5000), r"does not exist"),
     (model_case("model_truncated", truncate), r"model\.safetensors is truncated.*copy it again"),
     (model_case("model_pickled", lambda m: (m / "model.safetensors").rename(m / "pytorch_model.bin")),
      r"only pickled weights \(pytorch_model\.bin\).*safe_serialization"),
@@ -152,6 +185,7 @@ CASES: list[tuple[Case, str]] = [
      r"unknown key 'budget\.file': give it with its unit, as 'file_bytes'"),
     (target_case("target_impossible", ("max_drop = 30.0", "max_drop = -1.0")), r"'gate\.max_drop' is -1\.0"),
     (target_case("target_endless", ("max_drop = 30.0", "max_drop = nan")), r"'gate\.max_drop' is nan"),
+    (target_case("target_no_operators", ('ops = ["Gemm", "Gather"]', "ops = []")), r"'quant\.ops' is empty"),
     (two_targets_of_one_name, r"two targets have one name"),
     (flags("target_twice", "--target", "x86-64", "--target", "x86-64"), r"a target is named twice"),
     (flags("limit_negative_drop", "--max-drop", "-1"), r"max_drop is -1\.0; it must lie between 0 and 100"),
@@ -171,6 +205,9 @@ CASES: list[tuple[Case, str]] = [
     (flags("set_no_number", "--set", "distill.learning_rate=nan"), r"distill\.learning_rate is 'nan'"),
     (flags("set_impossible", "--set", "distill.epochs=0"), r"epochs .*at least 1"),
     (flags("set_too_many_layers", "--set", "distill.layers=9"), r"distill\.layers is 9, but the teacher has 4"),
+    (flags("set_layer_not_there", "--set", "distill.layers=0", "--set", "distill.keep=1,4"),
+     r"distill\.keep names layer 4; the teacher has 4, counted from 0"),
+    (flags("set_limit", "--set", "gate.max_drop=1"), r"'gate' has no options; limits are set with --max-drop"),
     (flags("set_malformed", "--set", "distill"), r"expected stage\.option=value"),
     (flags("device_unknown_scheme", "--device", "qemo:cortex-a76"), r"no device scheme 'qemo'.*did you mean 'qemu'"),
     (flags("device_malformed", "--device", "local:1"), r"expected just 'local'"),
@@ -216,3 +253,34 @@ def test_without_a_model_and_a_recipe(tmp_path: Path, monkeypatch: pytest.Monkey
     result = cli("build", cache=tmp_path / "cache")
     assert result.exit_code == 2
     assert "there is no recipe edgekit.toml; give MODEL and --data, or run `edgekit init`" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"targets": "x86-64"}, r"targets is 'x86-64'; expected a sequence of names"),
+        ({"limits": {"max_drop": 1}}, r"limits is .*; expected edgekit\.Limits"),
+        ({"seed": "a"}, r"seed is 'a'; expected an integer"),
+        ({"options": {"distill": 3}}, r"options is .*; expected stage"),
+        ({"task": 3}, r"task is 3; expected text"),
+    ],
+)
+def test_python_code_gives_the_wrong_type(given: dict[str, Any], message: str) -> None:
+    with pytest.raises(RecipeError, match=message):
+        edgekit.make_recipe(**({"model": "m", "data": "d", "targets": ("x86-64",)} | given))
+
+
+def test_a_device_in_the_recipe_counts(sources: Sources, tmp_path: Path) -> None:
+    recipe = tmp_path / "edgekit.toml"
+    recipe.write_text(f'model = "{sources.teacher}"\ndata = "{sources.data}"\ntargets = ["x86-64"]\ndevice = "foo"\n')
+    result = cli("build", "--recipe", recipe, "--plan", cache=tmp_path / "cache")
+    assert result.exit_code == 2
+    assert "no device scheme 'foo'" in result.stderr
+
+
+def test_a_byte_order_mark_is_no_fault(sources: Sources, tmp_path: Path) -> None:
+    recipe = tmp_path / "edgekit.toml"
+    text = f'\ufeffmodel = "{sources.teacher}"\ndata = "{sources.data}"\ntargets = ["{sources.target}"]\n'
+    recipe.write_text(text, encoding="utf-8")
+    result = cli("build", "--recipe", recipe, "--plan", cache=tmp_path / "cache")
+    assert result.exit_code == 0, result.output

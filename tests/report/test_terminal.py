@@ -29,9 +29,9 @@ def test_summary_has_a_line_a_target() -> None:
     strict = example_arm64(limits=Limits(max_drop=1.0, confidence=0.95, max_latency_ms=5))
     text = drawn(terminal.summary([(item.target_name, item, rejudge(item)) for item in (example(), strict)]))
     rows = {line.split()[0]: " ".join(line.split()) for line in text.splitlines() if line.strip()}
-    assert rows["x86-64"] == "x86-64 pass 92.89 92.24 92.11 ● 0.78 (0.33 to 1.28) 0.777 ms, 7.26× ● 4.81 MB"
+    assert rows["x86-64"] == "x86-64 pass 92.89 ○ 92.24 ○ 92.11 ● 0.78 (0.33 to 1.28) 0.777 ms, 7.26× ● 4.81 MB"
     assert rows["arm64"] == (
-        "arm64 inconclusive 92.80 92.33 92.20 ◐ 0.60 (−0.70 to 2.07) 18.4 M instr., 6.59× ◐ 4.81 MB"
+        "arm64 inconclusive 92.80 ○ 92.33 ○ 92.20 ◐ 0.60 (−0.70 to 2.07) 18.4 M instr., 6.59× ◐ 4.81 MB"
     )
     assert "about 6,942 rows would settle it, 500 were used" in " ".join(text.split())
     assert "not-measured  arm64, latency p95: qemu's time is not a device's time" in text

@@ -1,0 +1,81 @@
+"""What the command line does with faults: one message, an exit code, and for an internal error a file to report."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import io
+import os
+import sys
+import tempfile
+import time
+import traceback
+from pathlib import Path
+from typing import Any
+
+import click
+
+from edgekit.errors import EdgekitError
+from edgekit.world import current_world
+
+INTERRUPTED = 130  # 128 + SIGINT, as shells have it
+# Faults of the machine that no stage explains: the message names them, and there is nothing of edgekit's to report.
+_SURROUNDINGS = (errno.ENAMETOOLONG, errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPIPE)
+
+
+class FaultGroup(click.Group):
+    """Prints edgekit's own errors as one message, and anything else as an internal error with a reproducer."""
+
+    def main(self, *args: Any, **kwargs: Any) -> Any:
+        for stream in (sys.stdout, sys.stderr):  # a terminal that cannot show a sign gets a question mark, not a crash
+            if isinstance(stream, io.TextIOWrapper):
+                stream.reconfigure(errors="replace")
+        try:
+            return super().main(*args, **kwargs)
+        except EdgekitError as error:
+            if current_world().leads:
+                report = f"\nPlease report it with {_reproducer(error)}" if error.exit_code == 1 else ""
+                click.echo(f"Error: {error}{report}", err=True)
+            sys.exit(error.exit_code)
+        except (click.exceptions.Exit, SystemExit):
+            raise
+        except Exception as error:
+            if isinstance(error, OSError) and error.errno in _SURROUNDINGS:
+                where = f": {error.filename}" if error.filename else " on the standard output or a temporary file"
+                _say(f"Error: {error.strerror}{where}")
+                sys.exit(2)
+            path = _reproducer(error)
+            click.echo(f"Internal error: {type(error).__name__}: {error}\nPlease report it with {path}", err=True)
+            sys.exit(1)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            _say("Interrupted. What was finished is kept: the same command goes on from there.")
+            sys.exit(INTERRUPTED)
+
+
+def _say(text: str) -> None:
+    with contextlib.suppress(OSError):  # stderr itself may be what cannot be written
+        click.echo(text, err=True)
+
+
+def _reproducer(error: Exception) -> Path:
+    """Writes what is needed to look into an internal error: the command, versions and the trace."""
+    from importlib.metadata import version
+
+    from edgekit.paths import cache_dir
+
+    name = f"{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}.txt"
+    packages = ("edgekit", "torch", "transformers", "onnx", "onnxruntime", "datasets", "numpy")
+    lines = ["command: " + " ".join(sys.argv), f"python: {sys.version}", *(f"{p}: {version(p)}" for p in packages)]
+    text = "\n".join(lines) + "\n\n" + "".join(traceback.format_exception(error))
+    try:
+        path = cache_dir() / "crashes" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8")
+    except (OSError, EdgekitError):  # the cache may be what is wrong
+        path = Path(tempfile.mkdtemp(prefix="edgekit-crash-")) / name
+        path.write_text(text, encoding="utf-8")
+    return path

@@ -1,0 +1,149 @@
+"""Ranges against NumPy's own extremes of the activations over the chosen rows, which are training rows alone."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import tiny
+from builds import TinyBuild
+from test_calibration import write
+from test_export import made, token_ids
+
+from edgekit import data
+from edgekit.artifact import Graph, LabelledData, Ranges, Vocabulary
+from edgekit.errors import RecipeError
+from edgekit.stage import Inputs, components, key_of
+from edgekit.stages.calibrate import Calibrate
+from edgekit.target import load_target
+
+MOMENTUM = 0.95
+
+
+def calibrate(build: TinyBuild, folder: Path, stage: Calibrate, dataset: data.Dataset | None = None) -> Ranges:
+    """Runs the stage on what the finished build gave it, or on other rows."""
+    rows = made(build, LabelledData)
+    if dataset is not None:
+        (folder / "rows").mkdir(parents=True)
+        data.write(dataset, folder / "rows")
+        rows = LabelledData(folder / "rows", "")
+    given = [made(build, Graph), made(build, Vocabulary), rows]
+    found: Ranges = tiny.run_stage(stage, given, folder / "run")
+    return found
+
+
+def extremes(build: TinyBuild, names: Sequence[str], rows: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the smallest and largest value of activations on training rows, each (rows, tensors)."""
+    dataset = data.read(made(build, LabelledData).path)
+    model = onnx.load(made(build, Graph).model)
+    del model.graph.output[:]
+    model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names)
+    session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    ids = token_ids(made(build, Vocabulary), [dataset.train[i][0] for i in rows])
+    found = [session.run(list(names), {"input_ids": row[None]}) for row in ids]
+    low, high = ([[reduce(tensor) for tensor in tensors] for tensors in found] for reduce in (np.min, np.max))
+    return np.array(low, dtype=np.float64), np.array(high, dtype=np.float64)
+
+
+def bounds(ranges: Ranges) -> dict[str, dict[str, Any]]:
+    """Reads ranges.json."""
+    found: dict[str, dict[str, Any]] = json.loads(ranges.file.read_text())
+    return found
+
+
+@pytest.mark.parametrize("method", ["minmax", "moving-average"])
+def test_ranges_are_the_extremes_over_the_chosen_training_rows(
+    tiny_build: TinyBuild, tmp_path: Path, method: str
+) -> None:
+    policy = write(tmp_path, rows="40", method=f'"{method}"')
+    ranges = calibrate(tiny_build, tmp_path, Calibrate(policy=policy))
+    chosen, found = ranges.facts["train_rows"], bounds(ranges)
+    assert len(chosen) == len(set(chosen)) == 40
+    assert chosen == sorted(chosen)
+    lows, highs = extremes(tiny_build, list(found), chosen)
+    low, high = lows.min(0), highs.max(0)
+    if method == "moving-average":
+        low, high = lows[0], highs[0]
+        for row in range(1, 40):
+            low = MOMENTUM * low + (1 - MOMENTUM) * lows[row]
+            high = MOMENTUM * high + (1 - MOMENTUM) * highs[row]
+    np.testing.assert_allclose([r["low"] for r in found.values()], np.minimum(low, 0), rtol=0, atol=1e-4)
+    np.testing.assert_allclose([r["high"] for r in found.values()], np.maximum(high, 0), rtol=0, atol=1e-4)
+    assert {(r["method"], r["rows"]) for r in found.values()} == {(method, 40)}
+
+
+def test_ranges_are_of_all_that_the_targets_operators_read_and_write(tiny_build: TinyBuild) -> None:
+    graph = onnx.load(made(tiny_build, Graph).model).graph
+    nodes = [node for node in graph.node if node.op_type in ("Gemm", "Gather")]  # as the shipped profile asks
+    constants, indices = {t.name for t in graph.initializer}, {n.input[1] for n in nodes if n.op_type == "Gather"}
+    expected = {name for node in nodes for name in (*node.input, *node.output)} - constants - indices
+    assert len(expected) > 15
+    assert set(bounds(made(tiny_build, Ranges))) == expected
+
+
+def test_facts_count_the_rows_that_were_drawn(tiny_build: TinyBuild, tmp_path: Path) -> None:
+    facts = calibrate(tiny_build, tmp_path, Calibrate(rows=30)).facts
+    dataset = data.read(made(tiny_build, LabelledData).path)
+    rows = [dataset.train[i] for i in facts["train_rows"]]
+    lengths = [len(row) for row in token_ids(made(tiny_build, Vocabulary), [text for text, _ in rows])]
+    assert (facts["rows"], facts["rows_asked"], facts["policy"], facts["method"]) == (30, 30, "default", "minmax")
+    assert (facts["length_max"], facts["length_median"]) == (max(lengths), np.median(lengths))
+    assert facts["classes"] == len({label for _, label in rows}) == 4
+    whole = made(tiny_build, Ranges).facts
+    assert (whole["rows"], whole["rows_asked"], whole["train_rows"]) == (240, 256, list(range(240)))
+
+
+def test_dev_and_test_rows_have_no_part_in_it(tiny_build: TinyBuild, tmp_path: Path) -> None:
+    dataset, strange = data.read(made(tiny_build, LabelledData).path), (("zebra quantum zebra", "alarm"),)
+    stage = Calibrate(rows=20)
+    plain = calibrate(tiny_build, tmp_path / "plain", stage)
+    held = calibrate(tiny_build, tmp_path / "held", stage, dataclasses.replace(dataset, dev=strange, test=strange))
+    assert held.digest == plain.digest
+    train = list(dataset.train)
+    train[plain.facts["train_rows"][0]] = strange[0]
+    other = calibrate(tiny_build, tmp_path / "train", stage, dataclasses.replace(dataset, train=tuple(train)))
+    assert bounds(other) != bounds(plain)
+
+
+def test_an_edited_policy_is_another_action(tiny_build: TinyBuild, tmp_path: Path) -> None:
+    target = load_target("x86-64")
+    inputs = Inputs({kind: made(tiny_build, kind) for kind in Calibrate.IN}, Calibrate.IN)
+
+    def key(stage: Calibrate) -> str:
+        return key_of(components(stage.resolved(target), inputs, target, "text-classification", 0, None))
+
+    stage = Calibrate(policy=write(tmp_path))
+    before = stage.resolved(target).policy_digest
+    assert key(stage) == key(stage)
+    assert key(stage) != key(Calibrate())
+    old = key(stage)
+    write(tmp_path, seed="1")
+    assert stage.resolved(target).policy_digest != before
+    assert key(stage) != old
+    write(tmp_path)
+    assert key(stage) == old
+
+
+def test_the_policys_seed_draws_other_rows(tiny_build: TinyBuild, tmp_path: Path) -> None:
+    found = []
+    for name, seed in (("a", "0"), ("b", "1"), ("c", "0")):
+        (tmp_path / name).mkdir()
+        stage = Calibrate(policy=write(tmp_path / name, seed=seed))
+        found.append(calibrate(tiny_build, tmp_path / name, stage).facts["train_rows"])
+    assert found[0] == found[2] != found[1]
+
+
+def test_impossible_options_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="rows is -1"):
+        Calibrate(rows=-1)
+    with pytest.raises(RecipeError, match="'defualt'; did you mean 'default'"):
+        Calibrate(policy="defualt")
+    with pytest.raises(RecipeError, match=r"own\.toml.*unknown method"):
+        Calibrate(policy=write(tmp_path, method='"mean"'))
