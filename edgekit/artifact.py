@@ -150,6 +150,13 @@ class WideStudent(Student):
 
 
 @dataclass(frozen=True)
+class EqualisedStudent(Student):
+    """The student with scales moved from activations into weights; in float it answers as the student does."""
+
+    KIND = "equalised-student"
+
+
+@dataclass(frozen=True)
 class Reference(Artifact):
     """Logits of the teacher and of the float student on the test rows: what the artifact is compared with."""
 
@@ -190,6 +197,11 @@ class Ranges(Artifact):
     def file(self) -> Path:
         """The JSON file."""
         return self.path / "ranges.json"
+
+    @property
+    def statistics(self) -> Path:
+        """What every method makes its ranges of, as .npz."""
+        return self.path / "statistics.npz"
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,8 @@ from edgekit.errors import RecipeError, TargetError, suggestion
 from edgekit.quant.ranges import NAMES
 from edgekit.target import parse_table
 
+AUTO = "auto"
+
 
 @dataclass(frozen=True)
 class Policy:
@@ -26,7 +28,7 @@ class Policy:
         rows: rows to draw; a smaller training split is used whole.
         length_strata: rows are drawn evenly from this many quantiles of length.
         class_balance: within a stratum, classes take turns, so that rare ones are seen.
-        method: of the ranges.
+        method: of the ranges; "auto" lets `quantize` take the one whose logits are nearest the float student's.
         seed: of the draw.
     """
 
@@ -75,9 +77,10 @@ def load_policy(name: str) -> Policy:
         raise RecipeError(f"calibration policy {path}: 'rows' and 'length_strata' must be at least 1")
     if policy.seed < 0:
         raise RecipeError(f"calibration policy {path}: 'seed' is {policy.seed}; it must not be negative")
-    if policy.method not in NAMES:
+    known = (AUTO, *NAMES)
+    if policy.method not in known:
         raise RecipeError(
-            f"calibration policy {path}: unknown method {policy.method!r}{suggestion(policy.method, NAMES)}"
+            f"calibration policy {path}: unknown method {policy.method!r}{suggestion(policy.method, known)}"
         )
     return policy
 

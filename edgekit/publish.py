@@ -310,10 +310,11 @@ def _step(made: Made) -> Step:
 
 def _candidates(artifact: Artifact, provenance: Provenance) -> tuple[Candidate, ...]:
     facts = artifact.facts
+    chosen = f"{facts['scheme']}, {facts['method']}"
     return tuple(
         Candidate(
             name=item["name"],
-            chosen=item["name"] == facts["scheme"],
+            chosen=item["name"] == chosen,
             figures={
                 "logit RMSE against float": item["logit_rmse"],
                 "agreement with float, %": item["agreement"],
@@ -321,7 +322,7 @@ def _candidates(artifact: Artifact, provenance: Provenance) -> tuple[Candidate, 
             },
             provenance=provenance,
             reason=f"smallest logit error on {facts['dev_rows']} dev rows"
-            if item["name"] == facts["scheme"]
+            if item["name"] == chosen
             else "larger logit error",
         )
         for item in facts["candidates"]

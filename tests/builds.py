@@ -21,7 +21,7 @@ from edgekit.target import shipped_targets
 
 TARGET = "tiny-x86"
 STAGES = (
-    "data", "trim", "teach", "distill", "prune", "reference", "baseline", "export", "calibrate", "quantize",
+    "data", "trim", "teach", "distill", "prune", "reference", "baseline", "equalise", "export", "calibrate", "quantize",
     "evaluate", "benchmark", "gate", "bundle",
 )  # fmt: skip
 SETTINGS = (

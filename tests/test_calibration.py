@@ -33,7 +33,7 @@ def test_a_shipped_policy_is_valid(name: str) -> None:
 
 
 def test_the_default_and_moving_average_are_shipped() -> None:
-    assert {"default", "moving-average"} <= set(shipped_policies())
+    assert {"default", "minmax", "moving-average"} <= set(shipped_policies())
 
 
 def test_a_policy_of_the_users_own_is_read_by_its_path(tmp_path: Path) -> None:

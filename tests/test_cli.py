@@ -237,7 +237,9 @@ def test_build_with_a_qemu_scheme_but_no_processor(sources: builds.Sources, tmp_
 
 @pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals")
 def test_ctrl_c_says_that_the_same_command_goes_on(sources: builds.Sources, tmp_path: Path) -> None:
-    process = builds.start(sources.args(tmp_path / "dist", "--seed", "77"), tmp_path / "cache")
+    # A shell starts what it runs in the background with the signal ignored, and children inherit that.
+    listening = {"preexec_fn": lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)}
+    process = builds.start(sources.args(tmp_path / "dist", "--seed", "77"), tmp_path / "cache", **listening)
     assert process.stderr is not None
     for line in process.stderr:
         if "distill" in line and "runs" in line:

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from edgekit.ir.encoder import EdgekitForSequenceClassification
     from edgekit.quant.ranges import Range
+    from edgekit.quant.weights import Bound
 
 
 @dataclass(frozen=True)
@@ -26,12 +27,13 @@ class Scheme:
     Attributes:
         name: for reports.
         weight: integer type of the weights, "int8" or "uint8".
-        reduce_range: weights in 7 bits, so that pairs of uint8 x int8 products never saturate 16 bits.
+        bound: of int8 weights (`edgekit.quant.weights`): what keeps pairs of uint8 x int8 products within 16 bits on
+            x86 CPUs without VNNI. uint8 weights need none.
     """
 
     name: str
     weight: str
-    reduce_range: bool
+    bound: Bound | None
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,8 @@
 """ONNX for ONNX Runtime on CPUs: export, static QDQ quantization, and runs on this machine.
 
 Quantized are MatMul, Gemm and the embedding's Gather: LayerNorm, GELU and softmax have no integer kernels there, and
-wrapping them in Q/DQ only costs. Weights are per-channel, and either in 7 bits or unsigned: full-range int8 weights
-saturate AVX2's 16-bit pair sums, so that one file would answer differently on another CPU.
+wrapping them in Q/DQ only costs. Weights are per-channel, and either unsigned or bounded so that AVX2's 16-bit pair
+sums cannot saturate: one file then answers alike on every CPU.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import numpy as np
 
 from edgekit.backends import Description, Scheme, Tensor
 from edgekit.errors import StageContractError
+from edgekit.quant.weights import least_error_scales, rounded
 
 if TYPE_CHECKING:
     import onnx
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
     from edgekit.ir.encoder import EdgekitForSequenceClassification
     from edgekit.quant.ranges import Range
+    from edgekit.quant.weights import Bound
 
 TOOLS = ("torch", "onnx", "onnxscript", "onnxruntime")
 OPS = ("MatMul", "Gemm", "Gather")  # operators with integer kernels that a target may name
@@ -177,17 +179,24 @@ def quantize(graph: Path, ranges: Mapping[str, Range], quant: Mapping[str, Any],
         CalibrationMethod.MinMax,
         {name: TensorData(lowest=np.float32(r.low), highest=np.float32(r.high)) for name, r in ranges.items()},
     )
+    ops = list(OPS if quant["ops"] == "all" else quant["ops"])
+    model, per_channel = onnx.load(graph), quant["weight"]["granularity"] == "per-channel"
+    overrides = {} if scheme.bound is None else _bound_weights(model, ops, scheme.bound, per_channel)
+    for entries in overrides.values():
+        for entry in entries:
+            entry["quant_type"] = types[scheme.weight]
     quantizer = QDQQuantizer(
-        onnx.load(graph),
-        quant["weight"]["granularity"] == "per-channel",
-        scheme.reduce_range,
+        model,
+        per_channel,
+        False,  # the table has no products to saturate; the products' bound is in their scales
         types[scheme.weight],
         types[quant["activation"]["dtype"]],
         table,
         [],
         [],
-        list(OPS if quant["ops"] == "all" else quant["ops"]),
+        ops,
         {
+            "TensorQuantOverrides": overrides,
             "ActivationSymmetric": quant["activation"]["symmetric"],
             "WeightSymmetric": quant["weight"]["symmetric"],
             # What follows a product here runs in float, so rounding its output would only lose precision.
@@ -197,10 +206,72 @@ def quantize(graph: Path, ranges: Mapping[str, Range], quant: Mapping[str, Any],
     quantizer.quantize_model()
     quantizer.model.topological_sort()  # it appends nodes; ONNX demands an order in which none reads a later one
     model = quantizer.model.model
+    _float_elsewhere(model, ops)
     del model.graph.value_info[:]
     model.producer_name, model.producer_version = "edgekit", ""
     model.ir_version = _IR_OF_OPSET[_opset(model)]
     onnx.save(model, out)
+
+
+def _float_elsewhere(model: onnx.ModelProto, ops: Sequence[str]) -> None:
+    """Gives operators that stay float the float tensor that was quantized for another's sake.
+
+    The quantizer lets every consumer of a tensor read its rounded form, the residual of each layer too: that rounds the
+    very sum that carries the model's signal, and costs a DequantizeLinear that nothing needs.
+    """
+    made = {output: node for node in model.graph.node for output in node.output}
+
+    def before_rounding(name: str) -> str:
+        restored = made.get(name)
+        if restored is None or restored.op_type != "DequantizeLinear":
+            return name
+        quantized = made.get(restored.input[0])
+        return name if quantized is None or quantized.op_type != "QuantizeLinear" else quantized.input[0]
+
+    integer_ops = {*ops, "QuantizeLinear", "DequantizeLinear"}
+    for node in model.graph.node:
+        # What a Gather of integers gives is on their grid already, and only with its Q/DQ pair does it stay integers.
+        if node.op_type not in integer_ops:
+            for place, name in enumerate(node.input):
+                source = before_rounding(name)
+                if source != name and made[source].op_type not in ops:
+                    node.input[place] = source
+    used = {name for node in model.graph.node for name in node.input} | {o.name for o in model.graph.output}
+    while dead := [n for n in model.graph.node if not any(o in used for o in n.output)]:
+        for node in dead:
+            model.graph.node.remove(node)
+        used = {name for node in model.graph.node for name in node.input} | {o.name for o in model.graph.output}
+
+
+def _bound_weights(
+    model: onnx.ModelProto, ops: Sequence[str], bound: Bound, per_channel: bool
+) -> dict[str, list[dict[str, Any]]]:
+    """Puts the weights of products on the grid of their own scales, in place; returns those scales for the quantizer.
+
+    The quantizer's rounding of a value on the grid gives its integer back, so that the integers are ours.
+    """
+    from onnx import numpy_helper
+
+    constants = {i.name: i for i in model.graph.initializer}
+    overrides: dict[str, list[dict[str, Any]]] = {}
+    for node in model.graph.node:
+        if node.op_type not in ("Gemm", "MatMul") or node.op_type not in ops or node.input[1] not in constants:
+            continue
+        name = node.input[1]
+        stored = numpy_helper.to_array(constants[name])
+        axis = 0 if any(a.name == "transB" and a.i for a in node.attribute) else 1
+        weights = stored if axis == 0 else stored.T  # (outputs, inputs)
+        scales = least_error_scales(weights, bound)
+        if not per_channel:
+            scales = np.full_like(scales, scales.max())
+        grid = rounded(weights, scales, bound).astype(np.float32) * scales[:, None]
+        constants[name].CopyFrom(numpy_helper.from_array(np.ascontiguousarray(grid if axis == 0 else grid.T), name))
+        zero = np.array(0, dtype=np.int8)
+        if per_channel:
+            overrides[name] = [{"axis": axis, "scale": scale, "zero_point": zero} for scale in scales]
+        else:
+            overrides[name] = [{"scale": scales[0], "zero_point": zero}]
+    return overrides
 
 
 def logits(graph: Path, rows: Sequence[np.ndarray], pad_id: int) -> np.ndarray:

@@ -33,6 +33,7 @@ class EdgekitConfig(PretrainedConfig):
         activation: of the FFN.
         head_activation: between the head's dense layer and the classifier.
         norm_eps: epsilon of every layer norm.
+        multiplied: names of the products whose input is scaled channel by channel, such as "layers.0.up".
         dropout: probability of dropout on embeddings, attention output and FFN output while training.
         initializer_range: standard deviation of weights that no checkpoint gives.
 
@@ -58,6 +59,7 @@ class EdgekitConfig(PretrainedConfig):
         activation: str = "gelu",
         head_activation: str = "tanh",
         norm_eps: float = 1e-12,
+        multiplied: list[str] | None = None,
         dropout: float = 0.1,
         initializer_range: float = 0.02,
         **kwargs: Any,  # transformers passes label names, token ids and its own bookkeeping through the base class
@@ -76,6 +78,7 @@ class EdgekitConfig(PretrainedConfig):
         self.activation = activation
         self.head_activation = head_activation
         self.norm_eps = norm_eps
+        self.multiplied = list(multiplied or ())
         self.dropout = dropout
         self.initializer_range = initializer_range
         super().__init__(**kwargs)

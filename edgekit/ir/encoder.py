@@ -17,6 +17,10 @@ from transformers import PreTrainedModel
 from transformers.modeling_outputs import SequenceClassifierOutput
 
 from edgekit.ir.config import EdgekitConfig
+from edgekit.ir.product import Product
+
+PRODUCTS = ("qkv", "output", "up", "down")
+"""The products of a layer, in the order in which they run."""
 
 PADDING_BIAS = -30.0
 """Added to the attention scores of padding: e^-30 is below float32's resolution beside 1, and fits an 8-bit scale."""
@@ -66,7 +70,9 @@ class Embeddings(nn.Module):
         self.position = nn.Embedding(config.max_positions, width)
         self.token_type = nn.Embedding(config.type_vocab_size, width) if config.type_vocab_size else None
         self.norm = nn.LayerNorm(width, eps=config.norm_eps)
-        self.projection = nn.Linear(width, config.hidden_size) if width != config.hidden_size else None
+        self.projection = None
+        if width != config.hidden_size:
+            self.projection = Product(width, config.hidden_size)
         self.dropout = nn.Dropout(config.dropout)
 
     def forward(self, input_ids: Tensor, token_type_ids: Tensor | None) -> Tensor:
@@ -87,11 +93,12 @@ class Layer(nn.Module):
         super().__init__()
         self.heads, self.head_dim = config.heads[index], config.head_dim
         self.width = self.heads * self.head_dim
-        self.qkv = nn.Linear(config.hidden_size, 3 * self.width)
-        self.output = nn.Linear(self.width, config.hidden_size)
+        multiplied = {name for name in PRODUCTS if f"layers.{index}.{name}" in config.multiplied}
+        self.qkv = Product(config.hidden_size, 3 * self.width, "qkv" in multiplied)
+        self.output = Product(self.width, config.hidden_size, "output" in multiplied)
         self.attention_norm = nn.LayerNorm(config.hidden_size, eps=config.norm_eps)
-        self.up = nn.Linear(config.hidden_size, config.ffn[index])
-        self.down = nn.Linear(config.ffn[index], config.hidden_size)
+        self.up = Product(config.hidden_size, config.ffn[index], "up" in multiplied)
+        self.down = Product(config.ffn[index], config.hidden_size, "down" in multiplied)
         self.ffn_norm = nn.LayerNorm(config.hidden_size, eps=config.norm_eps)
         relative = config.positions == "relative-bias"
         self.relative = nn.Embedding(config.relative_buckets, self.heads) if relative else None
@@ -114,8 +121,9 @@ class Layer(nn.Module):
         if first_only:
             query_weight, key_value_weight = self.qkv.weight.split([self.width, 2 * self.width])
             query_bias, key_value_bias = self.qkv.bias.split([self.width, 2 * self.width])
-            query = F.linear(rows, query_weight, query_bias)
-            key, value = F.linear(x, key_value_weight, key_value_bias).chunk(2, dim=-1)
+            entering = self.qkv.entering(x)
+            query = F.linear(entering[:, :1], query_weight, query_bias)
+            key, value = F.linear(entering, key_value_weight, key_value_bias).chunk(2, dim=-1)
         else:
             query, key, value = self.qkv(x).chunk(3, dim=-1)
         if self.relative is not None and buckets is not None:
@@ -136,10 +144,10 @@ class ClassificationHead(nn.Module):
 
     def __init__(self, config: EdgekitConfig) -> None:
         super().__init__()
-        self.dense = nn.Linear(config.hidden_size, config.hidden_size)
+        self.dense = Product(config.hidden_size, config.hidden_size)
         self.activation = activation(config.head_activation)
         self.dropout = nn.Dropout(config.dropout)
-        self.classifier = nn.Linear(config.hidden_size, config.num_labels)
+        self.classifier = Product(config.hidden_size, config.num_labels)
 
     def forward(self, first: Tensor) -> Tensor:
         """Classifies first-token states of shape (batch, hidden); returns logits, (batch, labels)."""

@@ -30,6 +30,8 @@ class LeanLayer(nn.Module):
         scale[: self.width] = 1 / math.sqrt(self.head_dim)
         weight, bias = layer.qkv.weight * scale, layer.qkv.bias * scale[:, 0]
         pieces = [self.width, 2 * self.width] if first_only else [3 * self.width]
+        self.multiplier: Tensor | None
+        self.register_buffer("multiplier", layer.qkv.multiplier)
         self.products = nn.ModuleList(
             _linear(w, b) for w, b in zip(weight.split(pieces), bias.split(pieces), strict=True)
         )
@@ -58,6 +60,7 @@ class LeanLayer(nn.Module):
 
     def _heads(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Returns query, key and value, each (1, heads, rows, head_dim): one transposition, then one split."""
+        x = x if self.multiplier is None else x * self.multiplier
         if not self.first_only:
             packed = self.products[0](x).view(-1, 3, self.heads, self.head_dim).permute(1, 2, 0, 3)
             query, key, value = packed.split(1)

@@ -16,6 +16,11 @@ def _resized(config: EdgekitConfig, **changes: object) -> EdgekitConfig:
     return EdgekitConfig(**{**config.to_dict(), **changes})
 
 
+def _refuse_multiplied(config: EdgekitConfig) -> None:
+    if config.multiplied:
+        raise ValueError("the model is equalised, channel by channel; cut it before")
+
+
 def _built(config: EdgekitConfig, state: dict[str, Tensor]) -> EdgekitForSequenceClassification:
     model = EdgekitForSequenceClassification(config)
     model.load_state_dict(state)
@@ -30,6 +35,7 @@ def keep_layers(model: EdgekitForSequenceClassification, layers: Sequence[int]) 
         ValueError: `layers` is empty, not strictly increasing, or names a layer that is not there.
     """
     config = model.config
+    _refuse_multiplied(config)
     if not layers or list(layers) != sorted(set(layers)) or not 0 <= layers[0] <= layers[-1] < len(config.heads):
         raise ValueError(f"cannot keep layers {list(layers)} of a model of {len(config.heads)}")
     state = {k: v for k, v in model.state_dict().items() if not k.startswith("layers.")}
@@ -53,6 +59,7 @@ def keep_widths(
         channels: kept FFN channel indices of each layer, at least one each.
     """
     config, state = model.config, copy.copy(model.state_dict())
+    _refuse_multiplied(config)
     for i, (kept_heads, kept_channels) in enumerate(zip(heads, channels, strict=True)):
         width = config.heads[i] * config.head_dim
         first = torch.tensor(sorted(kept_heads))[:, None] * config.head_dim

@@ -8,6 +8,7 @@ from edgekit.stages.bundle import Pack
 from edgekit.stages.calibrate import Calibrate
 from edgekit.stages.data import ReadData
 from edgekit.stages.distill import Distill
+from edgekit.stages.equalise import Equalise
 from edgekit.stages.evaluate import Evaluate
 from edgekit.stages.export import Export
 from edgekit.stages.finetune import Finetune
@@ -27,7 +28,8 @@ ORDER = (
     Prune,  # wide student    → student
     Compare,  # both            → their logits on test
     Baseline,  # teacher         → float graph, the base of every ratio
-    Export,  # student         → float graph
+    Equalise,  # student         → equalised student
+    Export,  # equalised student → float graph
     Calibrate,  # float graph     → ranges
     Quantize,  # graph, ranges   → int8 graph
     Evaluate,  # int8 graph      → accuracy, on a device

@@ -13,7 +13,7 @@ import numpy as np
 from edgekit import data
 from edgekit.artifact import FACTS, Graph, LabelledData, Ranges, Vocabulary, file_digest, write_json
 from edgekit.backends import load_backend
-from edgekit.calibration import draw, load_policy, policy_file
+from edgekit.calibration import AUTO, draw, load_policy, policy_file
 from edgekit.errors import TargetError
 from edgekit.quant.ranges import observe, ranges_of, write_observed, write_ranges
 from edgekit.stage import Context, Inputs, Pass
@@ -80,7 +80,7 @@ class Calibrate(Pass):
                 ctx.progress(done, len(chosen), "rows")
 
         observed = observe(counted())
-        ranges = ranges_of(observed, policy.method, LEVELS)
+        ranges = ranges_of(observed, "minmax" if policy.method == AUTO else policy.method, LEVELS)
         write_observed(out_dir / "statistics.npz", observed)
         write_ranges(out_dir / "ranges.json", ranges)
         lengths = [len(encoded[i]) for i in chosen]

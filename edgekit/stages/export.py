@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
-from edgekit.artifact import FACTS, Graph, Student, Vocabulary, write_json
+from edgekit.artifact import FACTS, EqualisedStudent, Graph, Vocabulary, write_json
 from edgekit.backends import Backend, load_backend
 from edgekit.errors import StageContractError, TargetError
 from edgekit.inference import run_rows
@@ -27,7 +27,7 @@ class Export(Pass):
 
     NAME: ClassVar[str] = "export"
     VERSION: ClassVar[int] = 1
-    IN: ClassVar = (Student, Vocabulary)
+    IN: ClassVar = (EqualisedStudent, Vocabulary)
     OUT: ClassVar = Graph
     READS: ClassVar[tuple[str, ...]] = ("runtime.name", "runtime.version", "shape.sequence_length")
     TOOLS: ClassVar[tuple[str, ...]] = ("torch", "transformers")
@@ -37,7 +37,9 @@ class Export(Pass):
         from edgekit.ir.encoder import EdgekitForSequenceClassification
 
         backend = load_backend(ctx.target["runtime.name"])
-        model = EdgekitForSequenceClassification.from_pretrained(inputs[Student].path, local_files_only=True).eval()
+        model = EdgekitForSequenceClassification.from_pretrained(
+            inputs[EqualisedStudent].path, local_files_only=True
+        ).eval()
         length = ctx.target["shape.sequence_length"]
         max_length = inputs[Vocabulary].max_length
         out = Graph(out_dir, "").model

@@ -1,28 +1,36 @@
-"""Writes the int8 student: of the schemes that cannot saturate, the one whose logits are nearest the float student's.
+"""Writes the int8 student: of the schemes and range methods, those whose logits are nearest the float student's.
 
 Full-range int8 weights times uint8 activations overflow the 16-bit pair sums of x86 CPUs without VNNI, so such a file
-answers differently from CPU to CPU. Seven-bit weights and unsigned weights both avoid it; which loses less depends on
-the weights, so both are made and compared on dev. The comparison is of logits, not of time: it must be the same on
-every machine that builds.
+answers differently from CPU to CPU. Bounded weights and unsigned weights both avoid it; which loses less depends on
+the weights, so all are made and compared on dev, and then range methods with the best of them. The comparison is of
+logits, not of time: it must be the same on every machine that builds.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 
 from edgekit import data
 from edgekit.artifact import FACTS, Graph, LabelledData, QuantizedGraph, Ranges, Vocabulary, write_json
-from edgekit.backends import Scheme, load_backend
+from edgekit.backends import Backend, Scheme, load_backend
+from edgekit.calibration import AUTO
 from edgekit.errors import RecipeError
-from edgekit.quant.ranges import read_ranges
+from edgekit.quant.ranges import ranges_of, read_observed
 from edgekit.stage import Context, Inputs, Pass
 from edgekit.tokenization import encode, load_tokenizer
 
-SCHEMES = (Scheme("int8-reduced-range", "int8", True), Scheme("uint8-weights", "uint8", False))
+SCHEMES = (
+    Scheme("int8-pair-bounded", "int8", "pairs"),
+    Scheme("int8-reduced-range", "int8", "seven-bit"),
+    Scheme("uint8-weights", "uint8", None),
+)
+METHODS = ("minmax", "mse", "percentile-99.999", "percentile-99.99")
+"""Range methods that "auto" tries. Entropy is not among them: it clips what is rare and large (docs/log.md)."""
 
 
 @dataclass(frozen=True)
@@ -31,14 +39,14 @@ class Quantize(Pass):
 
     Attributes:
         scheme: "auto" compares all schemes on dev; or the name of one.
-        rows: dev rows that schemes are compared on.
+        rows: dev rows that schemes and methods are compared on.
     """
 
     scheme: str = "auto"
     rows: int = 500
 
     NAME: ClassVar[str] = "quantize"
-    VERSION: ClassVar[int] = 2
+    VERSION: ClassVar[int] = 3
     IN: ClassVar = (Graph, Ranges, Vocabulary, LabelledData)
     OUT: ClassVar = QuantizedGraph
     READS: ClassVar[tuple[str, ...]] = ("runtime.name", "quant")
@@ -52,38 +60,29 @@ class Quantize(Pass):
             raise ValueError(f"rows is {self.rows}; it must be at least 1")
 
     def run(self, inputs: Inputs, out_dir: Path, ctx: Context) -> None:
-        """Writes the chosen graph and what each scheme measured."""
+        """Writes the chosen graph and what each scheme and method measured."""
         backend = load_backend(ctx.target["runtime.name"])
         vocabulary, dataset = inputs[Vocabulary], data.read(inputs[LabelledData].path)
         tokenizer = load_tokenizer(vocabulary.tokenizer, vocabulary.max_length)
         rows = encode(tokenizer, [text for text, _ in dataset.dev[: self.rows]])
-        pad_id, ranges = vocabulary.facts["pad_token_id"], read_ranges(inputs[Ranges].file)
-        float_logits = backend.logits(inputs[Graph].model, rows, pad_id)
-        dtype = ctx.target["quant"]["weight"]["dtype"]
-        tried = [s for s in SCHEMES if self.scheme in ("auto", s.name) and dtype in ("auto", s.weight)]
-        if not tried:
+        dtype, method = ctx.target["quant"]["weight"]["dtype"], inputs[Ranges].facts["method"]
+        schemes = [s for s in SCHEMES if self.scheme in ("auto", s.name) and dtype in ("auto", s.weight)]
+        if not schemes:
             raise RecipeError(f"quantize.scheme is {self.scheme!r}, but the target's weights are {dtype}")
-        candidates = []
-        for scheme in tried:
-            path = out_dir / f"{scheme.name}.onnx"
-            backend.quantize(inputs[Graph].model, ranges, ctx.target["quant"], scheme, path)
-            logits = backend.logits(path, rows, pad_id)
-            candidates.append(
-                {
-                    "name": scheme.name,
-                    "logit_rmse": float(np.sqrt(np.mean((logits - float_logits) ** 2))),
-                    "agreement": float(np.mean(logits.argmax(-1) == float_logits.argmax(-1)) * 100),
-                    "bytes": path.stat().st_size,
-                }
-            )
-            ctx.progress(len(candidates), len(tried), "schemes")
-        best = min(candidates, key=lambda c: (c["logit_rmse"], c["name"]))
+        methods = METHODS if method == AUTO else (method,)
+        trials = _Trials(backend, inputs, ctx, rows, out_dir)
+        first = [trials.run(scheme, methods[0]) for scheme in trials.shown(schemes, len(schemes) + len(methods) - 1)]
+        best = min(first, key=_error)
+        scheme = next(s for s in schemes if s.name == best["scheme"])
+        candidates = [*first, *(trials.run(scheme, name) for name in trials.shown(methods[1:]))]
+        best = min(candidates, key=_error)
         (out_dir / f"{best['name']}.onnx").rename(QuantizedGraph(out_dir, "").model)
         for candidate in candidates:
             (out_dir / f"{candidate['name']}.onnx").unlink(missing_ok=True)
         described = backend.describe(QuantizedGraph(out_dir, "").model)
         facts = {
-            "scheme": best["name"],
+            "scheme": best["scheme"],
+            "method": best["method"],
             "candidates": candidates,
             "dev_rows": len(rows),
             "bytes": best["bytes"],
@@ -91,3 +90,40 @@ class Quantize(Pass):
             "min_runtime": described.min_runtime,
         }
         write_json(out_dir / FACTS, facts)
+
+
+def _error(candidate: dict[str, Any]) -> tuple[float, str]:
+    return candidate["logit_rmse"], candidate["name"]
+
+
+class _Trials:
+    """Makes candidates and compares their logits with the float graph's."""
+
+    def __init__(self, backend: Backend, inputs: Inputs, ctx: Context, rows: list[np.ndarray], folder: Path) -> None:
+        self.backend, self.ctx, self.rows, self.folder = backend, ctx, rows, folder
+        self.graph, self.pad_id = inputs[Graph].model, inputs[Vocabulary].facts["pad_token_id"]
+        self.observed = read_observed(inputs[Ranges].statistics)
+        self.expected = backend.logits(self.graph, rows, self.pad_id)
+        self.done = self.total = 0
+
+    def run(self, scheme: Scheme, method: str) -> dict[str, Any]:
+        """Writes one candidate, `<name>.onnx`, and returns what it measured."""
+        path = self.folder / f"{scheme.name}, {method}.onnx"
+        self.backend.quantize(self.graph, ranges_of(self.observed, method), self.ctx.target["quant"], scheme, path)
+        logits = self.backend.logits(path, self.rows, self.pad_id)
+        return {
+            "name": f"{scheme.name}, {method}",
+            "scheme": scheme.name,
+            "method": method,
+            "logit_rmse": float(np.sqrt(np.mean((logits - self.expected) ** 2))),
+            "agreement": float(np.mean(logits.argmax(-1) == self.expected.argmax(-1)) * 100),
+            "bytes": path.stat().st_size,
+        }
+
+    def shown(self, items: Any, total: int = 0) -> Iterator[Any]:
+        """Yields items and reports each as done."""
+        self.total = total or self.total
+        for item in items:
+            yield item
+            self.done += 1
+            self.ctx.progress(self.done, self.total, "candidates")

@@ -22,6 +22,7 @@ from edgekit.ir.encoder import EdgekitForSequenceClassification
 from edgekit.ir.lean import LeanClassifier
 from edgekit.ir.surgery import keep_widths
 from edgekit.quant.ranges import observe, ranges_of
+from edgekit.quant.weights import pair_sums
 from edgekit.stages.quantize import SCHEMES
 from edgekit.target import field_of, load_target
 from edgekit.tokenization import pad
@@ -191,7 +192,7 @@ def test_quantized_tensors_are_float_activations(request: pytest.FixtureRequest,
 
 @pytest.fixture(scope="module")
 def quantized(bert: Path, folder: Path) -> dict[str, Path]:
-    """The graph in both schemes, its ranges from random rows."""
+    """The graph in each scheme, its ranges from random rows."""
     tensors = backend.quantized_tensors(bert, QUANT["ops"])
     ranges = ranges_of(
         observe(backend.activations(bert, tensors, tiny.token_rows(100, [9, 20, 31] * 8), PAD)), "minmax"
@@ -224,9 +225,13 @@ def test_weights_are_integers_of_the_schemes_type(bert: Path, quantized: dict[st
     assert any(constants[name].dtype.itemsize == 1 for name in tables if name in constants)
     assert len(matrices) >= 4 * 4 + 2  # every product of the layers and of the head
     assert all(values.dtype == scheme.weight for values in matrices.values())
-    if scheme.reduce_range:
-        assert all(np.abs(values.astype(int)).max() <= 64 for values in matrices.values())
-        assert max(np.abs(values.astype(int)).max() for values in matrices.values()) >= 63
+    if scheme.bound is not None:
+        limit = 64 if scheme.bound == "seven-bit" else 127
+        assert all(np.abs(values.astype(int)).max() <= limit for values in matrices.values())
+        assert max(np.abs(values.astype(int)).max() for values in matrices.values()) >= 0.9 * limit
+        assert all(
+            pair_sums(values.astype(int)).max() <= 128 for values in matrices.values()
+        )  # transB: rows are outputs
     else:
         assert max(np.ptp(values.astype(int)) for values in matrices.values()) > 200
     assert quantized[scheme.name].stat().st_size < bert.stat().st_size
@@ -335,3 +340,17 @@ def test_padding_never_enters_what_is_observed(static: Path, folder: Path) -> No
     assert len(fixed) == len(free) >= 9
     for mine, theirs in zip(fixed.values(), free.values(), strict=True):
         np.testing.assert_allclose(mine, theirs, atol=1e-4)
+
+
+@pytest.mark.parametrize("scheme", SCHEMES, ids=lambda s: s.name)
+def test_what_stays_float_reads_float_tensors(quantized: dict[str, Path], scheme: Scheme) -> None:
+    """The quantizer alone would round the residual of every layer, because a product reads the same tensor."""
+    model = onnx.load(quantized[scheme.name])
+    origin = {output: node for node in model.graph.node for output in node.output}
+    # The first sum is of the word table's rows, integers that a Gather gives: they stay on their own grid.
+    sums = [n for n in model.graph.node if n.op_type == "Add" and "embedding_DequantizeLinear_Output" not in n.input]
+    assert len(sums) >= 2 * 4
+    for node in sums:
+        assert not [n for n in node.input if n in origin and origin[n].op_type == "DequantizeLinear"], node.name
+    used = {name for node in model.graph.node for name in node.input} | {"logits"}
+    assert all(set(node.output) & used for node in model.graph.node), "no node is left that nothing reads"

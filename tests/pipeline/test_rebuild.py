@@ -109,7 +109,7 @@ def test_two_targets_at_once_share_what_they_can(again: TinyBuild, tmp_path: Pat
     ("setting", "stages", "why"),
     [
         ("prune.epochs=1", [*STAGES[4:6], *STAGES[7:]], "option epochs 4 → 1"),
-        ("calibrate.rows=50", STAGES[8:], "option rows 0 → 50"),
+        ("calibrate.rows=50", STAGES[STAGES.index("calibrate") :], "option rows 0 → 50"),
         ("bundle.golden_rows=8", ["bundle"], "option golden_rows 32 → 8"),
     ],
     ids=["prune", "calibrate", "bundle"],

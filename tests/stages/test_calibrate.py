@@ -93,7 +93,7 @@ def test_facts_count_the_rows_that_were_drawn(tiny_build: TinyBuild, tmp_path: P
     dataset = data.read(made(tiny_build, LabelledData).path)
     rows = [dataset.train[i] for i in facts["train_rows"]]
     lengths = [len(row) for row in token_ids(made(tiny_build, Vocabulary), [text for text, _ in rows])]
-    assert (facts["rows"], facts["rows_asked"], facts["policy"], facts["method"]) == (30, 30, "default", "minmax")
+    assert (facts["rows"], facts["rows_asked"], facts["policy"], facts["method"]) == (30, 30, "default", "auto")
     assert (facts["length_max"], facts["length_median"]) == (max(lengths), np.median(lengths))
     assert facts["classes"] == len({label for _, label in rows}) == 4
     whole = made(tiny_build, Ranges).facts

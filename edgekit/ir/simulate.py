@@ -1,0 +1,195 @@
+"""Integer arithmetic played through in float: what the int8 graph will answer, before there is one.
+
+Each product's input is rounded to the grid of its range and its weights to theirs, exactly as QuantizeLinear and the
+stored integers have it; sums run in float, where a runtime's int32 sums are exact, so that answers agree with the
+runtime's to float rounding. Straight-through gradients make the same model trainable.
+
+Ref: Jacob et al. 2018 (1712.05877), section 3; Bengio et al. 2013 (1308.3432), for the gradient.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+
+from edgekit.ir.encoder import EdgekitForSequenceClassification
+from edgekit.ir.equalise import FLOOR, products
+from edgekit.quant.weights import Bound, bound_scales, least_error_scales, rounded
+
+LEVELS = 256
+
+
+@dataclass(frozen=True)
+class Extremes:
+    """Smallest and largest value of each input channel of a product, (inputs,) each."""
+
+    low: Tensor
+    high: Tensor
+
+    @property
+    def range(self) -> tuple[float, float]:
+        """The range of the whole tensor, zero in it."""
+        return min(float(self.low.min()), 0.0), max(float(self.high.max()), 0.0)
+
+    @property
+    def magnitudes(self) -> Tensor:
+        """Largest magnitude of each channel."""
+        return torch.maximum(-self.low, self.high)
+
+    @property
+    def outlier_ratio(self) -> float:
+        """The largest channel's magnitude over the median one's."""
+        return float(self.magnitudes.max() / self.magnitudes.median().clamp(min=FLOOR))
+
+    def divided(self, divisor: Tensor) -> Extremes:
+        """Returns the extremes of the input with its channels divided."""
+        return Extremes(self.low / divisor, self.high / divisor)
+
+
+class _Watch(nn.Module):
+    """Keeps the extremes of what passes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.low: Tensor | None = None
+        self.high: Tensor | None = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        flat = x.detach().reshape(-1, x.shape[-1])
+        low, high = flat.amin(dim=0), flat.amax(dim=0)
+        self.low = low if self.low is None else torch.minimum(self.low, low)
+        self.high = high if self.high is None else torch.maximum(self.high, high)
+        return x
+
+
+@torch.no_grad()
+def watch(model: EdgekitForSequenceClassification, rows: Sequence[np.ndarray]) -> dict[str, Extremes]:
+    """Takes the extremes of every product's input channels; rows run one by one, so padding is never seen.
+
+    Args:
+        model: not changed.
+        rows: token ids of each row.
+    """
+    watched = copy.deepcopy(model).eval()
+    gates = {}
+    for name, product in products(watched):
+        product.gate = gates[name] = _Watch()
+    for row in rows:
+        watched(torch.from_numpy(row)[None])
+    found = {}
+    for name, gate in gates.items():
+        assert gate.low is not None
+        assert gate.high is not None
+        found[name] = Extremes(gate.low, gate.high)
+    return found
+
+
+class FakeQuantizer(nn.Module):
+    """Rounds to the grid of a range, half to even; the gradient passes inside the range and stops outside."""
+
+    def __init__(self, low: float, high: float) -> None:
+        super().__init__()
+        scale = np.float32((high - low) / (LEVELS - 1)) if high > low else np.float32(1)
+        self.scale, self.zero = float(scale), float(np.round(-low / float(scale)))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Returns the grid's nearest values, of x's shape."""
+        steps = torch.clamp(x / self.scale, -self.zero, LEVELS - 1 - self.zero)
+        return (steps + (torch.round(steps) - steps).detach()) * self.scale
+
+
+class RoundedWeight(nn.Module):
+    """A parametrization that gives the weights' integers times their scales, gradients passing straight through."""
+
+    def __init__(self, scales: np.ndarray, bound: Bound) -> None:
+        super().__init__()
+        self.scales, self.bound = scales, bound
+
+    def forward(self, weight: Tensor) -> Tensor:
+        """Returns weights on the grid, of the same shape."""
+        return weight + (restored(weight, self.scales, self.bound) - weight).detach()
+
+
+def restored(weight: Tensor, scales: np.ndarray, bound: Bound) -> Tensor:
+    """Returns a product's integers times their scales, (outputs, inputs)."""
+    integers = rounded(weight.detach().numpy(), scales, bound)
+    return torch.from_numpy(integers.astype(np.float32) * scales[:, None])
+
+
+class _Divided(nn.Module):
+    """Divides the input before it is rounded."""
+
+    def __init__(self, divisor: Tensor, then: nn.Module) -> None:
+        super().__init__()
+        self.divisor, self.then = divisor, then
+
+    def forward(self, x: Tensor) -> Tensor:
+        rounded_input: Tensor = self.then(x / self.divisor)
+        return rounded_input
+
+
+@torch.no_grad()
+def one_rounded(
+    model: EdgekitForSequenceClassification, name: str, seen: Extremes, divisor: Tensor | None, bound: Bound
+) -> EdgekitForSequenceClassification:
+    """Returns a copy in which one product alone computes as its integers would, its input divided or as it is.
+
+    Args:
+        model: not changed; the copy shares the other parameters.
+        name: of the product.
+        seen: extremes of its input.
+        divisor: of its input, (inputs,), or None.
+        bound: of its weights' integers.
+    """
+    memo: dict[int, object] = {id(p): p for p in model.parameters()}
+    result = copy.deepcopy(model, memo)
+    product = dict(products(result))[name]
+    gate: nn.Module = FakeQuantizer(*(seen if divisor is None else seen.divided(divisor)).range)
+    weight = product.weight.detach() if divisor is None else product.weight.detach() * divisor
+    product.gate = gate if divisor is None else _Divided(divisor, gate)
+    product.weight = nn.Parameter(restored(weight, bound_scales(weight.numpy(), bound), bound), requires_grad=False)
+    return result
+
+
+@torch.no_grad()
+def integers(
+    model: EdgekitForSequenceClassification, seen: Mapping[str, Extremes], bound: Bound = "pairs"
+) -> EdgekitForSequenceClassification:
+    """Returns a copy whose products all compute as their integers would; not to be trained.
+
+    Args:
+        model: not changed.
+        seen: extremes of the products' inputs; a product without them stays float.
+        bound: of the weights' integers.
+    """
+    result = copy.deepcopy(model)
+    for name, product in products(result):
+        if name in seen:
+            product.gate = FakeQuantizer(*seen[name].range)
+            product.weight.copy_(restored(product.weight, bound_scales(product.weight.numpy(), bound), bound))
+    return result
+
+
+def trainable(
+    model: EdgekitForSequenceClassification, ranges: Mapping[str, tuple[float, float]], bound: Bound
+) -> EdgekitForSequenceClassification:
+    """Returns a copy whose products compute as their integers would while its float weights are trained.
+
+    Args:
+        model: not changed.
+        ranges: of the products' inputs by name; a product without one stays float.
+        bound: of the weights' integers; their scales stay those of the weights as they are now.
+    """
+    result = copy.deepcopy(model)
+    for name, product in products(result):
+        if name in ranges:
+            product.gate = FakeQuantizer(*ranges[name])
+            scales = least_error_scales(product.weight.detach().numpy(), bound)
+            parametrize.register_parametrization(product, "weight", RoundedWeight(scales, bound))
+    return result

@@ -1,0 +1,163 @@
+"""Simulated integers against NumPy, and against the int8 graph that onnxruntime runs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import tiny
+import torch
+from test_encoder import uneven
+from test_surgery import logits_of
+
+from edgekit.backends import Scheme
+from edgekit.backends import onnxruntime as backend
+from edgekit.ir.encoder import EdgekitForSequenceClassification
+from edgekit.ir.equalise import products
+from edgekit.ir.simulate import FakeQuantizer, RoundedWeight, integers, one_rounded, trainable, watch
+from edgekit.quant.methods import fake_quantized
+from edgekit.quant.ranges import Range
+from edgekit.quant.weights import bound_scales, rounded
+
+QUANT = {
+    "weight": {"dtype": "auto", "granularity": "per-channel", "symmetric": True},
+    "activation": {"dtype": "uint8", "symmetric": False},
+    "ops": ["Gemm"],
+}
+
+
+@pytest.mark.parametrize("ends", [(-3.0, 5.0), (0.0, 6.0), (-2.5, 0.0), (0.0, 0.0)])
+def test_the_fake_quantizer_is_numpys(ends: tuple[float, float]) -> None:
+    values = np.random.default_rng(0).normal(size=(40, 30)).astype(np.float32) * 3
+    found = FakeQuantizer(*ends)(torch.from_numpy(values)).numpy()
+    expected = fake_quantized(values, *ends, 256) if ends != (0.0, 0.0) else np.clip(np.round(values), 0, 255)
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
+def test_the_gradient_passes_inside_the_range_only() -> None:
+    values = torch.tensor([-4.0, -1.0, 0.3, 4.9, 7.0], requires_grad=True)
+    FakeQuantizer(-3.0, 5.0)(values).sum().backward()
+    np.testing.assert_array_equal(values.grad.numpy(), [0, 1, 1, 1, 0])
+
+
+def test_rounded_weights_are_integers_and_their_gradient_passes() -> None:
+    weight = torch.randn(6, 8, generator=torch.Generator().manual_seed(0), requires_grad=True)
+    scales = bound_scales(weight.detach().numpy(), "pairs")
+    found = RoundedWeight(scales, "pairs")(weight)
+    np.testing.assert_allclose(
+        found.detach().numpy() / scales[:, None], rounded(weight.detach().numpy(), scales, "pairs"), atol=1e-4
+    )
+    found.sum().backward()
+    assert weight.grad is not None
+    np.testing.assert_array_equal(weight.grad.numpy(), 1)
+
+
+def test_extremes_are_those_of_unpadded_rows() -> None:
+    model = uneven()
+    rows = tiny.token_rows(model.config.vocab_size, [2, 9, 30])
+    seen = watch(model, rows)
+    values: list[np.ndarray] = []
+    model.layers[0].up.register_forward_pre_hook(lambda _, given: values.append(given[0][0].numpy()))
+    with torch.inference_mode():
+        for row in rows:
+            model(torch.from_numpy(row)[None])
+    every = np.concatenate(values)
+    np.testing.assert_array_equal(seen["layers.0.up"].low.numpy(), every.min(axis=0))
+    np.testing.assert_array_equal(seen["layers.0.up"].high.numpy(), every.max(axis=0))
+    assert seen["layers.0.up"].range == (min(every.min(), 0), max(every.max(), 0))
+    assert list(seen) == [name for name, _ in products(model)]
+
+
+def product_of(weight: str) -> str:
+    """Names the product that an exported weight belongs to."""
+    where, _, part = weight.removesuffix(".weight").rpartition(".")
+    if where.endswith("products"):
+        return f"{where.removesuffix('.products')}.qkv"
+    return f"{where}.{part}" if where else f"head.{part}"
+
+
+@pytest.mark.parametrize("bound", ["pairs", "seven-bit"])
+def test_simulated_products_are_those_of_the_int8_graph(bound: str, tmp_path: Path) -> None:
+    model: EdgekitForSequenceClassification = uneven()
+    rows = tiny.token_rows(model.config.vocab_size, [2, 5, 9, 17, 24] * 4, seed=1)
+    ranges = {name: seen.range for name, seen in watch(model, rows).items()}
+    backend.export_student(model, "dynamic", 24, tmp_path / "float.onnx")
+    inputs = {n.input[0]: product_of(n.input[1]) for n in onnx.load(tmp_path / "float.onnx").graph.node
+              if n.op_type == "Gemm"}  # fmt: skip
+    assert set(inputs.values()) == {name for name, _ in products(model)}
+    everything = {name: Range(-1.0, 1.0, "minmax", 1) for name in
+                  backend.quantized_tensors(tmp_path / "float.onnx", ["Gemm"])}  # fmt: skip
+    everything |= {tensor: Range(*ranges[name], "minmax", 1) for tensor, name in inputs.items()}
+    scheme = Scheme("s", "int8", bound)  # type: ignore[arg-type]
+    backend.quantize(tmp_path / "float.onnx", everything, QUANT, scheme, tmp_path / "int8.onnx")
+    played = dict(products(trainable(model, ranges, bound)))  # type: ignore[arg-type]
+    compared = 0
+    for row in rows:
+        shown = runtime_shows(tmp_path / "int8.onnx", row)
+        for node in shown:
+            name = product_of(node.weight)
+            gate, product = played[name].gate, played[name]
+            assert isinstance(gate, FakeQuantizer)
+            # What onnxruntime rounded to, from what it rounded: the same integers, bit for bit.
+            mine = gate(torch.from_numpy(node.entered)).numpy() / gate.scale + gate.zero
+            np.testing.assert_array_equal(np.round(mine), node.integers)
+            if not name.endswith("qkv"):  # the export splits that product and scales its query
+                with torch.inference_mode():
+                    out = torch.nn.functional.linear(gate(torch.from_numpy(node.entered)), product.weight, product.bias)
+                # What is left is the bias, which the graph holds as an integer of the product's step.
+                np.testing.assert_allclose(out.numpy(), node.out, atol=2e-3 * float(np.ptp(node.out)))
+            compared += 1
+    assert compared == len(rows) * len(inputs)
+    theirs = backend.logits(tmp_path / "int8.onnx", rows, model.config.pad_token_id)
+    ours = logits_of(trainable(model, ranges, bound), rows)  # type: ignore[arg-type]
+    # Over the whole model float rounding moves a value across the border of two steps now and then.
+    assert (np.abs(ours - theirs).max(axis=1) / np.ptp(theirs)).max() < 0.02
+    assert (ours.argmax(-1) == theirs.argmax(-1)).mean() >= 0.95
+
+
+@dataclass(frozen=True)
+class Shown:
+    """One product as the runtime computed it: its weight's name, input, rounded input and output."""
+
+    weight: str
+    entered: np.ndarray
+    integers: np.ndarray
+    out: np.ndarray
+
+
+def runtime_shows(path: Path, row: np.ndarray) -> list[Shown]:
+    """Runs one row with every product's input, integers and output among the graph's outputs."""
+    model = onnx.load(path)
+    made = {output: node for node in model.graph.node for output in node.output}
+    found = []
+    for node in model.graph.node:
+        if node.op_type == "Gemm":
+            quantize = made[made[node.input[0]].input[0]]
+            weight = made[node.input[1]].input[0].removesuffix("_quantized")
+            found.append((weight, quantize.input[0], quantize.output[0], node.output[0]))
+    names = list(dict.fromkeys(name for _, *three in found for name in three))
+    have = {o.name for o in model.graph.output}
+    model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names if name not in have)
+    session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    values = dict(zip(names, session.run(names, {"input_ids": row[None]}), strict=True))
+    return [Shown(weight, values[x], values[q], values[y]) for weight, x, q, y in found]
+
+
+def test_products_without_a_range_stay_float() -> None:
+    model = uneven()
+    rows = tiny.token_rows(model.config.vocab_size, [2, 9, 30])
+    seen = watch(model, rows)
+    np.testing.assert_array_equal(logits_of(trainable(model, {}, "pairs"), rows), logits_of(model, rows))
+    one = {"layers.1.up": seen["layers.1.up"].range}
+    played = trainable(model, one, "pairs")
+    changed = [n for n, p in products(played) if isinstance(p.gate, FakeQuantizer)]
+    assert changed == ["layers.1.up"]
+    alone = integers(model, {"layers.1.up": seen["layers.1.up"]})
+    np.testing.assert_allclose(
+        logits_of(alone, rows), logits_of(one_rounded(model, "layers.1.up", seen["layers.1.up"], None, "pairs"), rows)
+    )
+    assert not np.array_equal(logits_of(alone, rows), logits_of(model, rows))
