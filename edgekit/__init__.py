@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from edgekit.manifest import Manifest
     from edgekit.measure import Evaluation, Timing, Verification
     from edgekit.pipeline import Observer, Planned
+    from edgekit.quant.findings import Finding
     from edgekit.recipe import Limits, Recipe
     from edgekit.store import Store
     from edgekit.target import Target
@@ -30,6 +31,7 @@ __all__ = [
     "build",
     "evaluate",
     "gate",
+    "lint",
     "load_recipe",
     "load_target",
     "make_recipe",
@@ -271,6 +273,25 @@ def student(folder: str | Path, *, store: Store | None = None) -> Path:
     if found is None:
         raise ArtifactError(f"the store does not have the student of {folder}; run its build again")
     return found[1].path
+
+
+def lint(
+    model: str | Path,
+    *,
+    target: str,
+    task: str = "text-classification",
+    data: str | Path | None = None,
+    rows: int = 64,
+    allow_download: bool = False,
+) -> list[Finding]:
+    """Looks at a model or a graph before time is spent on it; see `edgekit.linting.lint`."""
+    from edgekit import linting
+    from edgekit.errors import RecipeError
+
+    if rows < 1:
+        raise RecipeError(f"rows is {rows}; it must be at least 1")
+    given = None if data is None else str(data)
+    return linting.lint(str(model), load_target(target), task, given, rows, allow_download)
 
 
 def gate(dist: str | Path) -> Sequence[tuple[str, Manifest, Gate]]:

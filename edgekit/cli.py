@@ -231,6 +231,40 @@ def explain(bundle: Path, as_json: bool) -> None:
         _console().print(terminal.explanation(item))
 
 
+@main.command("lint", epilog="Example: edgekit lint my-model --target x86-64 --data my-data")
+@click.argument("model")
+@click.option("--target", required=True, metavar="NAME", help="Target profile, or a .toml file.")
+@click.option("--task", default="text-classification", show_default=True, metavar="NAME", help="Task.")
+@click.option("--data", metavar="DIR|FILE", help="Labelled data to run; without it the weights alone are looked at.")
+@click.option("--rows", type=int, default=64, show_default=True, metavar="N", help="Training rows to run.")
+@click.option("--allow-download", is_flag=True, help="Let a hub id be fetched from the hub.")
+@click.option("--strict", is_flag=True, help="Exit with 3 where anything is found.")
+@_json_option
+def lint(
+    model: str,
+    target: str,
+    task: str,
+    data: str | None,
+    rows: int,
+    allow_download: bool,
+    strict: bool,
+    as_json: bool,
+) -> None:
+    """Say what int8 will cost in MODEL, a checkpoint or an .onnx file, and which option cures it.
+
+    Exit code: 0, also where something is found; with --strict 3 then; 2 the input is wrong.
+    """
+    from edgekit.report import terminal
+
+    found = edgekit.lint(model, target=target, task=task, data=data, rows=rows, allow_download=allow_download)
+    if as_json:
+        _print_json([_plain(finding) for finding in found])
+    else:
+        _console().print(terminal.findings(found))
+    if found and strict:
+        sys.exit(3)
+
+
 @main.command(epilog="Example: edgekit verify dist/arm64")
 @click.argument("bundle", type=click.Path(path_type=Path))
 @_device_option

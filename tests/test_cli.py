@@ -44,8 +44,8 @@ def test_light_commands_import_nothing_heavy(command: list[str], tmp_path: Path)
 
 @pytest.mark.parametrize(
     "command",
-    ["build", "eval", "bench", "gate", "explain", "verify", "targets", "devices", "devices prepare", "init", "cache",
-     "cache info", "cache prune"],
+    ["build", "eval", "bench", "gate", "explain", "lint", "verify", "targets", "devices", "devices prepare", "init",
+     "cache", "cache info", "cache prune"],
 )  # fmt: skip
 def test_every_command_explains_itself(command: str, tmp_path: Path) -> None:
     result = cli(*command.split(), "--help", cache=tmp_path)

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from edgekit.ir.encoder import EdgekitForSequenceClassification
+    from edgekit.quant.findings import Finding
     from edgekit.quant.ranges import Range
     from edgekit.quant.weights import Bound
 
@@ -106,6 +107,10 @@ class Backend(Protocol):
         """Runs rows on this machine; returns float32 logits, (rows, classes)."""
         ...
 
+    def findings(self, graph: Path, arch: str, isa: Sequence[str], ops: Sequence[str]) -> list[Finding]:
+        """Lints a model file for a processor; `ops` are the operators that a target quantizes."""
+        ...
+
     def describe(self, graph: Path) -> Description:
         """Reads inputs, outputs, opset and the oldest runtime off a model file."""
         ...
@@ -113,7 +118,7 @@ class Backend(Protocol):
 
 def names() -> tuple[str, ...]:
     """Names the backends there are, from the files of this folder."""
-    return tuple(sorted(m.name for m in pkgutil.iter_modules(__path__)))
+    return tuple(sorted(m.name for m in pkgutil.iter_modules(__path__) if not m.name.startswith("_")))
 
 
 def load_backend(name: str) -> Backend:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from edgekit.backends import Description, Scheme, Tensor
+from edgekit.backends._onnx_lint import findings
 from edgekit.errors import StageContractError
 from edgekit.quant.weights import least_error_scales, rounded
 
@@ -28,6 +29,18 @@ if TYPE_CHECKING:
 
 TOOLS = ("torch", "onnx", "onnxscript", "onnxruntime")
 OPS = ("MatMul", "Gemm", "Gather")  # operators with integer kernels that a target may name
+__all__ = [
+    "OPS",
+    "TOOLS",
+    "activations",
+    "describe",
+    "export_student",
+    "export_teacher",
+    "findings",
+    "logits",
+    "quantize",
+    "quantized_tensors",
+]
 OPSET = 20  # the first with a Gelu operator
 
 # Oldest ONNX Runtime that supports an operator set, and the oldest IR version that may carry it.

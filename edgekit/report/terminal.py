@@ -20,6 +20,7 @@ from edgekit.report.figures import LEGEND, MARKS, PROXY, clean
 
 if TYPE_CHECKING:
     from edgekit.measure import Evaluation
+    from edgekit.quant.findings import Finding
 
 _COLOURS = {
     Verdict.PASS: "bold green",
@@ -183,6 +184,20 @@ def target(profile: Mapping[str, Any]) -> RenderableType:
     for name, value in _flat(profile):
         grid.add_row(Text(clean(name), style="dim"), Text(figures.named(name, value)))
     return grid
+
+
+def findings(found: Sequence[Finding]) -> RenderableType:
+    """Returns the findings of `edgekit lint`."""
+    if not found:
+        return Text("nothing found")
+    blocks: list[RenderableType] = []
+    for finding in found:
+        blocks.append(Text(f"{clean(finding.check)}  ", style="bold yellow").append(clean(finding.place), style="bold"))
+        grid = Table.grid(padding=(0, 2))
+        for name in ("detail", "cost", "cure"):
+            grid.add_row(Text(f"  {name}", style="dim"), Text(clean(getattr(finding, name))))
+        blocks.append(grid)
+    return Group(*blocks)
 
 
 def evaluation(result: Evaluation) -> RenderableType:

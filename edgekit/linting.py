@@ -1,0 +1,89 @@
+"""Looks at a model before time is spent on it: what int8 will cost, where, and which option cures it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from edgekit import data, frontends
+from edgekit.backends import load_backend
+from edgekit.checkpoint import inspect, load_classifier, locate
+from edgekit.quant.findings import Finding, outlier_channels, worst_first
+from edgekit.source import resolve
+from edgekit.stages.teach import encode_for_teacher
+from edgekit.target import Target
+from edgekit.tasks import load_task
+
+if TYPE_CHECKING:
+    from edgekit.ir.encoder import EdgekitForSequenceClassification
+
+CURE = "stage equalise (on by default) divides them; --set equalise.min_gain=0 takes every division that helps"
+NORM_SPREAD = 3.0
+"""A normalised value rarely lies beyond three: what a norm's channel reaches is about 3 |gamma| + |beta|."""
+
+
+def lint(model: str, target: Target, task: str, rows: str | None, count: int, allow_download: bool) -> list[Finding]:
+    """Returns what is found in a model or a graph, worst first.
+
+    Args:
+        model: a folder, hub id or `package:NAME/PATH`; or an .onnx file.
+        target: decides what saturates and what stays float.
+        task: name of the task.
+        rows: labelled data whose training rows are run through the model; None estimates from the weights.
+        count: rows to run.
+        allow_download: whether a hub id may be fetched.
+
+    Raises:
+        InputError: the model or the data cannot be used.
+    """
+    load_task(task)
+    backend = load_backend(target.runtime.name)
+    if model.endswith(".onnx"):
+        path = resolve(model, "graph")
+        ops = backend.OPS if target.quant.ops == "all" else target.quant.ops
+        return worst_first(backend.findings(path, target.device.arch, target.device.isa, ops))
+    checkpoint = inspect(locate(model, allow_download), task)
+    frontends.check(checkpoint.model_type)
+    labels = checkpoint.labels or ("0", "1")  # a new head's channels do not matter: it has no outliers yet
+    encoder = frontends.build(load_classifier(checkpoint.path, () if checkpoint.fine_tuned else labels))
+    if rows is None:
+        return worst_first(estimated(encoder))
+    return worst_first(seen(encoder, _encoded(checkpoint.path, rows, task, count)))
+
+
+def estimated(model: EdgekitForSequenceClassification) -> list[Finding]:
+    """Returns the outlier channels that the layer norms' own weights make, without running anything."""
+    from edgekit.ir.encoder import Layer
+
+    found = []
+    layers = [layer for layer in model.layers if isinstance(layer, Layer)]
+    norms = {"layers.0.qkv": model.embeddings.norm}
+    for index, layer in enumerate(layers):
+        norms[f"layers.{index}.up"] = layer.attention_norm
+        reader = f"layers.{index + 1}.qkv" if index + 1 < len(layers) else "head.dense"
+        norms[reader] = layer.ffn_norm
+    if model.embeddings.projection is not None:
+        norms["embeddings.projection"] = norms.pop("layers.0.qkv")
+    for place, norm in norms.items():
+        reach = (NORM_SPREAD * norm.weight.abs() + norm.bias.abs()).detach().numpy()
+        finding = outlier_channels(place, reach, CURE)
+        found += [finding] if finding is not None else []
+    return found
+
+
+def seen(model: EdgekitForSequenceClassification, rows: Sequence[np.ndarray]) -> list[Finding]:
+    """Returns the outlier channels of every product's input over rows."""
+    from edgekit.ir.simulate import watch
+
+    found = [outlier_channels(name, one.magnitudes.numpy(), CURE) for name, one in watch(model, rows).items()]
+    return [finding for finding in found if finding is not None]
+
+
+def _encoded(model: Path, rows: str, task: str, count: int) -> list[np.ndarray]:
+    columns = data.Columns(candidates=load_task(task).COLUMNS)
+    texts = [row[data.TEXT] for row in data.read_rows(data.find_splits(resolve(rows, "data")).train, columns)]
+    random = np.random.Generator(np.random.PCG64(0))
+    return encode_for_teacher(model, [texts[i] for i in sorted(random.permutation(len(texts))[:count])])

@@ -1,0 +1,80 @@
+"""`edgekit lint`: outlier channels of a checkpoint by its weights and by data, graphs, and wrong input."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import builds
+import pytest
+from builds import Sources, TinyBuild, cli
+from safetensors.torch import load_file, save_file
+
+import edgekit
+
+
+def with_outliers(sources: Sources, folder: Path) -> Path:
+    """The teacher, channel 5 of its last layer norm 60 times as large and the pooler's column so much smaller."""
+    import shutil
+
+    shutil.copytree(sources.teacher, folder)
+    weights = load_file(folder / "model.safetensors")
+    last = max(int(name.split(".")[3]) for name in weights if ".encoder.layer." in name)
+    norm = f"bert.encoder.layer.{last}.output.LayerNorm"
+    weights[f"{norm}.weight"][5] *= 60
+    weights[f"{norm}.bias"][5] *= 60
+    weights["bert.pooler.dense.weight"][:, 5] /= 60
+    save_file({k: v.contiguous() for k, v in weights.items()}, folder / "model.safetensors", metadata={"format": "pt"})
+    return folder
+
+
+@pytest.mark.parametrize("data", [False, True], ids=["weights", "data"])
+def test_outlier_channels_of_a_checkpoint_are_named(data: bool, sources: Sources, tmp_path: Path) -> None:
+    hard = with_outliers(sources, tmp_path / "hard")
+    rows = sources.data if data else None
+    plain = {f.place for f in edgekit.lint(sources.teacher, target="x86-64", data=rows)}
+    found = {f.place: f for f in edgekit.lint(hard, target="x86-64", data=rows)}
+    assert set(found) - plain == {"head.dense"}
+    assert found["head.dense"].check == "outlier-channels"
+    assert found["head.dense"].detail.startswith("input channels 5 (")
+    assert "equalise" in found["head.dense"].cure
+
+
+def test_lint_looks_and_does_not_touch(sources: Sources, tmp_path: Path) -> None:
+    before = {path: path.read_bytes() for path in sources.teacher.iterdir()}
+    edgekit.lint(sources.teacher, target="x86-64", data=sources.data)
+    assert {path: path.read_bytes() for path in sources.teacher.iterdir()} == before
+
+
+def test_a_graph_and_the_exit_codes(tiny_build: TinyBuild, tmp_path: Path) -> None:
+    graph = tiny_build.bundle / "model.onnx"
+    result = cli("lint", graph, "--target", "x86-64", "--json", cache=tmp_path)
+    assert result.exit_code == 0, result.output
+    assert {finding["check"] for finding in json.loads(result.stdout)} == {"int64-input"}
+    shown = cli("lint", graph, "--target", "x86-64", "--strict", cache=tmp_path)
+    assert shown.exit_code == 3
+    assert "int64-input  input_ids" in shown.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["/nowhere.onnx", "--target", "x86-64"], "graph '/nowhere.onnx' does not exist"),
+        (["/nowhere", "--target", "x86-64"], "model folder /nowhere does not exist"),
+        (["MODEL", "--target", "x68-64"], "unknown target 'x68-64'; did you mean 'x86-64'"),
+        (["MODEL", "--target", "x86-64", "--rows", "0"], "rows is 0"),
+        (["MODEL", "--target", "x86-64", "--data", "/nowhere"], "data '/nowhere' does not exist"),
+        (["MODEL", "--target", "x86-64", "--task", "tagging"], "task 'tagging'"),
+    ],
+)
+def test_wrong_input(arguments: list[str], message: str, sources: builds.Sources, tmp_path: Path) -> None:
+    result = cli("lint", *[a.replace("MODEL", str(sources.teacher)) for a in arguments], cache=tmp_path)
+    assert result.exit_code == 2, result.output
+    assert message in " ".join(result.stderr.split())
+
+
+def test_a_file_that_is_no_graph(tmp_path: Path) -> None:
+    (tmp_path / "m.onnx").write_bytes(b"no graph")
+    result = cli("lint", tmp_path / "m.onnx", "--target", "x86-64", cache=tmp_path)
+    assert result.exit_code == 2, result.output
+    assert "is not an ONNX file" in result.stderr
