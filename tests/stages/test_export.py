@@ -19,7 +19,7 @@ from safetensors.numpy import load_file
 from tokenizers import Tokenizer
 
 from edgekit import frontends
-from edgekit.artifact import Artifact, Graph, Student, Teacher, Vocabulary, write_json
+from edgekit.artifact import Artifact, EqualisedStudent, Graph, Student, Teacher, Vocabulary, write_json
 from edgekit.backends import onnxruntime as backend
 from edgekit.errors import StageContractError, TargetError
 from edgekit.ir.encoder import EdgekitForSequenceClassification
@@ -99,7 +99,7 @@ def given(tmp_path_factory: pytest.TempPathFactory) -> list[Artifact]:
     keep_layers(frontends.build(tiny.classifier("mpnet", seed=2)), [3]).save_pretrained(folder / "student")
     (folder / "vocabulary").mkdir()
     write_json(folder / "vocabulary" / "facts.json", {"max_length": LENGTH, "pad_token_id": PAD})
-    return [Student(folder / "student", ""), Vocabulary(folder / "vocabulary", "")]
+    return [EqualisedStudent(folder / "student", ""), Vocabulary(folder / "vocabulary", "")]
 
 
 def test_a_target_of_fixed_length_gets_a_mask_and_the_same_answers(tmp_path: Path, given: list[Artifact]) -> None:
