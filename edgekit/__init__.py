@@ -5,7 +5,6 @@ All that the command line can do. Nothing heavy is imported until a function nee
 
 from __future__ import annotations
 
-import dataclasses
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -116,11 +115,7 @@ def load_recipe(
     """
     from edgekit.recipe import load_recipe as load
 
-    given: dict[str, Any] = {"model": model, "data": data, "task": task, "out": out}
-    given["targets"] = targets if isinstance(targets, str) else tuple(targets)
-    given |= {"device": device, "seed": seed, "limits": limits, "options": options}
-    given["allow_download"] = allow_download or None
-    return _recipe(load(Path(path)), given)
+    return _recipe(load(Path(path)), model, data, targets, task, out, device, seed, limits, options, allow_download)
 
 
 def make_recipe(
@@ -144,33 +139,38 @@ def make_recipe(
     Raises:
         RecipeError: the model or the data is empty, or the seed is out of range.
     """
-    given: dict[str, Any] = {"model": model, "data": data, "task": task, "out": out}
-    given["targets"] = targets if isinstance(targets, str) else tuple(targets)
-    given |= {"device": device, "seed": seed, "limits": limits, "options": options}
-    given["allow_download"] = allow_download or None
-    return _recipe({}, given)
+    return _recipe({}, model, data, targets, task, out, device, seed, limits, options, allow_download)
 
 
-def _recipe(values: Mapping[str, Any], overrides: Mapping[str, Any]) -> Recipe:
+def _recipe(
+    file: Mapping[str, Any],
+    model: str | Path | None,
+    data: str | Path | None,
+    targets: Sequence[str],
+    task: str | None,
+    out: str | Path | None,
+    device: str | None,
+    seed: int | None,
+    limits: Limits | None,
+    options: Mapping[str, Mapping[str, Any]] | None,
+    allow_download: bool,
+) -> Recipe:
+    """Makes a recipe of what a file holds and what is given over it; what is empty leaves the file's, or a default."""
     from edgekit.errors import RecipeError
-    from edgekit.recipe import Limits, Recipe, check_seed, check_types
+    from edgekit.recipe import Recipe, check_seed, check_types, merged_limits, merged_options
 
-    merged = dict(values)
-    for name, value in overrides.items():
-        if name in ("model", "data", "out") and isinstance(value, Path):
-            merged[name] = str(value)
-        elif name == "limits" and isinstance(value, Limits):
-            given = {k: v for k, v in dataclasses.asdict(value).items() if v is not None}
-            merged[name] = dataclasses.replace(merged.get(name, Limits()), **given)
-        elif name == "options" and isinstance(value, Mapping) and all(isinstance(v, Mapping) for v in value.values()):
-            before = merged.get(name, {})
-            merged[name] = {s: {**before.get(s, {}), **value.get(s, {})} for s in {*before, *value}}
-        elif value not in (None, (), {}, ""):
-            merged[name] = value
+    given: dict[str, Any] = {"task": task, "device": device, "seed": seed, "allow_download": allow_download or None}
+    given |= {
+        name: str(p) if isinstance(p, Path) else p for name, p in (("model", model), ("data", data), ("out", out))
+    }
+    given["targets"] = targets if isinstance(targets, str) else tuple(targets)
+    given["limits"] = merged_limits(file.get("limits"), limits)
+    given["options"] = merged_options(file.get("options", {}), options)
+    values = {**file, **{name: value for name, value in given.items() if value not in (None, (), {}, "")}}
     for name in ("model", "data"):
-        if not merged.get(name):
+        if not values.get(name):
             raise RecipeError(f"no {name} given; name it, or put `{name} = …` into the recipe")
-    recipe = Recipe(**merged)
+    recipe = Recipe(**values)
     check_types(recipe)
     check_seed(recipe.seed)
     return recipe

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from edgekit.artifact import Model, Teacher, tree_digest
 from edgekit.errors import ModelError
-from edgekit.source import is_there, listing, resolve
+from edgekit.source import is_there, meant, resolve
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -79,9 +79,9 @@ def locate(location: str, allow_download: bool) -> Path:
         return Path(snapshot_download(location, allow_patterns=list(_READ), local_files_only=not allow_download))
     except LocalEntryNotFoundError as error:
         hint = "the hub cannot be reached" if allow_download else "give --allow-download to fetch it from the hub"
-        close = listing(Path(location)) if "did you mean" in listing(Path(location)) else ""
+        near = meant(Path(location))
         raise ModelError(
-            f"model {location!r} is neither a folder nor in the hub's cache on this machine{close}; {hint}"
+            f"model {location!r} is neither a folder nor in the hub's cache on this machine{near}; {hint}"
         ) from error
     except HFValidationError as error:
         raise ModelError(f"model {location!r} is neither a folder nor a hub id") from error

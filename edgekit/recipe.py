@@ -131,6 +131,27 @@ def _anchor_policy(options: dict[str, dict[str, Any]], path: Path) -> None:
         options["calibrate"] = {**options["calibrate"], "policy": str(path.parent / Path(policy).expanduser())}
 
 
+def merged_limits(before: Limits | None, given: Limits | None) -> Limits | None:
+    """Returns the limits of a file with those given in their place; None where there are none of either."""
+    if before is None or not isinstance(given, Limits):
+        return before if given is None else given
+    return dataclasses.replace(before, **{k: v for k, v in dataclasses.asdict(given).items() if v is not None})
+
+
+def merged_options(
+    before: Mapping[str, Mapping[str, Any]], given: Mapping[str, Mapping[str, Any]] | None
+) -> Mapping[str, Mapping[str, Any]]:
+    """Returns the stages' options of a file with those given in their place.
+
+    Raises:
+        RecipeError: they are no mapping of stages to mappings.
+    """
+    if not isinstance(given or {}, Mapping) or not all(isinstance(v, Mapping) for v in (given or {}).values()):
+        raise RecipeError(f"options is {given!r}; expected stage → option → value")
+    later = given or {}
+    return {stage: {**before.get(stage, {}), **later.get(stage, {})} for stage in {*before, *later}}
+
+
 def check_limits(limits: Limits) -> None:
     """Refuses limits that nothing can meet.
 
@@ -162,8 +183,6 @@ def check_types(recipe: Recipe) -> None:
         raise RecipeError(f"limits is {recipe.limits!r}; expected edgekit.Limits(max_drop=1.0, ...)")
     if not isinstance(recipe.seed, int) or isinstance(recipe.seed, bool):
         raise RecipeError(f"seed is {recipe.seed!r}; expected an integer")
-    if not isinstance(recipe.options, Mapping) or not all(isinstance(v, Mapping) for v in recipe.options.values()):
-        raise RecipeError(f"options is {recipe.options!r}; expected stage → option → value")
 
 
 def check_seed(seed: int) -> None:

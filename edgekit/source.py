@@ -6,13 +6,14 @@ through the import system's finder, without importing it: nothing of the package
 
 from __future__ import annotations
 
+import difflib
 import importlib.util
 import re
 from collections.abc import Iterable
 from importlib.machinery import ModuleSpec
 from pathlib import Path, PureWindowsPath
 
-from edgekit.errors import InputError, suggestion
+from edgekit.errors import InputError
 
 PREFIX = "package:"
 _NAME = re.compile(r"[A-Za-z_][\w.-]*")
@@ -90,16 +91,32 @@ def is_there(path: Path) -> bool:
 
 
 def listing(path: Path) -> str:
-    """Says what there is beside a missing path, and what may be meant."""
+    """Says what there is beside a missing path, or which of it may be meant."""
+    close = meant(path)
+    folder, names = _beside(path)
+    if close or names is None:
+        return close
+    return f"; {folder.absolute()} holds {shown(names)}" if names else f"; {folder.absolute()} is empty"
+
+
+def meant(path: Path) -> str:
+    """Returns `; did you mean 'x'?` where something beside a missing path has nearly its name, else nothing."""
+    _, names = _beside(path)
+    close = difflib.get_close_matches(_first_missing(path).name, names or (), n=1)
+    return f"; did you mean {close[0]!r}?" if close else ""
+
+
+def _beside(path: Path) -> tuple[Path, list[str] | None]:
+    """Returns the folder that a missing path would be in, and what it holds; None where that cannot be read."""
+    folder = _first_missing(path).parent
+    try:
+        return folder, [entry.name for entry in folder.iterdir() if not entry.name.startswith((".", "__"))]
+    except OSError:
+        return folder, None
+
+
+def _first_missing(path: Path) -> Path:
     missing = path
     while not is_there(missing.parent) and missing != missing.parent:
         missing = missing.parent
-    folder = missing.parent
-    try:
-        names = [entry.name for entry in folder.iterdir() if not entry.name.startswith((".", "__"))]
-    except OSError:
-        return ""
-    if not names:
-        return f"; {folder.absolute()} is empty"
-    close = suggestion(missing.name, names)
-    return close if close.startswith("; did you mean") else f"; {folder.absolute()} holds {shown(names)}"
+    return missing
