@@ -34,10 +34,10 @@ from edgekit.recipe import Recipe, check_limits, check_seed, make_stage, with_li
 from edgekit.source import resolve
 from edgekit.stage import Context, Foresighted, Inputs, Progress, Resolvable, Stage, components, difference, key_of
 from edgekit.stages import ORDER
-from edgekit.stages.gate import limits_of
 from edgekit.store import Store
 from edgekit.target import Target, TargetView, load_target
 from edgekit.tasks import load_task
+from edgekit.verdict import limits_of
 from edgekit.world import World, current_world
 
 UNKNOWN = "depends on what runs before it"

@@ -18,6 +18,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import NormalDist
+from typing import Any
 
 from edgekit import manifest as manifests
 from edgekit.errors import ArtifactError
@@ -32,6 +33,16 @@ _RANK = (Verdict.PASS, Verdict.NOT_MEASURED, Verdict.INCONCLUSIVE, Verdict.INVAL
 _EXIT_CODES = {Verdict.PASS: 0, Verdict.FAIL: 3, Verdict.INVALID: 4, Verdict.INCONCLUSIVE: 4, Verdict.NOT_MEASURED: 4}
 _ROUNDING = 1e-9  # 92.3 - 90.8 is 1.5000000000000000 and a bit
 _DROP = "accuracy drop"
+# Where each limit that a target can set stands in its profile.
+_OF_TARGET = {
+    "max_drop": ("gate", "max_drop"),
+    "confidence": ("gate", "confidence"),
+    "min_examples": ("gate", "min_examples"),
+    "max_latency_ms": ("budget", "latency_p95_ms"),
+    "max_instructions": ("budget", "instructions"),
+    "max_bytes": ("budget", "file_bytes"),
+    "max_peak_rss_bytes": ("budget", "peak_rss_bytes"),
+}
 DEFAULT_CONFIDENCE = 0.95  # one-sided, where the gate asks for none and too few rows leave a doubt
 
 
@@ -149,6 +160,12 @@ def rejudge(item: Manifest) -> Gate:
     return Gate(worst([gate.verdict, check.verdict]), gate.limits, (*gate.checks, check))
 
 
+def limits_of(budget: Mapping[str, Any], gate: Mapping[str, Any]) -> Limits:
+    """Returns the gate's limits from the target's sections."""
+    sections = {"budget": budget, "gate": gate}
+    return Limits(**{name: sections[section].get(key) for name, (section, key) in _OF_TARGET.items()})
+
+
 def worst(verdicts: Iterable[Verdict]) -> Verdict:
     """Returns the worst of some verdicts; pass where there is none, for nothing was asked."""
     return max(verdicts, key=_RANK.index, default=Verdict.PASS)
@@ -183,12 +200,13 @@ def contradictions(item: Manifest) -> list[str]:
             lat.speedup_low <= lat.speedup <= lat.speedup_high  # type: ignore[operator]
         ):
             faults.append("latency.speedup lies outside its own range")
-    own = item.target.get("gate")
-    asked = item.recipe.get("limits")
-    if isinstance(own, dict) and isinstance(asked, dict):
-        wanted = own.get("max_drop") if asked.get("max_drop") is None else asked["max_drop"]
-        if item.gate.limits.max_drop != wanted:
-            faults.append(f"gate.limits.max_drop is {item.gate.limits.max_drop}, target and recipe give {wanted}")
+    budget, gate = item.target.get("budget"), item.target.get("gate")
+    if isinstance(budget, dict) and isinstance(gate, dict):
+        given = limits_of(budget, gate)
+        for name in _OF_TARGET:
+            limit, asked = getattr(item.gate.limits, name), getattr(given, name)
+            if limit != asked:
+                faults.append(f"gate.limits.{name} is {limit}, the target's is {asked}")
     if cov is not None and cov.delegated > cov.nodes:
         faults.append(f"coverage: {cov.delegated} of {cov.nodes} nodes delegated")
     return faults

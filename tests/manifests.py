@@ -180,8 +180,17 @@ def example(name: str = "x86-64", *, limits: Limits | None = None, **changes: An
                 "weight": {"dtype": "int8", "granularity": "per-channel", "symmetric": True},
                 "activation": {"dtype": "uint8", "symmetric": False},
             },
-            "budget": {"latency_p95_ms": 5.0, "instructions": None, "peak_rss_bytes": None, "file_bytes": 16_777_216},
-            "gate": {"max_drop": 1.5, "confidence": None, "min_examples": 400},
+            "budget": {
+                "latency_p95_ms": limits.max_latency_ms,
+                "instructions": limits.max_instructions,
+                "peak_rss_bytes": limits.max_peak_rss_bytes,
+                "file_bytes": limits.max_bytes,
+            },
+            "gate": {
+                "max_drop": limits.max_drop,
+                "confidence": limits.confidence,
+                "min_examples": limits.min_examples,
+            },
         },
         "task": "text-classification",
         "labels": LABELS,
@@ -224,8 +233,10 @@ def example(name: str = "x86-64", *, limits: Limits | None = None, **changes: An
 def example_arm64(**changes: Any) -> Manifest:
     """Returns a manifest taken under qemu: exact instructions, no latency."""
     device = "qemu: cortex-a76"
-    base = example()
-    limits = Limits(max_drop=1.5, min_examples=400, max_instructions=30_000_000, max_bytes=8_000_000)
+    limits = changes.pop("limits", None) or Limits(
+        max_drop=1.5, min_examples=400, max_instructions=30_000_000, max_bytes=8_000_000
+    )
+    base = example(limits=limits)
     fields: dict[str, Any] = {
         "target": {**base.target, "name": "arm64", "summary": "64-bit Arm CPU, Cortex-A76 class, ONNX Runtime"},
         "accuracy": accuracy(6, 3, 500, 464, device=device, provenance=Provenance.SIMULATED),
@@ -240,7 +251,7 @@ def example_arm64(**changes: Any) -> Manifest:
             "coverage": "the target has no delegate",
         },
     }
-    return example("arm64", limits=changes.pop("limits", limits), **{**fields, **changes})
+    return example("arm64", limits=limits, **{**fields, **changes})
 
 
 def gate_of(limits: Limits, fields: Mapping[str, Any]) -> Gate:

@@ -208,4 +208,4 @@ def test_the_gate_notices_limits_that_were_edited(tiny_build: TinyBuild, tmp_pat
     (bundle / "manifest.json").write_text(json.dumps(content))
     result = cli("gate", tmp_path, cache=tmp_path / "cache")
     assert result.exit_code == 4, result.output
-    assert "target and recipe give" in " ".join(result.stdout.split())
+    assert "gate.limits.max_drop is 99.0, the target's is 30.0" in " ".join(result.stdout.split())

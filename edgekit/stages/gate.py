@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, TypeVar
+from typing import ClassVar, TypeVar
 
 from edgekit import manifest, measured
 from edgekit.artifact import FACTS, Accuracy, Latency, QuantizedGraph, Verdict, write_json
 from edgekit.stage import Context, Inputs, Pass
-from edgekit.verdict import judge
+from edgekit.verdict import judge, limits_of
 
 T = TypeVar("T")
 
@@ -40,19 +40,6 @@ class Gate(Pass):
         )
         write_json(out_dir / "gate.json", manifest.encode(judged))
         write_json(out_dir / FACTS, {"verdict": str(judged.verdict), "checks": len(judged.checks)})
-
-
-def limits_of(budget: dict[str, Any], gate: dict[str, Any]) -> manifest.Limits:
-    """Returns the gate's limits from the target's sections."""
-    return manifest.Limits(
-        max_drop=gate["max_drop"],
-        confidence=gate["confidence"],
-        min_examples=gate["min_examples"],
-        max_latency_ms=budget["latency_p95_ms"],
-        max_instructions=budget["instructions"],
-        max_bytes=budget["file_bytes"],
-        max_peak_rss_bytes=budget["peak_rss_bytes"],
-    )
 
 
 def read_figure(kind: type[T], path: Path) -> T | None:

@@ -101,7 +101,7 @@ def test_evaluation_and_benchmark_carry_their_provenance() -> None:
 def test_targets() -> None:
     profile = example().target
     text = drawn(terminal.targets([profile, {"name": "bare"}]), 160)
-    for part in ("x86-64", "onnxruntime 1.18", "int8 × uint8", "max drop 1.5", "file 16.8 MB", "bare"):
+    for part in ("x86-64", "onnxruntime 1.18", "int8 × uint8", "max drop 1.5", "file 8.00 MB", "bare"):
         assert part in " ".join(text.split()), part
     text = drawn(terminal.target(profile))
     assert "quant.weight.granularity" in text
