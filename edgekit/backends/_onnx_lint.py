@@ -111,7 +111,9 @@ def _saturation(
             continue
         origin = made.get(node.input[1])
         weight = constants.get(origin.input[0]) if origin is not None else None
-        if origin is None or origin.op_type != "DequantizeLinear" or weight is None or weight.dtype != np.int8:
+        if origin is None or origin.op_type != "DequantizeLinear" or weight is None:
+            continue
+        if weight.dtype != np.int8 or weight.ndim != 2:
             continue
         rows = weight if any(a.name == "transB" and a.i for a in node.attribute) else weight.T
         over = int((pair_sums(rows.astype(np.int64)) > PAIR_LIMIT).sum())

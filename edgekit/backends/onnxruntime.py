@@ -28,7 +28,8 @@ if TYPE_CHECKING:
     from edgekit.quant.weights import Bound
 
 TOOLS = ("torch", "onnx", "onnxscript", "onnxruntime")
-OPS = ("MatMul", "Gemm", "Gather")  # operators with integer kernels that a target may name
+PRODUCTS = ("MatMul", "Gemm")
+OPS = (*PRODUCTS, "Gather")  # operators with integer kernels that a target may name
 __all__ = [
     "OPS",
     "TOOLS",
@@ -133,7 +134,7 @@ def _opset(model: onnx.ModelProto) -> int:
 
 
 def quantized_tensors(graph: Path, ops: Sequence[str] | Literal["all"]) -> list[str]:
-    """Names the float activations that go into or come out of the operators."""
+    """Names the float activations that are rounded: what goes into the operators, and what a Gather gives."""
     import onnx
 
     model = onnx.load(graph)
@@ -145,7 +146,7 @@ def quantized_tensors(graph: Path, ops: Sequence[str] | Literal["all"]) -> list[
     ops = OPS if ops == "all" else ops
     for node in model.graph.node:
         if node.op_type in ops:
-            for name in (*node.input, *node.output):
+            for name in (*node.input, *(() if node.op_type in PRODUCTS else node.output)):
                 if name and name not in constants and name not in integers and name not in found:
                     found.append(name)
     if "Gather" in ops:  # its indices are integers, whatever computed them
@@ -213,7 +214,7 @@ def quantize(graph: Path, ranges: Mapping[str, Range], quant: Mapping[str, Any],
             "ActivationSymmetric": quant["activation"]["symmetric"],
             "WeightSymmetric": quant["weight"]["symmetric"],
             # What follows a product here runs in float, so rounding its output would only lose precision.
-            "OpTypesToExcludeOutputQuantization": ["MatMul", "Gemm"],
+            "OpTypesToExcludeOutputQuantization": list(PRODUCTS),
         },
     )
     quantizer.quantize_model()
@@ -268,9 +269,11 @@ def _bound_weights(
     constants = {i.name: i for i in model.graph.initializer}
     overrides: dict[str, list[dict[str, Any]]] = {}
     for node in model.graph.node:
-        if node.op_type not in ("Gemm", "MatMul") or node.op_type not in ops or node.input[1] not in constants:
+        if node.op_type not in PRODUCTS or node.op_type not in ops or node.input[1] not in constants:
             continue
         name = node.input[1]
+        if name in overrides:  # a weight that two products share is on its grid already
+            continue
         stored = numpy_helper.to_array(constants[name])
         axis = 0 if any(a.name == "transB" and a.i for a in node.attribute) else 1
         weights = stored if axis == 0 else stored.T  # (outputs, inputs)

@@ -15,6 +15,9 @@ from edgekit.quant.histogram import BINS, Histogram
 
 Method = Callable[[Histogram, int], tuple[float, float]]
 
+LEVELS = 256
+"""Of eight bits, which every scheme of this version has."""
+
 COARSE = 2.0 ** (-np.arange(49) / 8)
 FINE = 2.0 ** (np.arange(-7, 8) / 64)
 ROUNDS = 4

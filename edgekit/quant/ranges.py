@@ -17,7 +17,7 @@ import numpy as np
 from edgekit.artifact import write_json
 from edgekit.errors import DataError, InputError, suggestion
 from edgekit.quant.histogram import Histogram, added, histogram_of
-from edgekit.quant.methods import METHODS
+from edgekit.quant.methods import LEVELS, METHODS
 
 MOVING_AVERAGE = "moving-average"
 NAMES = (*METHODS, MOVING_AVERAGE)
@@ -91,7 +91,7 @@ def _with_row(before: Observed | None, row: Histogram) -> Observed:
     )
 
 
-def ranges_of(observed: Mapping[str, Observed], method: str, levels: int = 256) -> dict[str, Range]:
+def ranges_of(observed: Mapping[str, Observed], method: str, levels: int = LEVELS) -> dict[str, Range]:
     """Makes the range of each tensor by one method.
 
     Args:

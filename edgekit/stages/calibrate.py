@@ -20,9 +20,6 @@ from edgekit.stage import Context, Inputs, Pass
 from edgekit.target import Target
 from edgekit.tokenization import encode, load_tokenizer
 
-LEVELS = 256
-"""Of eight bits, which every scheme of this version has."""
-
 
 @dataclass(frozen=True)
 class Calibrate(Pass):
@@ -39,7 +36,7 @@ class Calibrate(Pass):
     policy_digest: str = ""
 
     NAME: ClassVar[str] = "calibrate"
-    VERSION: ClassVar[int] = 2
+    VERSION: ClassVar[int] = 3
     IN: ClassVar = (Graph, Vocabulary, LabelledData)
     OUT: ClassVar = Ranges
     READS: ClassVar[tuple[str, ...]] = ("runtime.name", "quant.ops")
@@ -80,7 +77,7 @@ class Calibrate(Pass):
                 ctx.progress(done, len(chosen), "rows")
 
         observed = observe(counted())
-        ranges = ranges_of(observed, "minmax" if policy.method == AUTO else policy.method, LEVELS)
+        ranges = ranges_of(observed, "minmax" if policy.method == AUTO else policy.method)
         write_observed(out_dir / "statistics.npz", observed)
         write_ranges(out_dir / "ranges.json", ranges)
         lengths = [len(encoded[i]) for i in chosen]

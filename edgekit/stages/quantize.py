@@ -8,7 +8,6 @@ logits, not of time: it must be the same on every machine that builds.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -70,12 +69,13 @@ class Quantize(Pass):
         if not schemes:
             raise RecipeError(f"quantize.scheme is {self.scheme!r}, but the target's weights are {dtype}")
         methods = METHODS if method == AUTO else (method,)
-        trials = _Trials(backend, inputs, ctx, rows, out_dir)
-        first = [trials.run(scheme, methods[0]) for scheme in trials.shown(schemes, len(schemes) + len(methods) - 1)]
-        best = min(first, key=_error)
-        scheme = next(s for s in schemes if s.name == best["scheme"])
-        candidates = [*first, *(trials.run(scheme, name) for name in trials.shown(methods[1:]))]
-        best = min(candidates, key=_error)
+        trials = _Trials(backend, inputs, ctx, rows, out_dir, len(schemes) + len(methods) - 1)
+        for scheme in schemes:
+            trials.run(scheme, methods[0])
+        scheme = next(s for s in schemes if s.name == trials.best()["scheme"])
+        for name in methods[1:]:
+            trials.run(scheme, name)
+        candidates, best = trials.candidates, trials.best()
         (out_dir / f"{best['name']}.onnx").rename(QuantizedGraph(out_dir, "").model)
         for candidate in candidates:
             (out_dir / f"{candidate['name']}.onnx").unlink(missing_ok=True)
@@ -92,38 +92,35 @@ class Quantize(Pass):
         write_json(out_dir / FACTS, facts)
 
 
-def _error(candidate: dict[str, Any]) -> tuple[float, str]:
-    return candidate["logit_rmse"], candidate["name"]
-
-
 class _Trials:
     """Makes candidates and compares their logits with the float graph's."""
 
-    def __init__(self, backend: Backend, inputs: Inputs, ctx: Context, rows: list[np.ndarray], folder: Path) -> None:
-        self.backend, self.ctx, self.rows, self.folder = backend, ctx, rows, folder
+    def __init__(
+        self, backend: Backend, inputs: Inputs, ctx: Context, rows: list[np.ndarray], folder: Path, total: int
+    ) -> None:
+        self.backend, self.ctx, self.rows, self.folder, self.total = backend, ctx, rows, folder, total
         self.graph, self.pad_id = inputs[Graph].model, inputs[Vocabulary].facts["pad_token_id"]
         self.observed = read_observed(inputs[Ranges].statistics)
         self.expected = backend.logits(self.graph, rows, self.pad_id)
-        self.done = self.total = 0
+        self.candidates: list[dict[str, Any]] = []
 
-    def run(self, scheme: Scheme, method: str) -> dict[str, Any]:
-        """Writes one candidate, `<name>.onnx`, and returns what it measured."""
-        path = self.folder / f"{scheme.name}, {method}.onnx"
+    def run(self, scheme: Scheme, method: str) -> None:
+        """Writes one candidate, `<name>.onnx`, and keeps what it measured."""
+        name = f"{scheme.name}, {method}"
+        path = self.folder / f"{name}.onnx"
         self.backend.quantize(self.graph, ranges_of(self.observed, method), self.ctx.target["quant"], scheme, path)
         logits = self.backend.logits(path, self.rows, self.pad_id)
-        return {
-            "name": f"{scheme.name}, {method}",
+        measured = {
+            "name": name,
             "scheme": scheme.name,
             "method": method,
             "logit_rmse": float(np.sqrt(np.mean((logits - self.expected) ** 2))),
             "agreement": float(np.mean(logits.argmax(-1) == self.expected.argmax(-1)) * 100),
             "bytes": path.stat().st_size,
         }
+        self.candidates.append(measured)
+        self.ctx.progress(len(self.candidates), self.total, "candidates")
 
-    def shown(self, items: Any, total: int = 0) -> Iterator[Any]:
-        """Yields items and reports each as done."""
-        self.total = total or self.total
-        for item in items:
-            yield item
-            self.done += 1
-            self.ctx.progress(self.done, self.total, "candidates")
+    def best(self) -> dict[str, Any]:
+        """Returns the candidate of least error; of equals the first by name."""
+        return min(self.candidates, key=lambda candidate: (candidate["logit_rmse"], candidate["name"]))

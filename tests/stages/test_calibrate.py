@@ -79,12 +79,14 @@ def test_ranges_are_the_extremes_over_the_chosen_training_rows(
     assert {(r["method"], r["rows"]) for r in found.values()} == {(method, 40)}
 
 
-def test_ranges_are_of_all_that_the_targets_operators_read_and_write(tiny_build: TinyBuild) -> None:
+def test_ranges_are_of_all_that_is_rounded_for_the_targets_operators(tiny_build: TinyBuild) -> None:
     graph = onnx.load(made(tiny_build, Graph).model).graph
     nodes = [node for node in graph.node if node.op_type in ("Gemm", "Gather")]  # as the shipped profile asks
     constants, indices = {t.name for t in graph.initializer}, {n.input[1] for n in nodes if n.op_type == "Gather"}
-    expected = {name for node in nodes for name in (*node.input, *node.output)} - constants - indices
-    assert len(expected) > 15
+    read = {name for node in nodes for name in node.input} - constants - indices
+    # What a table gives is rounded like the table; what a product gives stays float.
+    expected = read | {name for node in nodes if node.op_type == "Gather" for name in node.output}
+    assert len(expected) > 8
     assert set(bounds(made(tiny_build, Ranges))) == expected
 
 
