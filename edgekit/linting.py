@@ -11,7 +11,7 @@ import numpy as np
 from edgekit import data, frontends
 from edgekit.backends import load_backend
 from edgekit.checkpoint import inspect, load_classifier, locate
-from edgekit.quant.findings import Finding, outlier_channels, worst_first
+from edgekit.quant.findings import Finding, in_order, outlier_channels
 from edgekit.source import resolve
 from edgekit.stages.teach import encode_for_teacher
 from edgekit.target import Target
@@ -26,7 +26,7 @@ NORM_SPREAD = 3.0
 
 
 def lint(model: str, target: Target, task: str, rows: str | None, count: int, allow_download: bool) -> list[Finding]:
-    """Returns what is found in a model or a graph, worst first.
+    """Returns what is found in a model or a graph, by check and place.
 
     Args:
         model: a folder, hub id or `package:NAME/PATH`; or an .onnx file.
@@ -44,14 +44,14 @@ def lint(model: str, target: Target, task: str, rows: str | None, count: int, al
     if model.endswith(".onnx"):
         path = resolve(model, "graph")
         ops = backend.OPS if target.quant.ops == "all" else target.quant.ops
-        return worst_first(backend.findings(path, target.device.arch, target.device.isa, ops))
+        return in_order(backend.findings(path, target.device.arch, target.device.isa, ops))
     checkpoint = inspect(locate(model, allow_download), task)
     frontends.check(checkpoint.model_type)
     labels = checkpoint.labels or ("0", "1")  # a new head's channels do not matter: it has no outliers yet
     encoder = frontends.build(load_classifier(checkpoint.path, () if checkpoint.fine_tuned else labels))
     if rows is None:
-        return worst_first(estimated(encoder))
-    return worst_first(seen(encoder, _encoded(checkpoint.path, rows, task, count)))
+        return in_order(estimated(encoder))
+    return in_order(seen(encoder, _encoded(checkpoint.path, rows, task, count)))
 
 
 def estimated(model: EdgekitForSequenceClassification) -> list[Finding]:

@@ -23,6 +23,7 @@ from edgekit.artifact import (
     Accuracy,
     Artifact,
     Bundle,
+    EqualisedStudent,
     Graph,
     LabelledData,
     Latency,
@@ -56,6 +57,7 @@ REPORT = "report.html"
 WEIGHTS = {
     Student: "model.safetensors",
     WideStudent: "model.safetensors",
+    EqualisedStudent: "model.safetensors",
     Graph: "model.onnx",
     QuantizedGraph: "model.onnx",
     TeacherGraph: "teacher.onnx",

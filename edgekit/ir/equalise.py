@@ -77,7 +77,10 @@ def with_multipliers(model: EdgekitForSequenceClassification, names: Sequence[st
     if lost:
         raise ValueError(f"the multipliers of {', '.join(lost)} are in use")
     result = EdgekitForSequenceClassification(EdgekitConfig(**{**model.config.to_dict(), "multiplied": list(names)}))
-    result.load_state_dict(model.state_dict(), strict=False)
+    state = {name: value for name, value in model.state_dict().items() if not name.endswith(".multiplier")}
+    kept = {name: value for name, value in model.state_dict().items() if name.removesuffix(".multiplier") in names}
+    fresh = {name: value for name, value in result.state_dict().items() if name.endswith(".multiplier")}
+    result.load_state_dict(state | fresh | kept)
     result.eval()
     return result
 

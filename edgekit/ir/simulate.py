@@ -2,9 +2,9 @@
 
 Each product's input is rounded to the grid of its range and its weights to theirs, exactly as QuantizeLinear and the
 stored integers have it; sums run in float, where a runtime's int32 sums are exact, so that answers agree with the
-runtime's to float rounding. Straight-through gradients make the same model trainable.
+runtime's to float rounding.
 
-Ref: Jacob et al. 2018 (1712.05877), section 3; Bengio et al. 2013 (1308.3432), for the gradient.
+Ref: Jacob et al. 2018 (1712.05877), section 3.
 """
 
 from __future__ import annotations
@@ -16,13 +16,11 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn.utils import parametrize
 
 from edgekit.ir.encoder import EdgekitForSequenceClassification
 from edgekit.ir.equalise import FLOOR, products
+from edgekit.quant.methods import LEVELS
 from edgekit.quant.weights import Bound, bound_scales, least_error_scales, rounded
-
-LEVELS = 256
 
 
 @dataclass(frozen=True)
@@ -91,7 +89,7 @@ def watch(model: EdgekitForSequenceClassification, rows: Sequence[np.ndarray]) -
 
 
 class FakeQuantizer(nn.Module):
-    """Rounds to the grid of a range, half to even; the gradient passes inside the range and stops outside."""
+    """Rounds to the grid of a range, half to even, and back."""
 
     def __init__(self, low: float, high: float) -> None:
         super().__init__()
@@ -100,20 +98,7 @@ class FakeQuantizer(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Returns the grid's nearest values, of x's shape."""
-        steps = torch.clamp(x / self.scale, -self.zero, LEVELS - 1 - self.zero)
-        return (steps + (torch.round(steps) - steps).detach()) * self.scale
-
-
-class RoundedWeight(nn.Module):
-    """A parametrization that gives the weights' integers times their scales, gradients passing straight through."""
-
-    def __init__(self, scales: np.ndarray, bound: Bound) -> None:
-        super().__init__()
-        self.scales, self.bound = scales, bound
-
-    def forward(self, weight: Tensor) -> Tensor:
-        """Returns weights on the grid, of the same shape."""
-        return weight + (restored(weight, self.scales, self.bound) - weight).detach()
+        return torch.clamp(torch.round(x / self.scale), -self.zero, LEVELS - 1 - self.zero) * self.scale
 
 
 def restored(weight: Tensor, scales: np.ndarray, bound: Bound) -> Tensor:
@@ -145,7 +130,7 @@ def one_rounded(
         name: of the product.
         seen: extremes of its input.
         divisor: of its input, (inputs,), or None.
-        bound: of its weights' integers.
+        bound: of its weights' integers; their scales are the bound's own, which a search can afford.
     """
     memo: dict[int, object] = {id(p): p for p in model.parameters()}
     result = copy.deepcopy(model, memo)
@@ -161,7 +146,7 @@ def one_rounded(
 def integers(
     model: EdgekitForSequenceClassification, seen: Mapping[str, Extremes], bound: Bound = "pairs"
 ) -> EdgekitForSequenceClassification:
-    """Returns a copy whose products all compute as their integers would; not to be trained.
+    """Returns a copy whose products all compute as their integers would, those that the backend writes.
 
     Args:
         model: not changed.
@@ -172,24 +157,5 @@ def integers(
     for name, product in products(result):
         if name in seen:
             product.gate = FakeQuantizer(*seen[name].range)
-            product.weight.copy_(restored(product.weight, bound_scales(product.weight.numpy(), bound), bound))
-    return result
-
-
-def trainable(
-    model: EdgekitForSequenceClassification, ranges: Mapping[str, tuple[float, float]], bound: Bound
-) -> EdgekitForSequenceClassification:
-    """Returns a copy whose products compute as their integers would while its float weights are trained.
-
-    Args:
-        model: not changed.
-        ranges: of the products' inputs by name; a product without one stays float.
-        bound: of the weights' integers; their scales stay those of the weights as they are now.
-    """
-    result = copy.deepcopy(model)
-    for name, product in products(result):
-        if name in ranges:
-            product.gate = FakeQuantizer(*ranges[name])
-            scales = least_error_scales(product.weight.detach().numpy(), bound)
-            parametrize.register_parametrization(product, "weight", RoundedWeight(scales, bound))
+            product.weight.copy_(restored(product.weight, least_error_scales(product.weight.numpy(), bound), bound))
     return result

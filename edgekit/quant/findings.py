@@ -6,18 +6,13 @@ format are here; those of graphs are the backends'.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from edgekit.quant.ranges import Observed, ranges_of
-
 OUTLIER_RATIO = 6.0
 """An input channel this many times the median one costs its tensor more than two of eight bits."""
-
-HALVES_DISAGREE = 0.25
-"""Share by which the ranges of two halves of the calibration rows may differ."""
 
 
 @dataclass(frozen=True)
@@ -65,39 +60,6 @@ def outlier_channels(place: str, magnitudes: np.ndarray, cure: str) -> Finding |
     )
 
 
-def unsteady_ranges(one: Mapping[str, Observed], other: Mapping[str, Observed]) -> list[Finding]:
-    """Finds tensors whose ranges two halves of the calibration rows disagree on.
-
-    Args:
-        one, other: statistics of each half, of the same tensors.
-    """
-    found = []
-    left, right = ranges_of(one, "minmax"), ranges_of(other, "minmax")
-    for name, first in left.items():
-        spans = [r.high - r.low for r in (first, right[name])]
-        difference = 1 - min(spans) / max(spans) if max(spans) > 0 else 0.0
-        if difference > HALVES_DISAGREE:
-            found.append(
-                Finding(
-                    "unsteady-range",
-                    name,
-                    f"spans {spans[0]:.3g} on one half of the calibration rows, {spans[1]:.3g} on the other",
-                    f"up to {100 * difference:.0f} % of the range is decided by which rows were drawn",
-                    "more rows (--set calibrate.rows=N), or a method that clips (policy with method mse)",
-                )
-            )
-    return found
-
-
-def constant_tensors(observed: Mapping[str, Observed]) -> list[Finding]:
-    """Finds tensors that had one value on every row: nothing to round, and a hint that a part of the model is dead."""
-    return [
-        Finding("constant-tensor", name, f"always {one.histogram.low:g}", "none", "look whether the layer was trained")
-        for name, one in observed.items()
-        if one.histogram.low == one.histogram.high
-    ]
-
-
-def worst_first(findings: Sequence[Finding]) -> list[Finding]:
+def in_order(findings: Sequence[Finding]) -> list[Finding]:
     """Orders findings by check and place, so that two runs read alike."""
     return sorted(findings, key=lambda finding: (finding.check, finding.place))

@@ -55,7 +55,7 @@ class Equalise(Pass):
     rows: int = 128
 
     NAME: ClassVar[str] = "equalise"
-    VERSION: ClassVar[int] = 1
+    VERSION: ClassVar[int] = 2
     IN: ClassVar = (Student, Vocabulary, LabelledData)
     OUT: ClassVar = EqualisedStudent
     TOOLS: ClassVar[tuple[str, ...]] = ("torch", "transformers", "tokenizers", "numpy")

@@ -126,7 +126,7 @@ def test_one_rounded_product_is_that_of_the_divided_model() -> None:
         searched = one_rounded(model, name, extremes[name], divisor, "pairs")
         written = with_multipliers(model, [] if is_free(model.config, name) else [name])
         divide(written, name, divisor)
-        written = integers(written, {name: extremes[name].divided(divisor)})
+        written = one_rounded(written, name, extremes[name].divided(divisor), None, "pairs")
         np.testing.assert_allclose(logits_of(searched, rows), logits_of(written, rows), atol=1e-4, err_msg=name)
         assert not np.allclose(logits_of(searched, rows), logits_of(model, rows), atol=1e-5), name
     np.testing.assert_array_equal(logits_of(model, rows), logits_of(uneven(**GELU), rows))

@@ -18,10 +18,9 @@ from edgekit.backends import Scheme
 from edgekit.backends import onnxruntime as backend
 from edgekit.ir.encoder import EdgekitForSequenceClassification
 from edgekit.ir.equalise import products
-from edgekit.ir.simulate import FakeQuantizer, RoundedWeight, integers, one_rounded, trainable, watch
+from edgekit.ir.simulate import FakeQuantizer, integers, one_rounded, watch
 from edgekit.quant.methods import fake_quantized
 from edgekit.quant.ranges import Range
-from edgekit.quant.weights import bound_scales, rounded
 
 QUANT = {
     "weight": {"dtype": "auto", "granularity": "per-channel", "symmetric": True},
@@ -36,24 +35,6 @@ def test_the_fake_quantizer_is_numpys(ends: tuple[float, float]) -> None:
     found = FakeQuantizer(*ends)(torch.from_numpy(values)).numpy()
     expected = fake_quantized(values, *ends, 256) if ends != (0.0, 0.0) else np.clip(np.round(values), 0, 255)
     np.testing.assert_allclose(found, expected, atol=1e-5)
-
-
-def test_the_gradient_passes_inside_the_range_only() -> None:
-    values = torch.tensor([-4.0, -1.0, 0.3, 4.9, 7.0], requires_grad=True)
-    FakeQuantizer(-3.0, 5.0)(values).sum().backward()
-    np.testing.assert_array_equal(values.grad.numpy(), [0, 1, 1, 1, 0])
-
-
-def test_rounded_weights_are_integers_and_their_gradient_passes() -> None:
-    weight = torch.randn(6, 8, generator=torch.Generator().manual_seed(0), requires_grad=True)
-    scales = bound_scales(weight.detach().numpy(), "pairs")
-    found = RoundedWeight(scales, "pairs")(weight)
-    np.testing.assert_allclose(
-        found.detach().numpy() / scales[:, None], rounded(weight.detach().numpy(), scales, "pairs"), atol=1e-4
-    )
-    found.sum().backward()
-    assert weight.grad is not None
-    np.testing.assert_array_equal(weight.grad.numpy(), 1)
 
 
 def test_extremes_are_those_of_unpadded_rows() -> None:
@@ -84,7 +65,8 @@ def product_of(weight: str) -> str:
 def test_simulated_products_are_those_of_the_int8_graph(bound: str, tmp_path: Path) -> None:
     model: EdgekitForSequenceClassification = uneven()
     rows = tiny.token_rows(model.config.vocab_size, [2, 5, 9, 17, 24] * 4, seed=1)
-    ranges = {name: seen.range for name, seen in watch(model, rows).items()}
+    seen = watch(model, rows)
+    ranges = {name: one.range for name, one in seen.items()}
     backend.export_student(model, "dynamic", 24, tmp_path / "float.onnx")
     inputs = {n.input[0]: product_of(n.input[1]) for n in onnx.load(tmp_path / "float.onnx").graph.node
               if n.op_type == "Gemm"}  # fmt: skip
@@ -94,7 +76,7 @@ def test_simulated_products_are_those_of_the_int8_graph(bound: str, tmp_path: Pa
     everything |= {tensor: Range(*ranges[name], "minmax", 1) for tensor, name in inputs.items()}
     scheme = Scheme("s", "int8", bound)  # type: ignore[arg-type]
     backend.quantize(tmp_path / "float.onnx", everything, QUANT, scheme, tmp_path / "int8.onnx")
-    played = dict(products(trainable(model, ranges, bound)))  # type: ignore[arg-type]
+    played = dict(products(integers(model, seen, bound)))  # type: ignore[arg-type]
     compared = 0
     for row in rows:
         shown = runtime_shows(tmp_path / "int8.onnx", row)
@@ -113,7 +95,7 @@ def test_simulated_products_are_those_of_the_int8_graph(bound: str, tmp_path: Pa
             compared += 1
     assert compared == len(rows) * len(inputs)
     theirs = backend.logits(tmp_path / "int8.onnx", rows, model.config.pad_token_id)
-    ours = logits_of(trainable(model, ranges, bound), rows)  # type: ignore[arg-type]
+    ours = logits_of(integers(model, seen, bound), rows)  # type: ignore[arg-type]
     # Over the whole model float rounding moves a value across the border of two steps now and then.
     assert (np.abs(ours - theirs).max(axis=1) / np.ptp(theirs)).max() < 0.02
     assert (ours.argmax(-1) == theirs.argmax(-1)).mean() >= 0.95
@@ -147,17 +129,22 @@ def runtime_shows(path: Path, row: np.ndarray) -> list[Shown]:
     return [Shown(weight, values[x], values[q], values[y]) for weight, x, q, y in found]
 
 
-def test_products_without_a_range_stay_float() -> None:
+def test_products_without_extremes_stay_float() -> None:
     model = uneven()
     rows = tiny.token_rows(model.config.vocab_size, [2, 9, 30])
     seen = watch(model, rows)
-    np.testing.assert_array_equal(logits_of(trainable(model, {}, "pairs"), rows), logits_of(model, rows))
-    one = {"layers.1.up": seen["layers.1.up"].range}
-    played = trainable(model, one, "pairs")
-    changed = [n for n, p in products(played) if isinstance(p.gate, FakeQuantizer)]
-    assert changed == ["layers.1.up"]
-    alone = integers(model, {"layers.1.up": seen["layers.1.up"]})
-    np.testing.assert_allclose(
-        logits_of(alone, rows), logits_of(one_rounded(model, "layers.1.up", seen["layers.1.up"], None, "pairs"), rows)
-    )
-    assert not np.array_equal(logits_of(alone, rows), logits_of(model, rows))
+    np.testing.assert_array_equal(logits_of(integers(model, {}), rows), logits_of(model, rows))
+    one = integers(model, {"layers.1.up": seen["layers.1.up"]})
+    assert [n for n, p in products(one) if isinstance(p.gate, FakeQuantizer)] == ["layers.1.up"]
+    assert not np.array_equal(logits_of(one, rows), logits_of(model, rows))
+
+
+def test_a_search_shares_what_it_does_not_round() -> None:
+    model = uneven()
+    rows = tiny.token_rows(model.config.vocab_size, [2, 9, 30])
+    before = logits_of(model, rows)
+    one = one_rounded(model, "layers.1.up", watch(model, rows)["layers.1.up"], None, "pairs")
+    assert not np.array_equal(logits_of(one, rows), before)
+    np.testing.assert_array_equal(logits_of(model, rows), before)
+    shared = {id(p) for p in model.parameters()} & {id(p) for p in one.parameters()}
+    assert len(shared) == len(list(model.parameters())) - 1
