@@ -87,7 +87,12 @@ def test_ctrl_c_ends_the_child(tmp_path: Path) -> None:
         "import os, pathlib, sys; from edgekit.devices._process import Run, run_jobs;"
         f" run_jobs('d', [Run((sys.executable,), dict(os.environ), pathlib.Path({str(run.folder)!r}))])"
     )
-    process = subprocess.Popen([sys.executable, "-c", caller], stderr=subprocess.DEVNULL)
+    process = subprocess.Popen(
+        [sys.executable, "-c", caller],
+        stderr=subprocess.DEVNULL,
+        # Shells start background jobs with SIGINT ignored, and children inherit that.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
     pid_file = run.folder / "pid"
     deadline = time.monotonic() + 60
     while not (pid_file.exists() and pid_file.read_text()) and time.monotonic() < deadline:
