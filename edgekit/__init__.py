@@ -163,7 +163,7 @@ def _recipe(
     given |= {
         name: str(p) if isinstance(p, Path) else p for name, p in (("model", model), ("data", data), ("out", out))
     }
-    given["targets"] = targets if isinstance(targets, str) else tuple(targets)
+    given["targets"] = tuple(targets) if isinstance(targets, Sequence) and not isinstance(targets, str) else targets
     given["limits"] = merged_limits(file.get("limits"), limits)
     given["options"] = merged_options(file.get("options", {}), options)
     values = {**file, **{name: value for name, value in given.items() if value not in (None, (), {}, "")}}

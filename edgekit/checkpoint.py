@@ -71,7 +71,7 @@ def locate(location: str, allow_download: bool) -> Path:
     if location.startswith("package:") or is_there(Path(location).expanduser()):
         return resolve(location, "model")
     if not _HUB_ID.fullmatch(location) or len(location) > HUB_ID_LIMIT:
-        raise ModelError(f"model folder {location} does not exist")
+        raise ModelError(f"model folder {location} does not exist{meant(Path(location).expanduser())}")
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 

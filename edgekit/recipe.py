@@ -146,9 +146,9 @@ def merged_options(
     Raises:
         RecipeError: they are no mapping of stages to mappings.
     """
-    if not isinstance(given or {}, Mapping) or not all(isinstance(v, Mapping) for v in (given or {}).values()):
+    later = {} if given is None else given
+    if not isinstance(later, Mapping) or not all(isinstance(v, Mapping) for v in later.values()):
         raise RecipeError(f"options is {given!r}; expected stage → option → value")
-    later = given or {}
     return {stage: {**before.get(stage, {}), **later.get(stage, {})} for stage in {*before, *later}}
 
 
@@ -177,7 +177,8 @@ def check_types(recipe: Recipe) -> None:
     for name in ("model", "data", "task", "out", "device"):
         if not isinstance(getattr(recipe, name), str):
             raise RecipeError(f"{name} is {getattr(recipe, name)!r}; expected text")
-    if isinstance(recipe.targets, str) or not all(isinstance(name, str) for name in recipe.targets):
+    listed = isinstance(recipe.targets, Sequence) and not isinstance(recipe.targets, str)
+    if not listed or not all(isinstance(name, str) for name in recipe.targets):
         raise RecipeError(f"targets is {recipe.targets!r}; expected a sequence of names, such as ('x86-64',)")
     if not isinstance(recipe.limits, Limits):
         raise RecipeError(f"limits is {recipe.limits!r}; expected edgekit.Limits(max_drop=1.0, ...)")

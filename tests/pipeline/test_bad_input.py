@@ -259,6 +259,8 @@ def test_without_a_model_and_a_recipe(tmp_path: Path, monkeypatch: pytest.Monkey
     ("given", "message"),
     [
         ({"targets": "x86-64"}, r"targets is 'x86-64'; expected a sequence of names"),
+        ({"targets": 5}, r"targets is 5; expected a sequence of names"),
+        ({"options": []}, r"options is \[\]; expected stage"),
         ({"limits": {"max_drop": 1}}, r"limits is .*; expected edgekit\.Limits"),
         ({"seed": "a"}, r"seed is 'a'; expected an integer"),
         ({"options": {"distill": 3}}, r"options is .*; expected stage"),
