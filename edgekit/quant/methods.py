@@ -72,7 +72,7 @@ def entropy(histogram: Histogram, levels: int) -> tuple[float, float]:
     values the level's mean, outliers left out. Ranges of fewer bins than levels are not tried: there Q is P.
 
     Kept because it is widely known. Entropy weighs a value by how often it occurs and not by its size, so that rare
-    large activations, which carry much of a transformer's signal, are clipped: see docs/quantization.md.
+    large activations, which carry much of a transformer's signal, are clipped: see docs/log.md.
 
     Ref: Migacz 2017, 8-bit inference with TensorRT (GTC S7310), slides 28 to 40.
     """
