@@ -6,13 +6,21 @@ format are here; those of graphs are the backends'.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
+from edgekit.quant.ranges import Observed
+
 OUTLIER_RATIO = 6.0
 """An input channel this many times the median one costs its tensor more than two of eight bits."""
+
+NO_COST = "none on CPUs"
+"""Cost of what only other targets mind: `lint` says it, a build for this target does not."""
+
+HALVES_DISAGREE = 0.25
+"""Share of a range that one half of the calibration rows does not reach; a quarter costs two fifths of a bit."""
 
 
 @dataclass(frozen=True)
@@ -34,20 +42,21 @@ class Finding:
     cure: str
 
 
-def outlier_channels(place: str, magnitudes: np.ndarray, cure: str) -> Finding | None:
+def outlier_channels(place: str, magnitudes: np.ndarray, cure: str, least: float = OUTLIER_RATIO) -> Finding | None:
     """Finds input channels of a product far larger than its median one.
 
     Args:
         place: the product's name.
         magnitudes: of each input channel, (inputs,).
         cure: what to do there.
+        least: ratio from which a channel stands out.
     """
     median = float(np.median(magnitudes))
     ratio = float(magnitudes.max()) / median if median > 0 else np.inf if magnitudes.max() > 0 else 1.0
-    if ratio < OUTLIER_RATIO:
+    if ratio < least:
         return None
     order = np.argsort(-magnitudes, kind="stable")
-    channels = [int(i) for i in order if magnitudes[i] >= OUTLIER_RATIO * median]
+    channels = [int(i) for i in order if magnitudes[i] >= least * median]
     shown = ", ".join(f"{i} ({magnitudes[i] / median:.0f} times)" if median else str(i) for i in channels[:5])
     more = f" and {len(channels) - 5} more" if len(channels) > 5 else ""
     bits = np.log2(ratio) if np.isfinite(ratio) else 8.0
@@ -60,6 +69,50 @@ def outlier_channels(place: str, magnitudes: np.ndarray, cure: str) -> Finding |
     )
 
 
+def unsteady_ranges(observed: Mapping[str, Observed]) -> list[Finding]:
+    """Finds tensors whose extremes the odd and the even calibration rows disagree on."""
+    found = []
+    for name, one in observed.items():
+        spans = [max(high, 0.0) - min(low, 0.0) for low, high in one.halves]
+        difference = 1 - min(spans) / max(spans) if max(spans) > 0 else 0.0
+        if difference > HALVES_DISAGREE:
+            found.append(
+                Finding(
+                    "unsteady-range",
+                    name,
+                    f"spans {spans[0]:.3g} on one half of the calibration rows, {spans[1]:.3g} on the other",
+                    f"up to {100 * difference:.0f} % of the range is decided by which rows were drawn",
+                    "more rows (--set calibrate.rows=N), or a policy whose method clips, such as mse",
+                )
+            )
+    return found
+
+
+def constant_tensors(observed: Mapping[str, Observed]) -> list[Finding]:
+    """Finds tensors that had one value on every row: nothing to round, and a hint that a part of the model is dead."""
+    return [
+        Finding("constant-tensor", name, f"always {one.histogram.low:g}", "none", "look whether the layer was trained")
+        for name, one in observed.items()
+        if one.histogram.low == one.histogram.high
+    ]
+
+
 def in_order(findings: Sequence[Finding]) -> list[Finding]:
     """Orders findings by check and place, so that two runs read alike."""
     return sorted(findings, key=lambda finding: (finding.check, finding.place))
+
+
+def in_short(findings: Sequence[Mapping[str, str]]) -> list[str]:
+    """Returns one line for each check that found something: its first finding, and how many more there are.
+
+    Args:
+        findings: as dictionaries, in order.
+    """
+    by_check: dict[str, list[Mapping[str, str]]] = {}
+    for finding in findings:
+        by_check.setdefault(finding["check"], []).append(finding)
+    lines = []
+    for check, found in by_check.items():
+        first, more = found[0], f" and {len(found) - 1} more" if len(found) > 1 else ""
+        lines.append(f"{check}: {first['place']}{more}: {first['detail']}; {first['cost']}; {first['cure']}")
+    return lines

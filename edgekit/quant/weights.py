@@ -19,6 +19,9 @@ LIMITS: dict[Bound, int] = {"full": 127, "seven-bit": 64, "pairs": 127}
 PAIR_LIMIT = 128
 """Largest sum of two adjacent integers of one sign: 255 * 128 = 32,640 fits 16 bits, 255 * 129 does not."""
 
+WEIGHT_METHODS = ("mse", "max")
+"""How a channel's scale is chosen: of least squared error, or the smallest at which nothing is clipped."""
+
 SHRINK = np.linspace(1.0, 0.5, 51)
 """Candidates of the search for the scale of least error, as factors on the bound."""
 
@@ -53,6 +56,20 @@ def pair_sums(weights: np.ndarray) -> np.ndarray:
         odd = np.concatenate([odd, np.zeros_like(even[:, :1])], axis=1)
     sums: np.ndarray = np.where(np.sign(even) * np.sign(odd) >= 0, np.abs(even) + np.abs(odd), 0)
     return sums
+
+
+def scales_of(weights: np.ndarray, bound: Bound, method: str) -> np.ndarray:
+    """Returns the scale of each channel by a method.
+
+    Args:
+        weights: (outputs, inputs), float.
+        bound: which integers are allowed.
+        method: one of WEIGHT_METHODS.
+
+    Returns:
+        float32, (outputs,), positive.
+    """
+    return {"mse": least_error_scales, "max": bound_scales}[method](weights, bound)
 
 
 def least_error_scales(weights: np.ndarray, bound: Bound) -> np.ndarray:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from edgekit.quant.findings import Finding, in_order, outlier_channels
+from edgekit.quant.findings import Finding, constant_tensors, in_order, outlier_channels, unsteady_ranges
+from edgekit.quant.ranges import observe
 
 
 def test_outlier_channels_are_named_with_their_ratio() -> None:
@@ -29,3 +30,17 @@ def test_more_than_five_are_counted() -> None:
 def test_the_order_does_not_depend_on_that_of_the_checks() -> None:
     found = [Finding("b", "1", "", "", ""), Finding("a", "2", "", "", ""), Finding("a", "1", "", "", "")]
     assert [f.check + f.place for f in in_order(found)] == ["a1", "a2", "b1"]
+
+
+def test_halves_that_disagree_are_named_with_what_they_disagree_by() -> None:
+    rows = [{"calm": np.array([-1.0, 1.0]), "wild": np.array([-1.0, 3.0 if i == 3 else 1.0])} for i in range(8)]
+    (finding,) = unsteady_ranges(observe(rows))
+    assert (finding.check, finding.place) == ("unsteady-range", "wild")
+    assert finding.detail == "spans 2 on one half of the calibration rows, 4 on the other"
+    assert finding.cost == "up to 50 % of the range is decided by which rows were drawn"
+
+
+def test_a_constant_tensor_is_named() -> None:
+    rows = [{"dead": np.full(3, 0.5), "alive": np.array([0.1 * i, 1.0])} for i in range(4)]
+    (finding,) = constant_tensors(observe(rows))
+    assert (finding.check, finding.place, finding.detail) == ("constant-tensor", "dead", "always 0.5")

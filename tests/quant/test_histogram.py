@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from edgekit.quant.histogram import BINS, Histogram, added, histogram_of
+from edgekit.quant.histogram import BINS, CLASSES, Histogram, added, classes_of, histogram_of
 
 
 def streamed(parts: list[np.ndarray]) -> Histogram:
@@ -72,4 +72,38 @@ def test_memory_does_not_grow() -> None:
     """A small first row and a million times larger ones afterwards: onnxruntime's collector appends bins here."""
     random = np.random.default_rng(0)
     found = streamed([random.normal(size=100) * scale for scale in np.geomspace(1e-6, 1, 50)])
-    assert found.counts.shape == (2 * BINS,)
+    assert found.classes.shape == (1, 2 * BINS)
+
+
+def test_channels_are_counted_by_class_and_weighted() -> None:
+    random = np.random.default_rng(0)
+    weights = np.concatenate([[0.0], random.lognormal(size=23)])
+    classes = classes_of(weights)
+    assert classes.weights.shape == (CLASSES,)
+    assert np.allclose(np.bincount(classes.of, minlength=CLASSES) @ classes.weights, weights.sum())
+    rows = [random.normal(size=(random.integers(1, 9), 24)).astype(np.float32) for _ in range(20)]
+    found = histogram_of(rows[0], classes)
+    for row in rows[1:]:
+        found = added(found, histogram_of(row, classes))
+    values = np.concatenate(rows).astype(np.float64)
+    plain, _ = np.histogram(values, bins=found.edges)
+    np.testing.assert_array_equal(found.counts, plain)
+    by_channel = np.broadcast_to(classes.weights[classes.of], values.shape)
+    weighted, _ = np.histogram(values, bins=found.edges, weights=by_channel)
+    np.testing.assert_allclose(found.weighted, weighted, rtol=1e-9)
+
+
+def test_a_class_holds_weights_within_an_eighth_of_their_logarithmic_span() -> None:
+    weights = np.random.default_rng(1).lognormal(sigma=2, size=400)
+    classes = classes_of(weights)
+    span = (weights.max() / weights.min()) ** (1 / CLASSES)
+    for one in range(CLASSES):
+        members = weights[classes.of == one]
+        assert members.size == 0 or members.max() / members.min() <= span * 1.0001
+
+
+@pytest.mark.parametrize("weights", [np.ones(5), np.zeros(5)])
+def test_channels_that_weigh_alike_are_one_class(weights: np.ndarray) -> None:
+    classes = classes_of(weights)
+    assert (classes.of == 0).all()
+    assert classes.weights.tolist() == [weights[0]]

@@ -7,7 +7,7 @@ import pytest
 from onnxruntime.quantization.calibrate import HistogramCollector
 from onnxruntime.quantization.quant_utils import compute_scale_zp, quantize_nparray
 
-from edgekit.quant.histogram import histogram_of
+from edgekit.quant.histogram import classes_of, histogram_of
 from edgekit.quant.methods import METHODS, fake_quantized
 
 LEVELS = 256
@@ -69,6 +69,26 @@ def test_mse_is_as_good_as_a_search_over_the_values_themselves(kind: str) -> Non
     ]
     assert found <= 1.03 * min(tried)
     assert found <= squared_error(values, lowest, highest)
+
+
+def test_weighted_mse_is_as_good_as_a_search_over_the_products_own_error() -> None:
+    """One channel is large and hardly read: its clipping costs the product little, the others' finer steps gain."""
+    random = np.random.default_rng(3)
+    values = (random.normal(size=(4000, 16)) * np.where(np.arange(16) == 5, 20, 1)).astype(np.float32)
+    weights = random.normal(size=(8, 16)) * np.where(np.arange(16) == 5, 0.01, 1)
+
+    def product_error(low: float, high: float) -> float:
+        change = fake_quantized(values.astype(np.float64), low, high, LEVELS) - values
+        return float(np.mean((change @ weights.T) ** 2))
+
+    histogram = histogram_of(values, classes_of((weights**2).sum(axis=0)))
+    found = product_error(*METHODS["mse-weighted"](histogram, LEVELS))
+    lowest, highest = float(values.min()), float(values.max())
+    tried = [product_error(lowest * a, highest * a) for a in np.geomspace(0.02, 1, 60)]
+    assert found <= 1.05 * min(tried)
+    assert found < 0.2 * product_error(*METHODS["mse"](histogram, LEVELS))
+    alike = histogram_of(values)
+    assert METHODS["mse-weighted"](alike, LEVELS) == METHODS["mse"](alike, LEVELS)
 
 
 def divergence(values: np.ndarray, low: float, high: float, width: float) -> float:

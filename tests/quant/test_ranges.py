@@ -115,10 +115,25 @@ def test_what_is_written_is_read_back_to_the_bit(tmp_path: Path) -> None:
     assert read_ranges(tmp_path / "ranges.json") == ranges
 
 
+def test_means_and_halves_are_numpys() -> None:
+    rows = stream(9)
+    observed = observe(rows, {"around": np.arange(1.0, 5.0)})
+    values = [row["around"] for row in rows]
+    np.testing.assert_allclose(observed["around"].means, np.concatenate(values).mean(axis=0), rtol=1e-5)
+    assert observed["above"].means.size == 0
+    for half, found in enumerate(observed["around"].halves):
+        assert found == (min(v.min() for v in values[half::2]), max(v.max() for v in values[half::2]))
+    single = observe(rows[:1])["around"]
+    assert single.halves == ((single.histogram.low, single.histogram.high),) * 2
+
+
 def test_statistics_are_written_and_read_back_to_the_bit(tmp_path: Path) -> None:
-    observed = observe(stream())
+    observed = observe(stream(), {"around": np.arange(1.0, 5.0)})
     write_observed(tmp_path / "statistics.npz", observed)
     again = read_observed(tmp_path / "statistics.npz")
     assert list(again) == list(observed)
     for method in NAMES:
         assert ranges_of(again, method) == ranges_of(observed, method)
+    for name, one in observed.items():
+        np.testing.assert_array_equal(again[name].means, one.means)
+        assert again[name].halves == one.halves
