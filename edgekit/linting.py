@@ -21,8 +21,6 @@ if TYPE_CHECKING:
     from edgekit.ir.encoder import EdgekitForSequenceClassification
 
 CURE = "stage equalise (on by default) divides them; --set equalise.min_gain=0 takes every division that helps"
-NORM_SPREAD = 3.0
-"""A normalised value rarely lies beyond three: what a norm's channel reaches is about 3 |gamma| + |beta|."""
 
 
 def lint(model: str, target: Target, task: str, rows: str | None, count: int, allow_download: bool) -> list[Finding]:
@@ -57,6 +55,7 @@ def lint(model: str, target: Target, task: str, rows: str | None, count: int, al
 def estimated(model: EdgekitForSequenceClassification) -> list[Finding]:
     """Returns the outlier channels that the layer norms' own weights make, without running anything."""
     from edgekit.ir.encoder import Layer
+    from edgekit.ir.equalise import norm_reach
 
     found = []
     layers = [layer for layer in model.layers if isinstance(layer, Layer)]
@@ -68,8 +67,7 @@ def estimated(model: EdgekitForSequenceClassification) -> list[Finding]:
     if model.embeddings.projection is not None:
         norms["embeddings.projection"] = norms.pop("layers.0.qkv")
     for place, norm in norms.items():
-        reach = (NORM_SPREAD * norm.weight.abs() + norm.bias.abs()).detach().numpy()
-        finding = outlier_channels(place, reach, CURE)
+        finding = outlier_channels(place, norm_reach(norm).numpy(), CURE)
         found += [finding] if finding is not None else []
     return found
 

@@ -119,7 +119,7 @@ class Layer(nn.Module):
         """
         rows = x[:, :1] if first_only else x
         if first_only:
-            query_weight, key_value_weight = self.qkv.weight.split([self.width, 2 * self.width])
+            query_weight, key_value_weight = self.qkv.weights().split([self.width, 2 * self.width])
             query_bias, key_value_bias = self.qkv.bias.split([self.width, 2 * self.width])
             entering = self.qkv.entering(x)
             query = F.linear(entering[:, :1], query_weight, query_bias)

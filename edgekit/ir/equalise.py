@@ -20,6 +20,10 @@ from torch import Tensor
 from edgekit.ir.config import EdgekitConfig
 from edgekit.ir.encoder import PRODUCTS, EdgekitForSequenceClassification, Layer
 from edgekit.ir.product import Product
+from edgekit.quant.findings import OUTLIER_RATIO
+
+NORM_SPREAD = 3.0
+"""A normalised value rarely lies beyond three: what a norm's channel reaches is about 3 |gamma| + |beta|."""
 
 FLOOR = 1e-5
 """Least magnitude of a channel in the formula: a dead channel would otherwise be scaled without limit."""
@@ -119,6 +123,36 @@ def divide(model: EdgekitForSequenceClassification, name: str, divisor: Tensor) 
             layer.qkv.weight[-layer.width :].div_(divisor[:, None])
             layer.qkv.bias[-layer.width :].div_(divisor)
     product.weight.mul_(divisor)
+
+
+@torch.no_grad()
+def fold_outliers(model: EdgekitForSequenceClassification) -> list[str]:
+    """Evens out the layer norms that one product alone reads, where channels stand out, in place; nothing else changes.
+
+    What stands out there is the model's own doing and free to move, so it is done before anything is learned from the
+    states: one channel of sixty times the others would be all that a squared error of states sees.
+
+    Returns:
+        Products whose input was divided.
+    """
+    last = model.layers[-1]
+    assert isinstance(last, Layer)
+    readers = {"head.dense": last.ffn_norm}
+    if model.embeddings.projection is not None:
+        readers["embeddings.projection"] = model.embeddings.norm
+    folded = []
+    for name, norm in readers.items():
+        reach = norm_reach(norm)
+        median = reach.median().clamp(min=FLOOR)
+        if float(reach.max() / median) >= OUTLIER_RATIO:
+            divide(model, name, torch.where(reach >= OUTLIER_RATIO * median, reach / median, torch.ones_like(reach)))
+            folded.append(name)
+    return folded
+
+
+def norm_reach(norm: torch.nn.LayerNorm) -> Tensor:
+    """Returns what each channel of a layer norm's output reaches, (channels,), from its weights alone."""
+    return (NORM_SPREAD * norm.weight.abs() + norm.bias.abs()).detach()
 
 
 def _divide_outputs(module: torch.nn.Module, divisor: Tensor) -> None:

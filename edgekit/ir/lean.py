@@ -7,17 +7,30 @@ kernel takes the bias as int32), and the last layer for the first token only. Fl
 
 A model with a fixed input length has padding, so it takes the mask as a second input; one with dynamic length takes
 none.
+
+Submodules have the names of the encoder's products, so that a graph's weights say which product they are of
+(`product_of`).
 """
 
 from __future__ import annotations
 
 import math
+import re
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
-from edgekit.ir.encoder import PADDING_BIAS, EdgekitForSequenceClassification, Layer, activation, relative_buckets
+from edgekit.ir.encoder import PADDING_BIAS, EdgekitForSequenceClassification, Layer, relative_buckets
+
+
+def product_of(weight: str) -> str:
+    """Returns the product of the encoder that a weight of the exported graph belongs to.
+
+    Args:
+        weight: its name in the graph, such as "layers.0.qkv.1.weight", part of "layers.0.qkv".
+    """
+    return re.sub(r"(\.\d+)?\.weight$", "", weight)
 
 
 class LeanLayer(nn.Module):
@@ -32,9 +45,7 @@ class LeanLayer(nn.Module):
         pieces = [self.width, 2 * self.width] if first_only else [3 * self.width]
         self.multiplier: Tensor | None
         self.register_buffer("multiplier", layer.qkv.multiplier)
-        self.products = nn.ModuleList(
-            _linear(w, b) for w, b in zip(weight.split(pieces), bias.split(pieces), strict=True)
-        )
+        self.qkv = nn.ModuleList(_linear(w, b) for w, b in zip(weight.split(pieces), bias.split(pieces), strict=True))
         self.output, self.attention_norm = layer.output, layer.attention_norm
         self.up, self.down, self.ffn_norm, self.activation = layer.up, layer.down, layer.ffn_norm, layer.activation
         relative = None
@@ -62,11 +73,11 @@ class LeanLayer(nn.Module):
         """Returns query, key and value, each (1, heads, rows, head_dim): one transposition, then one split."""
         x = x if self.multiplier is None else x * self.multiplier
         if not self.first_only:
-            packed = self.products[0](x).view(-1, 3, self.heads, self.head_dim).permute(1, 2, 0, 3)
+            packed = self.qkv[0](x).view(-1, 3, self.heads, self.head_dim).permute(1, 2, 0, 3)
             query, key, value = packed.split(1)
             return query, key, value
-        key, value = self.products[1](x).view(-1, 2, self.heads, self.head_dim).permute(1, 2, 0, 3).split(1)
-        return self.products[0](x[:1]).view(1, self.heads, 1, self.head_dim), key, value
+        key, value = self.qkv[1](x).view(-1, 2, self.heads, self.head_dim).permute(1, 2, 0, 3).split(1)
+        return self.qkv[0](x[:1]).view(1, self.heads, 1, self.head_dim), key, value
 
 
 class LeanClassifier(nn.Module):
@@ -93,8 +104,7 @@ class LeanClassifier(nn.Module):
             buckets = relative_buckets(max_length, config.relative_buckets, config.relative_max_distance)
         layers: list[Layer] = list(model.layers)  # type: ignore[arg-type]  # a ModuleList forgets what it holds
         self.layers = nn.ModuleList(LeanLayer(layer, layer is layers[-1], buckets) for layer in layers)
-        self.dense, self.classifier = model.head.dense, model.head.classifier
-        self.head_activation = activation(config.head_activation)
+        self.head = model.head
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
         """Classifies one row: ids (1, length), mask (1, length) where the length is fixed; returns (1, labels)."""
@@ -107,7 +117,7 @@ class LeanClassifier(nn.Module):
             bias = ((1 - attention_mask.to(x.dtype)) * PADDING_BIAS)[None, None]
         for layer in self.layers:
             x = layer(x, bias)
-        logits: Tensor = self.classifier(self.head_activation(self.dense(x)))
+        logits: Tensor = self.head(x)
         return logits
 
 

@@ -21,6 +21,7 @@ class Product(nn.Linear):
     Attributes:
         multiplier: (inputs,) or None.
         gate: what the input passes through last; an identity, or what calibration and simulation put there.
+        rounding: what the weights pass through; an identity, or what training with rounded weights puts there.
     """
 
     multiplier: Tensor | None
@@ -29,6 +30,12 @@ class Product(nn.Linear):
         super().__init__(inputs, outputs)
         self.register_buffer("multiplier", self.weight.new_ones(inputs) if multiplied else None)
         self.gate: nn.Module = nn.Identity()
+        self.rounding: nn.Module = nn.Identity()
+
+    def weights(self) -> Tensor:
+        """Returns the weights as they are multiplied with, (outputs, inputs)."""
+        rounded: Tensor = self.rounding(self.weight)
+        return rounded
 
     def entering(self, x: Tensor) -> Tensor:
         """Returns what the weights are multiplied with, (…, inputs)."""
@@ -37,4 +44,4 @@ class Product(nn.Linear):
 
     def forward(self, x: Tensor) -> Tensor:
         """Maps (…, inputs) to (…, outputs)."""
-        return F.linear(self.entering(x), self.weight, self.bias)
+        return F.linear(self.entering(x), self.weights(), self.bias)

@@ -88,8 +88,20 @@ def watch(model: EdgekitForSequenceClassification, rows: Sequence[np.ndarray]) -
     return found
 
 
+class _Round(torch.autograd.Function):
+    """Rounds half to even; gradients pass as if it did not."""
+
+    @staticmethod
+    def forward(ctx: object, x: Tensor) -> Tensor:
+        return torch.round(x)
+
+    @staticmethod
+    def backward(ctx: object, gradient: Tensor) -> Tensor:
+        return gradient
+
+
 class FakeQuantizer(nn.Module):
-    """Rounds to the grid of a range, half to even, and back."""
+    """Rounds to the grid of a range, half to even, and back; gradients pass where nothing is clipped."""
 
     def __init__(self, low: float, high: float) -> None:
         super().__init__()
@@ -98,7 +110,46 @@ class FakeQuantizer(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Returns the grid's nearest values, of x's shape."""
-        return torch.clamp(torch.round(x / self.scale), -self.zero, LEVELS - 1 - self.zero) * self.scale
+        steps: Tensor = _Round.apply(x / self.scale)  # type: ignore[no-untyped-call]
+        return torch.clamp(steps, -self.zero, LEVELS - 1 - self.zero) * self.scale
+
+
+class WeightRounder(nn.Module):
+    """Rounds weights to the integers of their scales and back; gradients pass as if it did not."""
+
+    def __init__(self, bound: Bound) -> None:
+        super().__init__()
+        self.bound = bound
+
+    def forward(self, weight: Tensor) -> Tensor:
+        """Returns integers times scales, (outputs, inputs)."""
+        exact = weight.detach()
+        return weight + (restored(exact, bound_scales(exact.numpy(), self.bound), self.bound) - exact)
+
+
+def trainable(
+    model: EdgekitForSequenceClassification, ranges: Mapping[str, tuple[float, float]], bound: Bound
+) -> EdgekitForSequenceClassification:
+    """Returns a copy that computes as its integers would and can be trained so.
+
+    Args:
+        model: not changed.
+        ranges: (low, high) of each product's input; a product without one stays float.
+        bound: of the weights' integers.
+    """
+    result = copy.deepcopy(model)
+    for name, product in products(result):
+        if name in ranges:
+            product.gate, product.rounding = FakeQuantizer(*ranges[name]), WeightRounder(bound)
+    return result
+
+
+def without_rounding(model: EdgekitForSequenceClassification) -> EdgekitForSequenceClassification:
+    """Returns a copy of a model of `trainable` that computes in float, with the weights it was trained to."""
+    result = copy.deepcopy(model)
+    for _, product in products(result):
+        product.gate = product.rounding = nn.Identity()
+    return result
 
 
 def restored(weight: Tensor, scales: np.ndarray, bound: Bound) -> Tensor:

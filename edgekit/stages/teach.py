@@ -42,7 +42,7 @@ class Teach(Pass):
     view_rate: float = 0.2
 
     NAME: ClassVar[str] = "teach"
-    VERSION: ClassVar[int] = 1
+    VERSION: ClassVar[int] = 2
     IN: ClassVar = (Teacher, LabelledData, Vocabulary)
     OUT: ClassVar = TeacherOutputs
     TOOLS: ClassVar = ("torch", "transformers", "tokenizers", "optimum", "numpy")
@@ -108,9 +108,13 @@ def _views(
 
 
 def load_teacher(path: Path) -> tuple[EdgekitForSequenceClassification, int]:
-    """Loads a fine-tuned checkpoint into the IR; returns it with its padding id."""
+    """Loads a fine-tuned checkpoint into the IR, its last norm evened out; returns it with its padding id."""
+    from edgekit.ir.equalise import fold_outliers
+
     model = load_classifier(path)
-    return frontends.build(model), model.config.pad_token_id or 0
+    teacher = frontends.build(model)
+    fold_outliers(teacher)
+    return teacher, model.config.pad_token_id or 0
 
 
 def encode_for_teacher(path: Path, texts: Sequence[str]) -> list[np.ndarray]:

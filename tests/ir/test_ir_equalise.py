@@ -14,7 +14,15 @@ from test_lean import assert_lean_equals
 from test_surgery import logits_of
 
 from edgekit.ir.encoder import EdgekitForSequenceClassification
-from edgekit.ir.equalise import can_divide, divide, is_free, migration, products, with_multipliers
+from edgekit.ir.equalise import (
+    can_divide,
+    divide,
+    fold_outliers,
+    is_free,
+    migration,
+    products,
+    with_multipliers,
+)
 from edgekit.ir.simulate import integers, one_rounded, watch
 from edgekit.ir.surgery import keep_layers, keep_widths
 
@@ -144,3 +152,24 @@ def test_outliers_in_every_product_do_harm_and_a_division_undoes_it() -> None:
         divide(mended, name, migration(extremes[name].magnitudes, dict(products(hard))[name].weight, 0.75))
     np.testing.assert_allclose(logits_of(mended, rows), logits_of(plain, rows), atol=2e-3)
     assert rounding_error(mended, rows) < 2 * rounding_error(plain, rows)
+
+
+def test_outliers_of_the_last_norm_are_folded_into_what_reads_it() -> None:
+    model = uneven(**GELU)
+    with torch.no_grad():
+        model.layers[-1].ffn_norm.weight[4] *= 60
+        model.layers[-1].ffn_norm.bias[4] *= 60
+        model.head.dense.weight[:, 4] /= 60
+    rows = tiny.token_rows(model.config.vocab_size, [3, 12, 29], seed=3)
+    before = logits_of(model, rows)
+    assert watch(model, rows)["head.dense"].outlier_ratio > 30
+    assert fold_outliers(model) == ["head.dense"]
+    np.testing.assert_allclose(logits_of(model, rows), before, atol=1e-5)
+    assert watch(model, rows)["head.dense"].outlier_ratio < 6
+
+
+def test_a_norm_without_outliers_is_left_to_the_bit() -> None:
+    model = uneven(**GELU)
+    state = {name: value.clone() for name, value in model.state_dict().items()}
+    assert fold_outliers(model) == []
+    assert all(torch.equal(value, state[name]) for name, value in model.state_dict().items())

@@ -14,13 +14,24 @@ import torch
 from test_encoder import uneven
 from test_surgery import logits_of
 
-from edgekit.backends import Scheme
+from edgekit.backends import Precision, Scheme
 from edgekit.backends import onnxruntime as backend
 from edgekit.ir.encoder import EdgekitForSequenceClassification
 from edgekit.ir.equalise import products
-from edgekit.ir.simulate import FakeQuantizer, integers, one_rounded, watch
+from edgekit.ir.lean import product_of
+from edgekit.ir.simulate import (
+    FakeQuantizer,
+    WeightRounder,
+    integers,
+    one_rounded,
+    restored,
+    trainable,
+    watch,
+    without_rounding,
+)
 from edgekit.quant.methods import fake_quantized
 from edgekit.quant.ranges import Range
+from edgekit.quant.weights import bound_scales
 
 QUANT = {
     "weight": {"dtype": "auto", "granularity": "per-channel", "symmetric": True},
@@ -53,14 +64,6 @@ def test_extremes_are_those_of_unpadded_rows() -> None:
     assert list(seen) == [name for name, _ in products(model)]
 
 
-def product_of(weight: str) -> str:
-    """Names the product that an exported weight belongs to."""
-    where, _, part = weight.removesuffix(".weight").rpartition(".")
-    if where.endswith("products"):
-        return f"{where.removesuffix('.products')}.qkv"
-    return f"{where}.{part}" if where else f"head.{part}"
-
-
 @pytest.mark.parametrize("bound", ["pairs", "seven-bit"])
 def test_simulated_products_are_those_of_the_int8_graph(bound: str, tmp_path: Path) -> None:
     model: EdgekitForSequenceClassification = uneven()
@@ -74,8 +77,8 @@ def test_simulated_products_are_those_of_the_int8_graph(bound: str, tmp_path: Pa
     everything = {name: Range(-1.0, 1.0, "minmax", 1) for name in
                   backend.quantized_tensors(tmp_path / "float.onnx", ["Gemm"])}  # fmt: skip
     everything |= {tensor: Range(*ranges[name], "minmax", 1) for tensor, name in inputs.items()}
-    scheme = Scheme("s", "int8", bound)  # type: ignore[arg-type]
-    backend.quantize(tmp_path / "float.onnx", everything, QUANT, scheme, tmp_path / "int8.onnx")
+    scheme = Scheme("s", "static", "int8", bound)  # type: ignore[arg-type]
+    backend.quantize(tmp_path / "float.onnx", everything, QUANT, scheme, Precision(), tmp_path / "int8.onnx")
     played = dict(products(integers(model, seen, bound)))  # type: ignore[arg-type]
     compared = 0
     for row in rows:
@@ -148,3 +151,46 @@ def test_a_search_shares_what_it_does_not_round() -> None:
     np.testing.assert_array_equal(logits_of(model, rows), before)
     shared = {id(p) for p in model.parameters()} & {id(p) for p in one.parameters()}
     assert len(shared) == len(list(model.parameters())) - 1
+
+
+def test_a_trainable_copy_computes_as_its_integers_would() -> None:
+    model: EdgekitForSequenceClassification = uneven()
+    rows = tiny.token_rows(model.config.vocab_size, [3, 8, 15], seed=2)
+    seen = watch(model, rows)
+    copy = trainable(model, {name: one.range for name, one in seen.items()}, "pairs").eval()
+    for name, product in products(copy):
+        weight = dict(products(model))[name].weight.detach()
+        expected = restored(weight, bound_scales(weight.numpy(), "pairs"), "pairs")
+        torch.testing.assert_close(product.weights(), expected, atol=1e-6, rtol=0)
+    assert np.abs(logits_of(copy, rows) - logits_of(model, rows)).max() > 1e-4
+    np.testing.assert_array_equal(logits_of(without_rounding(copy), rows), logits_of(model, rows))
+
+
+def test_gradients_pass_the_rounding_and_stop_at_what_is_clipped() -> None:
+    x = torch.tensor([-3.0, -0.9, 0.2, 1.7, 5.0], requires_grad=True)
+    FakeQuantizer(-1.0, 2.0)(x).sum().backward()
+    assert x.grad is not None
+    assert x.grad.tolist() == [0, 1, 1, 1, 0]
+    weight = torch.randn(4, 6, requires_grad=True)
+    WeightRounder("pairs")(weight).sum().backward()
+    assert weight.grad is not None
+    assert (weight.grad == 1).all()
+
+
+def test_training_with_rounding_brings_the_rounded_model_nearer() -> None:
+    torch.manual_seed(0)
+    model: EdgekitForSequenceClassification = uneven()
+    rows = torch.from_numpy(np.stack(tiny.token_rows(model.config.vocab_size, [12] * 32, seed=3)))
+    expected = model(rows).logits.detach()
+    seen = watch(model, [row.numpy() for row in rows])
+    # Ranges cut to a third: much is clipped, which training can make up for.
+    copy = trainable(model, {n: tuple(end / 3 for end in one.range) for n, one in seen.items()}, "pairs")  # type: ignore[misc]
+    optimizer = torch.optim.Adam(copy.parameters(), lr=1e-3)
+    errors = []
+    for _ in range(30):
+        error = ((copy(rows).logits - expected) ** 2).mean()
+        errors.append(float(error.detach()))
+        optimizer.zero_grad()
+        error.backward()
+        optimizer.step()
+    assert errors[-1] < 0.3 * errors[0]

@@ -1,0 +1,69 @@
+"""Quantization-aware training: a few epochs against the teacher with weights and activations rounded as they will be.
+
+Gradients pass the rounding straight through, and stop where a value is clipped. Ranges are those of the best static
+form and stay as they are, so that what was trained is what is written; weights' scales follow the weights.
+
+Ref: Bengio et al. 2013 (1308.3432), section 4 (straight-through); Jacob et al. 2018 (1712.05877), section 3.1; Zafrir
+et al. 2019 (1910.06188) for the effect on BERT.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+from edgekit.artifact import EqualisedStudent, Vocabulary
+from edgekit.errors import StageContractError
+from edgekit.stages.distill import TEACHER_LAYERS, distillation_loss, set_dropout, student_rows
+from edgekit.tasks import load_task
+
+if TYPE_CHECKING:
+    from edgekit.backends import Scheme
+    from edgekit.search.trials import Trial, Trials
+    from edgekit.stage import Context, Inputs
+
+BATCH_SIZE = 32
+TEMPERATURE = 2.0
+LABELS_SHARE = 0.1
+
+
+def trained(
+    epochs: int, rate: float, inputs: Inputs, ctx: Context, trials: Trials, best: Trial, scheme: Scheme
+) -> Trial:
+    """Trains a copy of the student and writes it in the scheme and with the ranges of the best static form.
+
+    Args:
+        epochs: passes over the training split.
+        rate: peak learning rate.
+        inputs: of the stage; student, vocabulary, data and the teacher's outputs are read.
+        ctx: of the stage.
+        trials: gets one more.
+        best: the static form to start from.
+        scheme: its scheme.
+    """
+    from edgekit.ir.encoder import EdgekitForSequenceClassification
+    from edgekit.ir.simulate import trainable, without_rounding
+    from edgekit.training import Schedule, train
+
+    subject, vocabulary = trials.subject, inputs[Vocabulary]
+    folder = inputs[EqualisedStudent].path
+    student = EdgekitForSequenceClassification.from_pretrained(folder, local_files_only=True)
+    layers = json.loads((folder / TEACHER_LAYERS).read_text(encoding="utf-8"))
+    ranges = trials.ranges(best.method)
+    entering = {name: ranges[product.entering] for name, product in subject.backend.products(subject.graph).items()}
+    model = trainable(student, {name: (r.low, r.high) for name, r in entering.items()}, scheme.bound or "full")
+    set_dropout(model, 0.0)
+    rows, dev = student_rows(inputs, ctx, layers)
+    loss = distillation_loss(TEMPERATURE, 1.0, 1.0, LABELS_SHARE)
+    # The word table stays: it is rounded by another operator, which this does not play through.
+    schedule = Schedule(epochs, BATCH_SIZE, rate, 0.0)
+    train(model, rows, dev, load_task(ctx.task).metric, loss, schedule, subject.pad_id, ctx)
+    graph = subject.folder / "trained.onnx"
+    length = ctx.target["shape.sequence_length"]
+    subject.backend.export_student(without_rounding(model), length, vocabulary.max_length, graph)
+    if not set(ranges) <= set(subject.backend.quantized_tensors(graph, subject.quant["ops"])):
+        raise StageContractError("the trained student's graph has other tensors than the student's")
+    try:
+        return trials.run(scheme, best.method, graph=graph, label=f"{epochs} epochs with rounding")
+    finally:
+        graph.unlink()
