@@ -7,7 +7,15 @@ import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
-LOGGERS = ("torch.onnx", "torch.onnx._internal.exporter", "onnxscript", "onnx_ir", "accelerate", "torch.distributed")
+LOGGERS = (
+    "torch.onnx",
+    "torch.onnx._internal.exporter",
+    "onnxscript",
+    "onnx_ir",
+    "onnxruntime.quantization.matmul_nbits_quantizer",
+    "accelerate",
+    "torch.distributed",
+)
 
 
 @contextmanager

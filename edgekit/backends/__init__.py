@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import pkgutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
@@ -27,14 +27,52 @@ class Scheme:
 
     Attributes:
         name: for reports.
-        weight: integer type of the weights, "int8" or "uint8".
+        family: "static" rounds activations to calibrated ranges, "dynamic" to those of each run; "weight-only" leaves
+            them float.
+        weight: integer type of the weights, "int8", "uint8" or, weight-only, "int4".
         bound: of int8 weights (`edgekit.quant.weights`): what keeps pairs of uint8 x int8 products within 16 bits on
             x86 CPUs without VNNI. uint8 weights need none.
     """
 
     name: str
+    family: Literal["static", "dynamic", "weight-only"]
     weight: str
     bound: Bound | None
+
+
+@dataclass(frozen=True)
+class Precision:
+    """What departs from a scheme, operator by operator.
+
+    Attributes:
+        keep_float: products that stay float, by their names (`Backend.products`).
+        means: of tensors that enter products, each channel's mean over the calibration rows: biases are corrected by
+            what the weights' rounding adds on average. Empty for no correction.
+        weight_method: of the weights' scales (`edgekit.quant.weights.WEIGHT_METHODS`).
+        embedding: form of the word table: "int8" with one scale, "int8-rows" with one a row, "int4-blocks" with one a
+            block of a row.
+    """
+
+    keep_float: frozenset[str] = frozenset()
+    means: Mapping[str, np.ndarray] = field(default_factory=dict)
+    weight_method: str = "mse"
+    embedding: str = "int8"
+
+
+EMBEDDINGS = ("int8", "int8-rows", "int4-blocks")
+
+
+@dataclass(frozen=True)
+class Product:
+    """A product of the encoder, as a graph has it.
+
+    Attributes:
+        entering: the activation that it multiplies.
+        weights: how many it has.
+    """
+
+    entering: str
+    weights: int
 
 
 @dataclass(frozen=True)
@@ -93,18 +131,45 @@ class Backend(Protocol):
         """Names the activations that quantization of these operators needs ranges of."""
         ...
 
+    def input_weights(self, graph: Path, ops: Sequence[str] | Literal["all"]) -> dict[str, np.ndarray]:
+        """Returns, of each tensor that products multiply with constants, what an error in each channel weighs."""
+        ...
+
     def activations(self, graph: Path, tensors: Sequence[str], rows: Sequence[np.ndarray], pad_id: int) -> Any:
         """Yields, row by row, the named activations as a dictionary of arrays, on this machine."""
         ...
 
+    def products(self, graph: Path) -> dict[str, Product]:
+        """Names the encoder's products that a graph has, in the order in which they run."""
+        ...
+
     def quantize(
-        self, graph: Path, ranges: Mapping[str, Range], quant: Mapping[str, Any], scheme: Scheme, out: Path
+        self,
+        graph: Path,
+        ranges: Mapping[str, Range],
+        quant: Mapping[str, Any],
+        scheme: Scheme,
+        precision: Precision,
+        out: Path,
     ) -> None:
-        """Writes the integer graph."""
+        """Writes the integer graph.
+
+        Args:
+            graph: the float one.
+            ranges: of the activations; only a static scheme reads them.
+            quant: the target's section of that name.
+            scheme: how.
+            precision: where it is departed from.
+            out: file to write.
+        """
         ...
 
     def logits(self, graph: Path, rows: Sequence[np.ndarray], pad_id: int) -> np.ndarray:
         """Runs rows on this machine; returns float32 logits, (rows, classes)."""
+        ...
+
+    def self_test(self, out: Path) -> tuple[list[np.ndarray], np.ndarray]:
+        """Writes a model that drives integer products to their extremes; returns its rows and its exact logits."""
         ...
 
     def findings(self, graph: Path, arch: str, isa: Sequence[str], ops: Sequence[str]) -> list[Finding]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from edgekit.errors import ModelError
-from edgekit.quant.findings import Finding
+from edgekit.quant.findings import NO_COST, Finding
 from edgekit.quant.weights import PAIR_LIMIT, pair_sums
 
 if TYPE_CHECKING:
@@ -94,8 +94,8 @@ def _inputs(model: onnx.ModelProto) -> Iterator[Finding]:
                 "int64-input",
                 value.name,
                 "64-bit integers",
-                "nothing on CPUs; delegates of phones and microcontrollers refuse it or add a Cast",
-                "int32 inputs for such targets",
+                NO_COST,
+                "int32 inputs where a phone's or a microcontroller's delegate refuses them or adds a Cast",
             )
 
 

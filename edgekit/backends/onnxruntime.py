@@ -1,22 +1,19 @@
-"""ONNX for ONNX Runtime on CPUs: export, static QDQ quantization, and runs on this machine.
-
-Quantized are MatMul, Gemm and the embedding's Gather: LayerNorm, GELU and softmax have no integer kernels there, and
-wrapping them in Q/DQ only costs. Weights are per-channel, and either unsigned or bounded so that AVX2's 16-bit pair
-sums cannot saturate: one file then answers alike on every CPU.
-"""
+"""ONNX for ONNX Runtime on CPUs: export, quantization (`_onnx_quantize`), lint, and runs on this machine."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from edgekit.backends import Description, Scheme, Tensor
+from edgekit.backends import Description, Tensor
 from edgekit.backends._onnx_lint import findings
+from edgekit.backends._onnx_quantize import OPS, PRODUCTS, outputs_axis, products, quantize
+from edgekit.backends._onnx_selftest import write as self_test
+from edgekit.backends._onnx_versions import IR_OF_OPSET, oldest_runtime, opset_of
 from edgekit.errors import StageContractError
-from edgekit.quant.weights import least_error_scales, rounded
 
 if TYPE_CHECKING:
     import onnx
@@ -24,12 +21,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from edgekit.ir.encoder import EdgekitForSequenceClassification
-    from edgekit.quant.ranges import Range
-    from edgekit.quant.weights import Bound
 
 TOOLS = ("torch", "onnx", "onnxscript", "onnxruntime")
-PRODUCTS = ("MatMul", "Gemm")
-OPS = (*PRODUCTS, "Gather")  # operators with integer kernels that a target may name
 __all__ = [
     "OPS",
     "TOOLS",
@@ -38,16 +31,14 @@ __all__ = [
     "export_student",
     "export_teacher",
     "findings",
+    "input_weights",
     "logits",
+    "products",
     "quantize",
     "quantized_tensors",
+    "self_test",
 ]
 OPSET = 20  # the first with a Gelu operator
-
-# Oldest ONNX Runtime that supports an operator set, and the oldest IR version that may carry it.
-# https://onnxruntime.ai/docs/reference/compatibility.html
-_RUNTIME_OF_OPSET = {17: "1.12", 18: "1.14", 19: "1.15", 20: "1.17", 21: "1.18"}
-_IR_OF_OPSET = {17: 8, 18: 8, 19: 9, 20: 9, 21: 10}
 
 
 def export_student(model: EdgekitForSequenceClassification, length: int | str, max_length: int, out: Path) -> None:
@@ -125,12 +116,8 @@ def _clean(model: onnx.ModelProto) -> onnx.ModelProto:
     kept = [opset for opset in model.opset_import if opset.domain in used]
     del model.opset_import[:]
     model.opset_import.extend(kept)
-    model.ir_version = _IR_OF_OPSET[_opset(model)]
+    model.ir_version = IR_OF_OPSET[opset_of(model)]
     return model
-
-
-def _opset(model: onnx.ModelProto) -> int:
-    return next(int(o.version) for o in model.opset_import if o.domain in ("", "ai.onnx"))
 
 
 def quantized_tensors(graph: Path, ops: Sequence[str] | Literal["all"]) -> list[str]:
@@ -152,6 +139,22 @@ def quantized_tensors(graph: Path, ops: Sequence[str] | Literal["all"]) -> list[
     if "Gather" in ops:  # its indices are integers, whatever computed them
         indices = {n.input[1] for n in model.graph.node if n.op_type == "Gather"}
         found = [name for name in found if name not in indices]
+    return found
+
+
+def input_weights(graph: Path, ops: Sequence[str] | Literal["all"]) -> dict[str, np.ndarray]:
+    """Returns of each tensor that products multiply with constants, the squared norm of each channel's weights."""
+    import onnx
+    from onnx import numpy_helper
+
+    model = onnx.load(graph)
+    constants = {i.name: i for i in model.graph.initializer}
+    found: dict[str, np.ndarray] = {}
+    for node in model.graph.node:
+        if node.op_type in PRODUCTS and (ops == "all" or node.op_type in ops) and node.input[1] in constants:
+            weights = numpy_helper.to_array(constants[node.input[1]]).astype(np.float64)
+            norms = (weights**2).sum(axis=0 if outputs_axis(node) == 0 else 1)
+            found[node.input[0]] = found.get(node.input[0], 0) + norms
     return found
 
 
@@ -181,115 +184,6 @@ def _unpadded(values: np.ndarray, length: int, used: int, scores: bool) -> np.nd
     return values[..., :used] if scores else values
 
 
-def quantize(graph: Path, ranges: Mapping[str, Range], quant: Mapping[str, Any], scheme: Scheme, out: Path) -> None:
-    """Writes the graph with Q/DQ pairs around the target's operators, from ranges made elsewhere."""
-    import onnx
-    from onnxruntime.quantization import CalibrationMethod, QuantType
-    from onnxruntime.quantization.calibrate import TensorData, TensorsData
-    from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
-
-    types = {"int8": QuantType.QInt8, "uint8": QuantType.QUInt8}
-    table = TensorsData(
-        CalibrationMethod.MinMax,
-        {name: TensorData(lowest=np.float32(r.low), highest=np.float32(r.high)) for name, r in ranges.items()},
-    )
-    ops = list(OPS if quant["ops"] == "all" else quant["ops"])
-    model, per_channel = onnx.load(graph), quant["weight"]["granularity"] == "per-channel"
-    overrides = {} if scheme.bound is None else _bound_weights(model, ops, scheme.bound, per_channel)
-    for entries in overrides.values():
-        for entry in entries:
-            entry["quant_type"] = types[scheme.weight]
-    quantizer = QDQQuantizer(
-        model,
-        per_channel,
-        False,  # the table has no products to saturate; the products' bound is in their scales
-        types[scheme.weight],
-        types[quant["activation"]["dtype"]],
-        table,
-        [],
-        [],
-        ops,
-        {
-            "TensorQuantOverrides": overrides,
-            "ActivationSymmetric": quant["activation"]["symmetric"],
-            "WeightSymmetric": quant["weight"]["symmetric"],
-            # What follows a product here runs in float, so rounding its output would only lose precision.
-            "OpTypesToExcludeOutputQuantization": list(PRODUCTS),
-        },
-    )
-    quantizer.quantize_model()
-    quantizer.model.topological_sort()  # it appends nodes; ONNX demands an order in which none reads a later one
-    model = quantizer.model.model
-    _float_elsewhere(model, ops)
-    del model.graph.value_info[:]
-    model.producer_name, model.producer_version = "edgekit", ""
-    model.ir_version = _IR_OF_OPSET[_opset(model)]
-    onnx.save(model, out)
-
-
-def _float_elsewhere(model: onnx.ModelProto, ops: Sequence[str]) -> None:
-    """Gives operators that stay float the float tensor that was quantized for another's sake.
-
-    The quantizer lets every consumer of a tensor read its rounded form, the residual of each layer too: that rounds the
-    very sum that carries the model's signal, and costs a DequantizeLinear that nothing needs.
-    """
-    made = {output: node for node in model.graph.node for output in node.output}
-
-    def before_rounding(name: str) -> str:
-        restored = made.get(name)
-        if restored is None or restored.op_type != "DequantizeLinear":
-            return name
-        quantized = made.get(restored.input[0])
-        return name if quantized is None or quantized.op_type != "QuantizeLinear" else quantized.input[0]
-
-    integer_ops = {*ops, "QuantizeLinear", "DequantizeLinear"}
-    for node in model.graph.node:
-        # What a Gather of integers gives is on their grid already, and only with its Q/DQ pair does it stay integers.
-        if node.op_type not in integer_ops:
-            for place, name in enumerate(node.input):
-                source = before_rounding(name)
-                if source != name and made[source].op_type not in ops:
-                    node.input[place] = source
-    used = {name for node in model.graph.node for name in node.input} | {o.name for o in model.graph.output}
-    while dead := [n for n in model.graph.node if not any(o in used for o in n.output)]:
-        for node in dead:
-            model.graph.node.remove(node)
-        used = {name for node in model.graph.node for name in node.input} | {o.name for o in model.graph.output}
-
-
-def _bound_weights(
-    model: onnx.ModelProto, ops: Sequence[str], bound: Bound, per_channel: bool
-) -> dict[str, list[dict[str, Any]]]:
-    """Puts the weights of products on the grid of their own scales, in place; returns those scales for the quantizer.
-
-    The quantizer's rounding of a value on the grid gives its integer back, so that the integers are ours.
-    """
-    from onnx import numpy_helper
-
-    constants = {i.name: i for i in model.graph.initializer}
-    overrides: dict[str, list[dict[str, Any]]] = {}
-    for node in model.graph.node:
-        if node.op_type not in PRODUCTS or node.op_type not in ops or node.input[1] not in constants:
-            continue
-        name = node.input[1]
-        if name in overrides:  # a weight that two products share is on its grid already
-            continue
-        stored = numpy_helper.to_array(constants[name])
-        axis = 0 if any(a.name == "transB" and a.i for a in node.attribute) else 1
-        weights = stored if axis == 0 else stored.T  # (outputs, inputs)
-        scales = least_error_scales(weights, bound)
-        if not per_channel:
-            scales = np.full_like(scales, scales.max())
-        grid = rounded(weights, scales, bound).astype(np.float32) * scales[:, None]
-        constants[name].CopyFrom(numpy_helper.from_array(np.ascontiguousarray(grid if axis == 0 else grid.T), name))
-        zero = np.array(0, dtype=np.int8)
-        if per_channel:
-            overrides[name] = [{"axis": axis, "scale": scale, "zero_point": zero} for scale in scales]
-        else:
-            overrides[name] = [{"scale": scales[0], "zero_point": zero}]
-    return overrides
-
-
 def logits(graph: Path, rows: Sequence[np.ndarray], pad_id: int) -> np.ndarray:
     """Runs rows one by one on this machine."""
     session = _session(str(graph))
@@ -308,14 +202,14 @@ def describe(graph: Path) -> Description:
         shape = tuple(d.dim_param or int(d.dim_value) for d in kind.shape.dim)
         return Tensor(value.name, tensor_dtype_to_np_dtype(kind.elem_type).name, shape)
 
-    opset = _opset(model)
+    opset = opset_of(model)
     return Description(
         format="onnx",
         inputs=tuple(map(tensor, model.graph.input)),
         outputs=tuple(map(tensor, model.graph.output)),
         opset=opset,
         ir_version=int(model.ir_version),
-        min_runtime=_RUNTIME_OF_OPSET[opset],
+        min_runtime=oldest_runtime(model),
         nodes=len(model.graph.node),
     )
 

@@ -26,7 +26,7 @@ class Export(Pass):
     """Exports the student for one row at a time, in its lean form."""
 
     NAME: ClassVar[str] = "export"
-    VERSION: ClassVar[int] = 1
+    VERSION: ClassVar[int] = 2
     IN: ClassVar = (EqualisedStudent, Vocabulary)
     OUT: ClassVar = Graph
     READS: ClassVar[tuple[str, ...]] = ("runtime.name", "runtime.version", "shape.sequence_length")
@@ -47,7 +47,7 @@ class Export(Pass):
         check_logits(backend, out, model, max_length)
         described = backend.describe(out)
         has = ctx.target["runtime.version"]
-        if _numbers(has) < _numbers(described.min_runtime):
+        if numbers(has) < numbers(described.min_runtime):
             raise TargetError(
                 f"the model needs {ctx.target['runtime.name']} {described.min_runtime}, the target has {has}: raise "
                 "'runtime.version' in its profile if the device has a newer one"
@@ -82,5 +82,6 @@ def check_logits(backend: Backend, path: Path, model: PreTrainedModel, max_lengt
         )
 
 
-def _numbers(version: str) -> tuple[int, ...]:
+def numbers(version: str) -> tuple[int, ...]:
+    """Returns a release's numbers, to compare releases by."""
     return tuple(int(part) for part in version.split("."))

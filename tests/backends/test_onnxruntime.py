@@ -15,7 +15,7 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 
 from edgekit import backends, frontends
-from edgekit.backends import Scheme, Tensor
+from edgekit.backends import Precision, Scheme, Tensor
 from edgekit.backends import onnxruntime as backend
 from edgekit.errors import StageContractError, TargetError
 from edgekit.ir.encoder import EdgekitForSequenceClassification
@@ -23,7 +23,7 @@ from edgekit.ir.lean import LeanClassifier
 from edgekit.ir.surgery import keep_widths
 from edgekit.quant.ranges import observe, ranges_of
 from edgekit.quant.weights import pair_sums
-from edgekit.stages.quantize import SCHEMES
+from edgekit.stages.quantize import OTHERS, STATIC
 from edgekit.target import field_of, load_target
 from edgekit.tokenization import pad
 
@@ -156,7 +156,7 @@ def test_describe_says_what_an_app_must_know(bert: Path, static: Path) -> None:
 
 def test_operators_and_file_format_are_in_the_least_runtime_that_is_recorded(bert: Path, quantized: Any) -> None:
     # onnxruntime 1.17 reads ONNX 1.15: operator set 20, IR version 9.
-    for path in (bert, quantized[SCHEMES[0].name], quantized[SCHEMES[1].name]):
+    for path in (bert, quantized[STATIC[0].name], quantized[STATIC[1].name]):
         found = backend.describe(path)
         assert (found.opset, found.ir_version, found.min_runtime) == (20, 9, "1.17")
         model = onnx.load(path)
@@ -200,13 +200,13 @@ def quantized(bert: Path, folder: Path) -> dict[str, Path]:
         observe(backend.activations(bert, tensors, tiny.token_rows(100, [9, 20, 31] * 8), PAD)), "minmax"
     )
     paths = {}
-    for scheme in SCHEMES:
+    for scheme in STATIC:
         paths[scheme.name] = folder / f"{scheme.name}.onnx"
-        backend.quantize(bert, ranges, QUANT, scheme, paths[scheme.name])
+        backend.quantize(bert, ranges, QUANT, scheme, Precision(), paths[scheme.name])
     return paths
 
 
-@pytest.mark.parametrize("scheme", SCHEMES, ids=lambda s: s.name)
+@pytest.mark.parametrize("scheme", STATIC, ids=lambda s: s.name)
 def test_a_quantized_graph_answers_nearly_as_the_float_one(
     bert: Path, quantized: dict[str, Path], scheme: Scheme
 ) -> None:
@@ -216,7 +216,7 @@ def test_a_quantized_graph_answers_nearly_as_the_float_one(
     assert 0 < error < 0.15 * float(expected.std())
 
 
-@pytest.mark.parametrize("scheme", SCHEMES, ids=lambda s: s.name)
+@pytest.mark.parametrize("scheme", STATIC, ids=lambda s: s.name)
 def test_weights_are_integers_of_the_schemes_type(bert: Path, quantized: dict[str, Path], scheme: Scheme) -> None:
     model = onnx.load(quantized[scheme.name])
     constants = {t.name: numpy_helper.to_array(t) for t in model.graph.initializer}
@@ -242,7 +242,7 @@ def test_weights_are_integers_of_the_schemes_type(bert: Path, quantized: dict[st
     assert model.producer_name == "edgekit"
 
 
-@pytest.mark.parametrize("scheme", SCHEMES, ids=lambda s: s.name)
+@pytest.mark.parametrize("scheme", STATIC, ids=lambda s: s.name)
 def test_quantizing_again_gives_the_same_bytes(
     bert: Path, quantized: dict[str, Path], scheme: Scheme, tmp_path: Path
 ) -> None:
@@ -250,7 +250,7 @@ def test_quantizing_again_gives_the_same_bytes(
     ranges = ranges_of(
         observe(backend.activations(bert, tensors, tiny.token_rows(100, [9, 20, 31] * 8), PAD)), "minmax"
     )
-    backend.quantize(bert, ranges, QUANT, scheme, tmp_path / "again.onnx")
+    backend.quantize(bert, ranges, QUANT, scheme, Precision(), tmp_path / "again.onnx")
     assert (tmp_path / "again.onnx").read_bytes() == quantized[scheme.name].read_bytes()
 
 
@@ -286,7 +286,7 @@ def integer_gemm(path: Path, x: np.ndarray) -> np.ndarray:
     return result
 
 
-@pytest.mark.parametrize("scheme", SCHEMES, ids=lambda s: s.name)
+@pytest.mark.parametrize("scheme", STATIC, ids=lambda s: s.name)
 @pytest.mark.parametrize("width", [32, 384, 1536])
 def test_extreme_products_do_not_saturate(tmp_path: Path, scheme: Scheme, width: int) -> None:
     random = np.random.default_rng(width)
@@ -302,7 +302,7 @@ def test_extreme_products_do_not_saturate(tmp_path: Path, scheme: Scheme, width:
     ]).astype(np.float32)  # fmt: skip
     ranges = ranges_of(observe([{"x": x[[0, 1]], "logits": x @ weight.T + bias}]), "minmax")
     out = tmp_path / "quantized.onnx"
-    backend.quantize(graph, ranges, {**QUANT, "ops": ["Gemm"]}, scheme, out)
+    backend.quantize(graph, ranges, {**QUANT, "ops": ["Gemm"]}, scheme, Precision(), out)
     session = onnxruntime.InferenceSession(out, providers=["CPUExecutionProvider"])
     found = session.run(None, {"x": x})[0]
     expected = integer_gemm(out, x)
@@ -344,7 +344,7 @@ def test_padding_never_enters_what_is_observed(static: Path, folder: Path) -> No
         np.testing.assert_allclose(mine, theirs, atol=1e-4)
 
 
-@pytest.mark.parametrize("scheme", SCHEMES, ids=lambda s: s.name)
+@pytest.mark.parametrize("scheme", STATIC, ids=lambda s: s.name)
 def test_what_stays_float_reads_float_tensors(quantized: dict[str, Path], scheme: Scheme) -> None:
     """The quantizer alone would round the residual of every layer, because a product reads the same tensor."""
     model = onnx.load(quantized[scheme.name])
@@ -356,3 +356,94 @@ def test_what_stays_float_reads_float_tensors(quantized: dict[str, Path], scheme
         assert not [n for n in node.input if n in origin and origin[n].op_type == "DequantizeLinear"], node.name
     used = {name for node in model.graph.node for name in node.input} | {"logits"}
     assert all(set(node.output) & used for node in model.graph.node), "no node is left that nothing reads"
+
+
+def dynamic_product(path: Path, x: np.ndarray) -> np.ndarray:
+    """Computes a dynamically quantized file in Python's own integers: the input's range is that of `x`."""
+    model = onnx.load(path)
+    constants = {t.name: numpy_helper.to_array(t) for t in model.graph.initializer}
+    (node,) = (n for n in model.graph.node if n.op_type == "MatMulInteger")
+    weight = constants[node.input[1]].astype(np.int64)
+    w_scale = next(v for name, v in constants.items() if name.endswith("weight_scale"))
+    low, high = min(float(x.min()), 0.0), max(float(x.max()), 0.0)
+    scale = np.float32((high - low) / 255)
+    zero = int(np.clip(np.rint(-low / scale), 0, 255))
+    integers = np.clip(np.rint(x / scale) + zero, 0, 255).astype(np.int64)
+    (bias,) = (v for name, v in constants.items() if name == "bias")
+    result: np.ndarray = (integers - zero) @ weight * (float(scale) * w_scale.astype(np.float64)) + bias
+    return result
+
+
+@pytest.mark.parametrize("width", [32, 384, 1536])
+def test_extreme_products_do_not_saturate_dynamically(tmp_path: Path, width: int) -> None:
+    random = np.random.default_rng(width)
+    weight = random.normal(size=(16, width)).astype(np.float32)
+    weight[0], weight[1] = 1.0, -1.0
+    weight[2] = np.where(np.arange(width) % 4 < 2, 1.0, -1.0)
+    graph = gemm(tmp_path, weight, random.normal(size=16).astype(np.float32))
+    (scheme,) = (s for s in OTHERS if s.family == "dynamic")
+    out = tmp_path / "dynamic.onnx"
+    backend.quantize(graph, {}, {**QUANT, "ops": ["Gemm"]}, scheme, Precision(), out)
+    session = onnxruntime.InferenceSession(out, providers=["CPUExecutionProvider"])
+    for x in (
+        np.full((1, width), 6.0), np.full((1, width), -2.0), np.where(np.arange(width) % 4 < 2, 6.0, -2.0)[None],
+        random.uniform(-2, 6, size=(3, width)),
+    ):  # fmt: skip
+        x = x.astype(np.float32)
+        found = session.run(None, {"x": x})[0]
+        np.testing.assert_allclose(found, dynamic_product(out, x), rtol=1e-5, atol=1e-3)
+
+
+@pytest.mark.parametrize("scheme", OTHERS, ids=lambda s: s.name)
+def test_the_other_families_answer_nearly_as_the_float_graph(bert: Path, tmp_path: Path, scheme: Scheme) -> None:
+    out = tmp_path / "out.onnx"
+    backend.quantize(bert, {}, QUANT, scheme, Precision(), out)
+    expected, found = backend.logits(bert, rows(), PAD), backend.logits(out, rows(), PAD)
+    error = float(np.sqrt(np.mean((found - expected) ** 2)))
+    assert 0 < error < (0.5 if scheme.weight == "int4" else 0.15) * float(expected.std())
+    assert out.stat().st_size < bert.stat().st_size
+    assert not re.search(rb"site-packages|/tmp|/work|\.py", out.read_bytes())
+
+
+def test_corrected_biases_take_the_mean_of_the_error_away(tmp_path: Path) -> None:
+    random = np.random.default_rng(0)
+    weight = random.normal(size=(8, 64)).astype(np.float32)
+    x = (random.normal(size=(500, 64)) + 3).astype(np.float32)  # far from zero: rounding of weights adds up
+    graph = gemm(tmp_path, weight, np.zeros(8, dtype=np.float32))
+    observed = observe([{"x": x}], {"x": np.ones(64)})
+    errors = {}
+    for name, means in (("plain", {}), ("corrected", {"x": observed["x"].means})):
+        out = tmp_path / f"{name}.onnx"
+        precision = Precision(means=means)
+        backend.quantize(graph, ranges_of(observed, "minmax"), {**QUANT, "ops": ["Gemm"]}, STATIC[0], precision, out)
+        session = onnxruntime.InferenceSession(out, providers=["CPUExecutionProvider"])
+        errors[name] = (session.run(None, {"x": x})[0] - x @ weight.T).mean(axis=0)
+    assert np.abs(errors["corrected"]).max() < 0.2 * np.abs(errors["plain"]).max()
+
+
+def test_a_product_that_stays_float_keeps_its_weights_and_reads_float(bert: Path, tmp_path: Path) -> None:
+    tensors = backend.quantized_tensors(bert, QUANT["ops"])
+    ranges = ranges_of(observe(backend.activations(bert, tensors, rows(), PAD)), "minmax")
+    kept = "layers.1.up"
+    for scheme in (STATIC[0], *OTHERS):
+        out = tmp_path / f"{scheme.name}.onnx"
+        backend.quantize(bert, ranges, QUANT, scheme, Precision(frozenset([kept])), out)
+        model, before = onnx.load(out), onnx.load(bert)
+        stored = {t.name: numpy_helper.to_array(t) for t in model.graph.initializer}
+        exact = {t.name: numpy_helper.to_array(t) for t in before.graph.initializer}[f"{kept}.weight"]
+        assert any(v.shape in (exact.shape, exact.shape[::-1]) and v.dtype == np.float32 for v in stored.values())
+        made = {o: n for n in model.graph.node for o in n.output}
+        (node,) = (n for n in model.graph.node if f"{kept}.weight" in n.input)
+        assert made[node.input[0]].op_type == "LayerNormalization", scheme.name
+        assert backend.products(out).keys() & {kept}
+
+
+def test_products_have_the_encoders_names_in_the_order_they_run(bert: Path) -> None:
+    found = backend.products(bert)
+    layer = ["qkv", "output", "up", "down"]
+    names = [f"layers.{i}.{part}" for i in range(4) for part in layer] + ["head.dense", "head.classifier"]
+    assert list(found) == names
+    constants = {t.name: list(t.dims) for t in onnx.load(bert).graph.initializer}
+    for name, product in found.items():
+        parts = [np.prod(dims) for weight, dims in constants.items() if re.fullmatch(rf"{name}(\.\d)?\.weight", weight)]
+        assert product.weights == sum(parts)

@@ -10,11 +10,11 @@ import pytest
 
 from edgekit import data, devices, frontends
 from edgekit.artifact import file_digest
-from edgekit.backends import load_backend
+from edgekit.backends import Precision, load_backend
 from edgekit.devices import ModelFile, TokenRows
 from edgekit.inference import run_rows
 from edgekit.quant.ranges import observe, ranges_of
-from edgekit.stages.quantize import SCHEMES
+from edgekit.stages.quantize import STATIC
 from edgekit.stages.teach import encode_for_teacher, load_teacher
 from edgekit.target import load_target
 from edgekit.tasks import load_task
@@ -48,7 +48,7 @@ def int8_file(tmp_path_factory: pytest.TempPathFactory, texts: dict[str, list[st
     rows = encode_for_teacher(TEACHER, texts["train"][:CALIBRATION_ROWS])
     tensors = backend.quantized_tensors(folder / "float.onnx", quant["ops"])
     ranges = ranges_of(observe(backend.activations(folder / "float.onnx", tensors, rows, pad_id)), "minmax")
-    backend.quantize(folder / "float.onnx", ranges, quant, SCHEMES[0], folder / "int8.onnx")
+    backend.quantize(folder / "float.onnx", ranges, quant, STATIC[0], Precision(), folder / "int8.onnx")
     return folder / "int8.onnx"
 
 

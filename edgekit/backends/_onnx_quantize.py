@@ -1,0 +1,357 @@
+"""Integer forms of ONNX graphs for ONNX Runtime's CPU kernels: static, dynamic and weight-only.
+
+Quantized are MatMul, Gemm and the embedding's Gather: LayerNorm, GELU and softmax have no integer kernels there, and
+wrapping them in Q/DQ only costs. Weights are per-channel, and either unsigned or bounded so that AVX2's 16-bit pair
+sums cannot saturate: one file then answers alike on every CPU.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from edgekit.backends import Precision, Product, Scheme
+from edgekit.backends._onnx_versions import IR_OF_OPSET, opset_of
+from edgekit.quant.weights import rounded, scales_of
+
+if TYPE_CHECKING:
+    import onnx
+
+    from edgekit.quant.ranges import Range
+    from edgekit.quant.weights import Bound
+
+PRODUCTS = ("MatMul", "Gemm")
+OPS = (*PRODUCTS, "Gather")  # operators with integer kernels that a target may name
+BLOCK = 32
+"""Weights that share a scale where it is by blocks: the smallest of MatMulNBits, and the least error."""
+
+
+def outputs_axis(product: onnx.NodeProto) -> int:
+    """The axis of a product's weights that its outputs lie along."""
+    return 0 if any(a.name == "transB" and a.i for a in product.attribute) else 1
+
+
+def products(graph: Path) -> dict[str, Product]:
+    """Names the encoder's products in the order of the graph; one that is cut in two there enters as its first part."""
+    import onnx
+
+    from edgekit.ir.lean import product_of
+
+    model = onnx.load(graph)
+    sizes = {i.name: int(np.prod(i.dims)) for i in model.graph.initializer}
+    found: dict[str, Product] = {}
+    for node in model.graph.node:
+        if node.op_type in PRODUCTS and node.input[1] in sizes:
+            name = product_of(node.input[1])
+            before = found.get(name, Product(node.input[0], 0))
+            found[name] = Product(before.entering, before.weights + sizes[node.input[1]])
+    return found
+
+
+def quantize(
+    graph: Path, ranges: Mapping[str, Range], quant: Mapping[str, Any], scheme: Scheme, precision: Precision, out: Path
+) -> None:
+    """Writes the integer graph; see `edgekit.backends.Backend.quantize`."""
+    import onnx
+
+    model = onnx.load(graph)
+    ops = list(OPS if quant["ops"] == "all" else quant["ops"])
+    if precision.means:
+        _correct_biases(model, ops, scheme, precision, quant)
+    if precision.embedding != "int8":
+        ops = [op for op in ops if op != "Gather"]
+    made = {"static": _static, "dynamic": _dynamic, "weight-only": _weight_only}[scheme.family]
+    model = made(model, ranges, quant, ops, scheme, _kept(model, precision.keep_float), precision.weight_method)
+    # Last: onnxruntime's quantizers cannot tell what type an operator of its own gives (1.31.1).
+    if precision.embedding == "int8-rows" or (precision.embedding == "int8" and scheme.family == "weight-only"):
+        model = _embedding_by_rows(model)
+    elif precision.embedding == "int4-blocks":
+        model = _embedding_by_blocks(model)
+    del model.graph.value_info[:]
+    model.producer_name, model.producer_version = "edgekit", ""
+    model.ir_version = IR_OF_OPSET[opset_of(model)]
+    onnx.save(model, out)
+
+
+def _kept(model: onnx.ModelProto, keep_float: Collection[str]) -> list[str]:
+    """Names the nodes of the products that stay float."""
+    from edgekit.ir.lean import product_of
+
+    return [n.name for n in model.graph.node if n.op_type in PRODUCTS and product_of(n.input[1]) in keep_float]
+
+
+def _static(
+    model: onnx.ModelProto,
+    ranges: Mapping[str, Range],
+    quant: Mapping[str, Any],
+    ops: Sequence[str],
+    scheme: Scheme,
+    kept: Sequence[str],
+    method: str,
+) -> onnx.ModelProto:
+    """Puts Q/DQ pairs around the operators, from ranges made elsewhere."""
+    from onnxruntime.quantization import CalibrationMethod, QuantType
+    from onnxruntime.quantization.calibrate import TensorData, TensorsData
+    from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
+
+    types = {"int8": QuantType.QInt8, "uint8": QuantType.QUInt8}
+    table = TensorsData(
+        CalibrationMethod.MinMax,
+        {name: TensorData(lowest=np.float32(r.low), highest=np.float32(r.high)) for name, r in ranges.items()},
+    )
+    per_channel = quant["weight"]["granularity"] == "per-channel"
+    quantizer = QDQQuantizer(
+        model,
+        per_channel,
+        False,  # the table has no products to saturate; the products' bound is in their scales
+        types[scheme.weight],
+        types[quant["activation"]["dtype"]],
+        table,
+        [],
+        list(kept),
+        list(ops),
+        {
+            "TensorQuantOverrides": _overrides(model, ops, scheme, per_channel, kept, method),
+            "ActivationSymmetric": quant["activation"]["symmetric"],
+            "WeightSymmetric": quant["weight"]["symmetric"],
+            # What follows a product here runs in float, so rounding its output would only lose precision.
+            "OpTypesToExcludeOutputQuantization": list(PRODUCTS),
+        },
+    )
+    quantizer.quantize_model()
+    quantizer.model.topological_sort()  # it appends nodes; ONNX demands an order in which none reads a later one
+    written: onnx.ModelProto = quantizer.model.model
+    _float_elsewhere(written, ops, kept)
+    return written
+
+
+def _dynamic(
+    model: onnx.ModelProto,
+    ranges: Mapping[str, Range],
+    quant: Mapping[str, Any],
+    ops: Sequence[str],
+    scheme: Scheme,
+    kept: Sequence[str],
+    method: str,
+) -> onnx.ModelProto:
+    """Rounds each product's input to the range that it has at run time; weights as in the static form."""
+    from onnxruntime.quantization import QuantType
+    from onnxruntime.quantization.onnx_quantizer import ONNXQuantizer
+    from onnxruntime.quantization.quant_utils import QuantizationMode
+
+    model, kept = _without_gemm(model, kept)
+    named = ["MatMul" if op == "Gemm" else op for op in ops]
+    per_channel = quant["weight"]["granularity"] == "per-channel"
+    quantizer = ONNXQuantizer(
+        model,
+        per_channel,
+        False,
+        QuantizationMode.IntegerOps,
+        False,
+        {"int8": QuantType.QInt8, "uint8": QuantType.QUInt8}[scheme.weight],
+        QuantType.QUInt8,
+        None,
+        [],
+        list(kept),
+        sorted(set(named)),
+        {
+            "TensorQuantOverrides": _overrides(model, named, scheme, per_channel, kept, method),
+            "WeightSymmetric": quant["weight"]["symmetric"],
+            "MatMulConstBOnly": True,  # attention's products are small, and would need two ranges a run
+        },
+    )
+    quantizer.quantize_model()
+    quantizer.model.topological_sort()
+    written: onnx.ModelProto = quantizer.model.model
+    return written
+
+
+def _weight_only(
+    model: onnx.ModelProto,
+    ranges: Mapping[str, Range],
+    quant: Mapping[str, Any],
+    ops: Sequence[str],
+    scheme: Scheme,
+    kept: Sequence[str],
+    method: str,
+) -> onnx.ModelProto:
+    """Rounds weights in blocks of one scale; activations stay float outside of the kernel."""
+    from onnxruntime.quantization.matmul_nbits_quantizer import DefaultWeightOnlyQuantConfig, MatMulNBitsQuantizer
+
+    model, kept = _without_gemm(model, kept)
+    bits = {"int8": 8, "int4": 4}[scheme.weight]
+    config = DefaultWeightOnlyQuantConfig(
+        block_size=BLOCK, is_symmetric=True, accuracy_level=4, bits=bits, op_types_to_quantize=("MatMul",)
+    )
+    quantizer = MatMulNBitsQuantizer(model, nodes_to_exclude=list(kept), algo_config=config, bits=bits)
+    quantizer.process()
+    written: onnx.ModelProto = quantizer.model.model
+    return written
+
+
+def _without_gemm(model: onnx.ModelProto, kept: Sequence[str]) -> tuple[onnx.ModelProto, list[str]]:
+    """Splits each Gemm into MatMul and Add, which is all that the other forms know; returns kept nodes' new names."""
+    from onnxruntime.quantization.onnx_model import ONNXModel
+
+    split = ONNXModel(model)
+    split.replace_gemm_with_matmul()
+    return split.model, [name for old in kept for name in (old, f"{old}_MatMul")]
+
+
+def _integer_products(
+    model: onnx.ModelProto, ops: Sequence[str], kept: Collection[str] = ()
+) -> Iterator[tuple[onnx.NodeProto, np.ndarray]]:
+    """Yields the products whose constant weights become integers, with those as (outputs, inputs); each weight once."""
+    from onnx import numpy_helper
+
+    constants = {i.name: i for i in model.graph.initializer}
+    seen: set[str] = set()
+    for node in model.graph.node:
+        integer = node.op_type in PRODUCTS and node.op_type in ops and node.name not in kept
+        if integer and node.input[1] in constants and node.input[1] not in seen:
+            seen.add(node.input[1])
+            stored = numpy_helper.to_array(constants[node.input[1]])
+            yield node, stored if outputs_axis(node) == 0 else stored.T
+
+
+def _scales(weights: np.ndarray, bound: Bound, per_channel: bool, method: str) -> np.ndarray:
+    scales = scales_of(weights, bound, method)
+    return scales if per_channel else np.full_like(scales, scales.max())
+
+
+def _overrides(
+    model: onnx.ModelProto, ops: Sequence[str], scheme: Scheme, per_channel: bool, kept: Collection[str], method: str
+) -> dict[str, list[dict[str, Any]]]:
+    """Puts the weights of products on the grid of their own scales, in place; returns those scales for the quantizer.
+
+    The quantizer's rounding of a value on the grid gives its integer back, so that the integers are ours.
+    """
+    from onnx import numpy_helper
+    from onnxruntime.quantization import QuantType
+
+    if scheme.bound is None:
+        return {}
+    constants = {i.name: i for i in model.graph.initializer}
+    found: dict[str, list[dict[str, Any]]] = {}
+    for node, weights in _integer_products(model, ops, kept):
+        scales = _scales(weights, scheme.bound, per_channel, method)
+        grid = rounded(weights, scales, scheme.bound).astype(np.float32) * scales[:, None]
+        name, axis = node.input[1], outputs_axis(node)
+        constants[name].CopyFrom(numpy_helper.from_array(np.ascontiguousarray(grid if axis == 0 else grid.T), name))
+        fixed = {"zero_point": np.array(0, dtype=np.int8), "quant_type": QuantType.QInt8}
+        if per_channel:
+            found[name] = [{"axis": axis, "scale": scale, **fixed} for scale in scales]
+        else:
+            found[name] = [{"scale": scales[0], **fixed}]
+    return found
+
+
+def _correct_biases(
+    model: onnx.ModelProto, ops: Sequence[str], scheme: Scheme, precision: Precision, quant: Mapping[str, Any]
+) -> None:
+    """Takes from each bias what the weights' rounding adds to its product on average, in place.
+
+    b <- b - (Q(W) - W) E[x], with the mean of the input's channels over the calibration rows.
+
+    Ref: Nagel et al. 2019 (1906.04721), section 4.2, with measured means in place of those of a batch norm.
+    """
+    from onnx import numpy_helper
+
+    if scheme.bound is None:
+        return
+    constants = {i.name: i for i in model.graph.initializer}
+    per_channel = quant["weight"]["granularity"] == "per-channel"
+    for node, weights in _integer_products(model, ops, _kept(model, precision.keep_float)):
+        means = precision.means.get(node.input[0])
+        if means is None or len(node.input) < 3 or node.input[2] not in constants:
+            continue
+        scales = _scales(weights, scheme.bound, per_channel, precision.weight_method)
+        change = (rounded(weights, scales, scheme.bound) * scales[:, None].astype(np.float64) - weights) @ means
+        bias = numpy_helper.to_array(constants[node.input[2]])
+        corrected = (bias - change.reshape(bias.shape)).astype(bias.dtype)
+        constants[node.input[2]].CopyFrom(numpy_helper.from_array(corrected, node.input[2]))
+
+
+def _float_elsewhere(model: onnx.ModelProto, ops: Sequence[str], kept: Collection[str]) -> None:
+    """Gives operators that stay float the float tensor that was quantized for another's sake.
+
+    The quantizer lets every consumer of a tensor read its rounded form, the residual of each layer too: that rounds the
+    very sum that carries the model's signal, and costs a DequantizeLinear that nothing needs.
+    """
+    made = {output: node for node in model.graph.node for output in node.output}
+
+    def before_rounding(name: str) -> str:
+        restored = made.get(name)
+        if restored is None or restored.op_type != "DequantizeLinear":
+            return name
+        quantized = made.get(restored.input[0])
+        return name if quantized is None or quantized.op_type != "QuantizeLinear" else quantized.input[0]
+
+    integer_ops = {*ops, "QuantizeLinear", "DequantizeLinear"}
+    for node in model.graph.node:
+        # What a Gather of integers gives is on their grid already, and only with its Q/DQ pair does it stay integers.
+        if node.op_type not in integer_ops or node.name in kept:
+            for place, name in enumerate(node.input):
+                source = before_rounding(name)
+                if source != name and made[source].op_type not in ops:
+                    node.input[place] = source
+    used = {name for node in model.graph.node for name in node.input} | {o.name for o in model.graph.output}
+    while dead := [n for n in model.graph.node if not any(o in used for o in n.output)]:
+        for node in dead:
+            model.graph.node.remove(node)
+        used = {name for node in model.graph.node for name in node.input} | {o.name for o in model.graph.output}
+
+
+def _embedding_by_rows(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Stores each row of tables as int8 with a scale of its own: Gather, Gather, Cast, Mul."""
+    import onnx
+    from onnx import helper, numpy_helper
+
+    constants = {i.name: i for i in model.graph.initializer}
+    nodes = list(model.graph.node)
+    del model.graph.node[:]
+    for node in nodes:
+        if node.op_type != "Gather" or not _is_table(constants.get(node.input[0])):
+            model.graph.node.append(node)
+            continue
+        table, indices, gives = node.input[0], node.input[1], node.output[0]
+        values = numpy_helper.to_array(constants[table])
+        scales = np.maximum(np.abs(values).max(axis=1, keepdims=True), np.finfo(np.float32).tiny) / np.float32(127)
+        integers = np.clip(np.round(values / scales), -127, 127).astype(np.int8)
+        model.graph.initializer.remove(constants[table])
+        model.graph.initializer.append(numpy_helper.from_array(integers, f"{table}_rows"))
+        model.graph.initializer.append(numpy_helper.from_array(scales.astype(np.float32), f"{table}_scales"))
+        # Slices of the integers' Gather are no operator that the quantizer looks at: it leaves constants of int8 alone.
+        model.graph.node.extend(
+            [
+                helper.make_node("Gather", [f"{table}_rows", indices], [f"{gives}_rows"], f"{node.name}_rows"),
+                helper.make_node("Gather", [f"{table}_scales", indices], [f"{gives}_scales"], f"{node.name}_scales"),
+                helper.make_node(
+                    "Cast", [f"{gives}_rows"], [f"{gives}_float"], f"{node.name}_float", to=onnx.TensorProto.FLOAT
+                ),
+                helper.make_node("Mul", [f"{gives}_float", f"{gives}_scales"], [gives], f"{node.name}_scaled"),
+            ]
+        )
+    return model
+
+
+def _is_table(constant: onnx.TensorProto | None) -> bool:
+    import onnx
+
+    return constant is not None and constant.data_type == onnx.TensorProto.FLOAT and len(constant.dims) == 2
+
+
+def _embedding_by_blocks(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Stores tables as int4 in blocks of one scale."""
+    from onnxruntime.quantization.matmul_nbits_quantizer import DefaultWeightOnlyQuantConfig, MatMulNBitsQuantizer
+
+    config = DefaultWeightOnlyQuantConfig(
+        block_size=BLOCK, is_symmetric=False, bits=4, op_types_to_quantize=("Gather",), quant_axes=(("Gather", 1),)
+    )
+    quantizer = MatMulNBitsQuantizer(model, algo_config=config, bits=4)
+    quantizer.process()
+    written: onnx.ModelProto = quantizer.model.model
+    return written

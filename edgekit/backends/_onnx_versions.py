@@ -1,0 +1,37 @@
+"""Which ONNX Runtime loads a file: by its operator set, and by Microsoft's own operators in it.
+
+https://onnxruntime.ai/docs/reference/compatibility.html; for its own operators, the release after they were merged.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import onnx
+
+MICROSOFT = "com.microsoft"
+IR_OF_OPSET = {17: 8, 18: 8, 19: 9, 20: 9, 21: 10}
+"""Oldest IR version that may carry an operator set."""
+
+_RUNTIME_OF_OPSET = {17: (1, 12), 18: (1, 14), 19: (1, 15), 20: (1, 17), 21: (1, 18)}
+_RUNTIME_OF_OPERATOR = {("MatMulNBits", 4): (1, 17), ("MatMulNBits", 8): (1, 22), ("GatherBlockQuantized", 4): (1, 20)}
+
+
+def opset_of(model: onnx.ModelProto) -> int:
+    """Returns the version of ONNX's own operators."""
+    return next(int(o.version) for o in model.opset_import if o.domain in ("", "ai.onnx"))
+
+
+def oldest_runtime(model: onnx.ModelProto) -> str:
+    """Returns the oldest release that loads a model, such as "1.17".
+
+    Raises:
+        KeyError: an operator set or an operator that edgekit does not write.
+    """
+    needs = [_RUNTIME_OF_OPSET[opset_of(model)]]
+    for node in model.graph.node:
+        if node.domain == MICROSOFT:
+            bits = next((int(a.i) for a in node.attribute if a.name == "bits"), 4)
+            needs.append(_RUNTIME_OF_OPERATOR[node.op_type, bits])
+    return ".".join(map(str, max(needs)))
