@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import tomllib
 from collections import defaultdict
 from collections.abc import Sequence
@@ -13,6 +14,7 @@ import numpy as np
 
 from edgekit.errors import RecipeError, TargetError, suggestion
 from edgekit.quant.ranges import NAMES
+from edgekit.quant.weights import WEIGHT_METHODS
 from edgekit.target import parse_table
 
 AUTO = "auto"
@@ -30,6 +32,9 @@ class Policy:
         class_balance: within a stratum, classes take turns, so that rare ones are seen.
         method: of the ranges; "auto" lets `quantize` take the one whose logits are nearest the float student's.
         seed: of the draw.
+        hard_share: share of the rows that are those the teacher is least sure of, by the entropy of its answer; the
+            rest is drawn as above from the others.
+        weight_method: of the weights' scales, one of `edgekit.quant.weights.WEIGHT_METHODS`.
     """
 
     name: str
@@ -39,6 +44,8 @@ class Policy:
     class_balance: bool
     method: str
     seed: int
+    hard_share: float = 0.0
+    weight_method: str = "mse"
 
 
 def shipped_policies() -> dict[str, Path]:
@@ -77,6 +84,13 @@ def load_policy(name: str) -> Policy:
         raise RecipeError(f"calibration policy {path}: 'rows' and 'length_strata' must be at least 1")
     if policy.seed < 0:
         raise RecipeError(f"calibration policy {path}: 'seed' is {policy.seed}; it must not be negative")
+    if not 0 <= policy.hard_share <= 1:
+        raise RecipeError(f"calibration policy {path}: 'hard_share' is {policy.hard_share}; it must lie in [0, 1]")
+    if policy.weight_method not in WEIGHT_METHODS:
+        raise RecipeError(
+            f"calibration policy {path}: unknown weight_method {policy.weight_method!r}"
+            f"{suggestion(policy.weight_method, WEIGHT_METHODS)}"
+        )
     known = (AUTO, *NAMES)
     if policy.method not in known:
         raise RecipeError(
@@ -85,19 +99,50 @@ def load_policy(name: str) -> Policy:
     return policy
 
 
-def draw(lengths: Sequence[int], classes: Sequence[int], policy: Policy) -> list[int]:
-    """Draws rows: evenly over quantiles of length and, where asked, over the classes within each.
+def draw(
+    lengths: Sequence[int], classes: Sequence[int], policy: Policy, hardness: Sequence[float] | None = None
+) -> list[int]:
+    """Draws rows: the hardest where asked, then evenly over quantiles of length and the classes within each.
 
     Args:
         lengths: tokens of each row.
         classes: class of each row.
         policy: how many, and how.
+        hardness: of each row, larger is harder; only looked at where the policy has a `hard_share`.
 
     Returns:
         Indices, increasing; all rows where there are no more than `policy.rows`.
+
+    Raises:
+        ValueError: the policy asks for hard rows, and there is no hardness.
     """
     if len(lengths) <= policy.rows:
         return list(range(len(lengths)))
+    wanted = round(policy.hard_share * policy.rows)
+    if not wanted:
+        return _even(lengths, classes, policy)
+    if hardness is None:
+        raise ValueError("the policy draws hard rows; say how hard each is")
+    hard = [int(i) for i in np.argsort(-np.array(hardness), kind="stable")[:wanted]]
+    rest = sorted(set(range(len(lengths))) - set(hard))
+    others = dataclasses.replace(policy, rows=policy.rows - wanted)
+    even = _even([lengths[i] for i in rest], [classes[i] for i in rest], others) if others.rows else []
+    return sorted(hard + [rest[i] for i in even])
+
+
+def entropy_of(logits: np.ndarray) -> np.ndarray:
+    """Returns the entropy of each row's answer in nats, (rows,): how unsure a model is.
+
+    Args:
+        logits: (rows, classes).
+    """
+    shifted = logits - logits.max(axis=1, keepdims=True)
+    logs = shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
+    entropy: np.ndarray = -(np.exp(logs) * logs).sum(axis=1)
+    return entropy
+
+
+def _even(lengths: Sequence[int], classes: Sequence[int], policy: Policy) -> list[int]:
     random = np.random.Generator(np.random.PCG64(policy.seed))
     order = random.permutation(len(lengths))
     by_length = order[np.argsort(np.array(lengths)[order], kind="stable")]

@@ -90,7 +90,7 @@ def load_recipe(path: Path) -> dict[str, Any]:
             values[key] = _limits(value, path)
         elif key == "set":
             values["options"] = _options(value, path)
-            _anchor_policy(values["options"], path)
+            _anchor_files(values["options"], path)
         elif key == "targets":
             if not isinstance(value, list) or not all(isinstance(name, str) for name in value):
                 raise RecipeError(f"{path}: 'targets' must be a list of names, is {value!r}")
@@ -124,11 +124,12 @@ def _options(table: object, path: Path) -> dict[str, dict[str, Any]]:
     return table
 
 
-def _anchor_policy(options: dict[str, dict[str, Any]], path: Path) -> None:
-    """Makes the path of the user's own calibration policy absolute: it is relative to the recipe, as all its paths."""
-    policy = options.get("calibrate", {}).get("policy")
-    if isinstance(policy, str) and policy.endswith(".toml"):
-        options["calibrate"] = {**options["calibrate"], "policy": str(path.parent / Path(policy).expanduser())}
+def _anchor_files(options: dict[str, dict[str, Any]], path: Path) -> None:
+    """Makes the paths of the user's own policy and ranges absolute: all paths of a recipe are relative to it."""
+    for name, ending in (("policy", ".toml"), ("ranges", ".json")):
+        given = options.get("calibrate", {}).get(name)
+        if isinstance(given, str) and given.endswith(ending):
+            options["calibrate"] = {**options["calibrate"], name: str(path.parent / Path(given).expanduser())}
 
 
 def merged_limits(before: Limits | None, given: Limits | None) -> Limits | None:

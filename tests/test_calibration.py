@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from edgekit.calibration import Policy, draw, load_policy, shipped_policies
+from edgekit.calibration import Policy, draw, entropy_of, load_policy, shipped_policies
 from edgekit.errors import RecipeError
 
 GOOD = {"name": '"own"', "summary": '"s"', "rows": "10", "length_strata": "2", "class_balance": "true",
@@ -51,6 +51,8 @@ def test_a_policy_of_the_users_own_is_read_by_its_path(tmp_path: Path) -> None:
         ({"length_strata": "-1"}, "must be at least 1"),
         ({"class_balance": "1"}, "'class_balance' is 1; expected true or false"),
         ({"method": '"minmx"'}, "unknown method 'minmx'; did you mean 'minmax'"),
+        ({"weight_method": '"mx"'}, "unknown weight_method 'mx'; did you mean 'max'"),
+        ({"hard_share": "1.5"}, r"'hard_share' is 1.5; it must lie in \[0, 1\]"),
         ({"seed": '"0"'}, "'seed' is '0'; expected an integer"),
         ({"seed": "-1"}, "'seed'"),
         ({"seed": "}"}, "own.toml"),
@@ -69,6 +71,29 @@ def test_an_unknown_policy_suggests_the_nearest(tmp_path: Path) -> None:
         load_policy("defualt")
     with pytest.raises(RecipeError, match=r"nowhere\.toml"):
         load_policy(str(tmp_path / "nowhere.toml"))
+
+
+def test_hard_rows_come_first_and_the_rest_is_even() -> None:
+    lengths, classes = rows()
+    hardness = np.random.default_rng(1).random(1000).tolist()
+    mixed = Policy("p", "", 100, 4, True, "minmax", 0, 0.3)
+    chosen = draw(lengths, classes, mixed, hardness)
+    hardest = set(np.argsort(hardness)[-30:].tolist())
+    assert len(chosen) == len(set(chosen)) == 100
+    assert hardest <= set(chosen)
+    rest = [lengths[i] for i in chosen if i not in hardest]
+    quartiles = np.quantile(lengths, [0.25, 0.5, 0.75])
+    assert np.bincount(np.searchsorted(quartiles, rest), minlength=4).min() >= 12
+    with pytest.raises(ValueError, match="say how hard each is"):
+        draw(lengths, classes, mixed)
+    assert draw(lengths, classes, Policy("p", "", 20, 4, True, "minmax", 0, 1.0), hardness) == sorted(
+        np.argsort(hardness)[-20:].tolist()
+    )
+
+
+def test_entropy_is_that_of_the_softmax() -> None:
+    assert entropy_of(np.zeros((1, 4)))[0] == pytest.approx(np.log(4))
+    assert entropy_of(np.array([[1000.0, 0.0]]))[0] == pytest.approx(0)
 
 
 def rows(count: int = 1000, classes: int = 7) -> tuple[list[int], list[int]]:

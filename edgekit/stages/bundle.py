@@ -12,10 +12,21 @@ from typing import Any, ClassVar
 import numpy as np
 
 from edgekit import data
-from edgekit.artifact import FACTS, Bundle, LabelledData, QuantizedGraph, Teacher, Vocabulary, file_digest, write_json
+from edgekit.artifact import (
+    FACTS,
+    Bundle,
+    LabelledData,
+    QuantizedGraph,
+    Ranges,
+    Teacher,
+    Vocabulary,
+    file_digest,
+    write_json,
+)
 from edgekit.backends import load_backend
 from edgekit.checkpoint import read_labels
 from edgekit.stage import Context, Inputs, Pass
+from edgekit.stages.calibrate import MANIFEST
 from edgekit.tasks import load_task
 from edgekit.tokenization import encode, load_tokenizer
 
@@ -40,8 +51,8 @@ class Pack(Pass):
     golden_rows: int = 32
 
     NAME: ClassVar[str] = "bundle"
-    VERSION: ClassVar[int] = 1
-    IN: ClassVar = (QuantizedGraph, Teacher, Vocabulary, LabelledData)
+    VERSION: ClassVar[int] = 2
+    IN: ClassVar = (QuantizedGraph, Teacher, Vocabulary, LabelledData, Ranges)
     OUT: ClassVar = Bundle
     READS: ClassVar[tuple[str, ...]] = ("runtime.name",)
     TOOLS: ClassVar[tuple[str, ...]] = ("tokenizers",)
@@ -51,13 +62,14 @@ class Pack(Pass):
             raise ValueError(f"golden_rows is {self.golden_rows}; it must be at least 1")
 
     def run(self, inputs: Inputs, out_dir: Path, ctx: Context) -> None:
-        """Writes model.onnx, tokenizer/, labels.json, golden.jsonl and facts."""
+        """Writes model.onnx, tokenizer/, labels.json, golden.jsonl, calibration.json and facts."""
         vocabulary, dataset = inputs[Vocabulary], data.read(inputs[LabelledData].path)
         labels = list(read_labels(inputs[Teacher].path))
         names = {i: label for label, i in load_task(ctx.task).align(labels, dataset.labels).items()}
         labels = [names.get(i, label) for i, label in enumerate(labels)]
         shutil.copyfile(inputs[QuantizedGraph].model, out_dir / MODEL)
         shutil.copytree(vocabulary.tokenizer, out_dir / TOKENIZER)
+        shutil.copyfile(inputs[Ranges].path / MANIFEST, out_dir / MANIFEST)
         write_json(out_dir / "labels.json", labels)
         backend, pad_id = load_backend(ctx.target["runtime.name"]), vocabulary.facts["pad_token_id"]
         tokenizer = load_tokenizer(out_dir / TOKENIZER, vocabulary.max_length)

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+import hashlib
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
@@ -11,14 +14,21 @@ from typing import ClassVar
 import numpy as np
 
 from edgekit import data
-from edgekit.artifact import FACTS, Graph, LabelledData, Ranges, Vocabulary, file_digest, write_json
-from edgekit.backends import load_backend
-from edgekit.calibration import AUTO, draw, load_policy, policy_file
-from edgekit.errors import TargetError
-from edgekit.quant.ranges import observe, ranges_of, write_observed, write_ranges
+from edgekit.artifact import FACTS, Graph, LabelledData, Ranges, TeacherOutputs, Vocabulary, file_digest, write_json
+from edgekit.backends import Backend, load_backend
+from edgekit.calibration import AUTO, Policy, draw, entropy_of, load_policy, policy_file
+from edgekit.errors import DataError, RecipeError, TargetError
+from edgekit.quant.findings import Finding, constant_tensors, in_order, unsteady_ranges
+from edgekit.quant.range_file import read_range_file
+from edgekit.quant.ranges import GIVEN, observe, ranges_of, write_observed, write_ranges
+from edgekit.source import shown
 from edgekit.stage import Context, Inputs, Pass
 from edgekit.target import Target
-from edgekit.tokenization import encode, load_tokenizer
+from edgekit.tokenization import count_longer, encode, load_tokenizer
+
+MANIFEST = "calibration.json"
+AHEAD_BYTES = 16 << 20
+"""Of tensors that are made ahead of those that are counted."""
 
 
 @dataclass(frozen=True)
@@ -28,16 +38,19 @@ class Calibrate(Pass):
     Attributes:
         policy: a file of `calibration/` by its name, or the user's own by its path (ending in .toml).
         rows: overrides the policy's number of rows; 0 leaves it.
-        policy_digest: of the policy's file, filled in by `resolved`, so that an edited policy is another action.
+        ranges: a file that `edgekit calibrate --out` wrote for this very graph, taken in place of a pass over rows.
+        policy_digest, ranges_digest: of those files, filled in by `resolved`, so that an edited one is another action.
     """
 
     policy: str = "default"
     rows: int = 0
+    ranges: str = ""
     policy_digest: str = ""
+    ranges_digest: str = ""
 
     NAME: ClassVar[str] = "calibrate"
-    VERSION: ClassVar[int] = 3
-    IN: ClassVar = (Graph, Vocabulary, LabelledData)
+    VERSION: ClassVar[int] = 5
+    IN: ClassVar = (Graph, Vocabulary, LabelledData, TeacherOutputs)
     OUT: ClassVar = Ranges
     READS: ClassVar[tuple[str, ...]] = ("runtime.name", "quant.ops")
     TOOLS: ClassVar[tuple[str, ...]] = ("tokenizers", "numpy")
@@ -46,23 +59,35 @@ class Calibrate(Pass):
         if self.rows < 0:
             raise ValueError(f"rows is {self.rows}; it must not be negative")
         load_policy(self.policy)
+        if self.ranges:
+            read_range_file(Path(self.ranges))
+            if self.rows or self.policy != Calibrate.policy:
+                raise ValueError("ranges are given; rows and policy are for taking them anew")
 
     def resolved(self, target: Target) -> Calibrate:
-        """Returns the stage with the digest of its policy's file."""
-        return dataclasses.replace(self, policy_digest=file_digest(policy_file(self.policy)))
+        """Returns the stage with the digests of its files; what a file is called, or where, does not matter."""
+        policy, ranges = file_digest(policy_file(self.policy)), ""
+        if self.ranges:
+            ranges = file_digest(Path(self.ranges))
+        return dataclasses.replace(self, policy_digest=policy, ranges_digest=ranges)
 
     def run(self, inputs: Inputs, out_dir: Path, ctx: Context) -> None:
-        """Writes ranges.json and which rows they are from."""
+        """Writes ranges.json, the statistics they are from, and calibration.json, which says of which rows."""
         policy = load_policy(self.policy)
         if self.rows:
             policy = dataclasses.replace(policy, rows=self.rows)
         backend = load_backend(ctx.target["runtime.name"])
+        if self.ranges:
+            self._take(backend, inputs[Graph].model, out_dir, ctx)
+            return
         vocabulary, dataset = inputs[Vocabulary], data.read(inputs[LabelledData].path)
         tokenizer = load_tokenizer(vocabulary.tokenizer, vocabulary.max_length)
-        encoded = encode(tokenizer, [text for text, _ in dataset.train])
-        classes = [dataset.labels.index(label) for _, label in dataset.train]
-        chosen = draw([len(row) for row in encoded], classes, policy)
-        graph = inputs[Graph].model
+        teacher = np.load(inputs[TeacherOutputs].array("train", "logits"), mmap_mode="r")
+        drawn = _drawn(
+            dataset, [len(row) for row in encode(tokenizer, [text for text, _ in dataset.train])], teacher, policy
+        )
+        texts = [dataset.train[i][0] for i in drawn.rows]
+        rows, graph = encode(tokenizer, texts), inputs[Graph].model
         tensors = backend.quantized_tensors(graph, ctx.target["quant.ops"])
         if not tensors:
             raise TargetError(
@@ -70,26 +95,140 @@ class Calibrate(Pass):
             )
         pad_id = vocabulary.facts["pad_token_id"]
 
-        def counted() -> Iterator[dict[str, np.ndarray]]:
-            rows = [encoded[i] for i in chosen]
-            for done, tensor in enumerate(backend.activations(graph, tensors, rows, pad_id), 1):
+        def counted() -> Iterator[Mapping[str, np.ndarray]]:
+            for done, tensor in enumerate(ahead(backend.activations(graph, tensors, rows, pad_id)), 1):
                 yield tensor
-                ctx.progress(done, len(chosen), "rows")
+                ctx.progress(done, len(rows), "rows")
 
-        observed = observe(counted())
+        observed = observe(counted(), backend.input_weights(graph, ctx.target["quant.ops"]))
         ranges = ranges_of(observed, "minmax" if policy.method == AUTO else policy.method)
         write_observed(out_dir / "statistics.npz", observed)
         write_ranges(out_dir / "ranges.json", ranges)
-        lengths = [len(encoded[i]) for i in chosen]
+        cut = count_longer(vocabulary.tokenizer, texts, vocabulary.max_length)
+        found = [
+            *_findings_of_rows(policy, len(rows), cut, vocabulary.max_length),
+            *unsteady_ranges(observed),
+            *constant_tensors(observed),
+        ]
         facts = {
             "policy": policy.name,
             "method": policy.method,
-            "rows": len(chosen),
+            "weight_method": policy.weight_method,
+            "rows": len(rows),
             "rows_asked": policy.rows,
-            "classes": len({classes[i] for i in chosen}),
-            "length_median": float(np.median(lengths)),
-            "length_max": max(lengths),
+            "classes": len({dataset.train[i][1] for i in drawn.rows}),
+            "length_median": float(np.median([len(row) for row in rows])),
+            "length_max": max(len(row) for row in rows),
+            "rows_cut": cut,
+            "left_out_in_test": drawn.left_out,
             "tensors": len(ranges),
-            "train_rows": chosen,
+            "findings": [dataclasses.asdict(finding) for finding in in_order(found)],
         }
+        lengths = Counter(len(row) for row in rows)
+        of_rows = {
+            "train_rows": drawn.rows,
+            "row_sha256": [hashlib.sha256(text.strip().encode()).hexdigest() for text in texts],
+            "length_histogram": {str(length): lengths[length] for length in sorted(lengths)},
+        }
+        write_json(out_dir / MANIFEST, facts | of_rows | {"seed": policy.seed})
         write_json(out_dir / FACTS, facts)
+
+    def _take(self, backend: Backend, graph: Path, out_dir: Path, ctx: Context) -> None:
+        """Takes the ranges of a file over."""
+        given = read_range_file(Path(self.ranges))
+        if given.graph_sha256 != file_digest(graph):
+            raise RecipeError(
+                f"{self.ranges} holds the ranges of another graph, made with another model, data, target, option, seed "
+                "or version; take them anew with `edgekit calibrate`"
+            )
+        lacking = set(backend.quantized_tensors(graph, ctx.target["quant.ops"])) - set(given.ranges)
+        if lacking:
+            raise RecipeError(f"{self.ranges} lacks {shown(sorted(lacking))}; take them anew with `edgekit calibrate`")
+        write_ranges(out_dir / "ranges.json", given.ranges)
+        facts = {
+            "policy": given.policy,
+            "method": GIVEN,
+            "weight_method": Policy.weight_method,
+            "rows": given.rows,
+            "tensors": len(given.ranges),
+            "findings": [dataclasses.asdict(finding) for finding in given.findings],
+        }
+        write_json(out_dir / MANIFEST, facts | {"ranges_sha256": self.ranges_digest})
+        write_json(out_dir / FACTS, facts)
+
+
+@dataclass(frozen=True)
+class _Drawn:
+    """Rows to calibrate on.
+
+    Attributes:
+        rows: indices in the training split.
+        left_out: training rows that were not drawn from because test has them too.
+    """
+
+    rows: list[int]
+    left_out: int
+
+
+def _drawn(dataset: data.Dataset, lengths: Sequence[int], teacher: np.ndarray, policy: Policy) -> _Drawn:
+    """Draws rows of train that test does not have: what is gated must not have set the ranges.
+
+    Args:
+        dataset: in normal form.
+        lengths: tokens of each training row.
+        teacher: its logits on train, (rows or more, classes).
+        policy: how to draw.
+
+    Raises:
+        DataError: there is no such row.
+    """
+    test = {text.strip() for text, _ in dataset.test}
+    usable = [i for i, (text, _) in enumerate(dataset.train) if text.strip() not in test]
+    if not usable:
+        raise DataError("the calibration set is empty: every training row is also a row of test")
+    classes = [dataset.labels.index(dataset.train[i][1]) for i in usable]
+    hardness = entropy_of(np.array(teacher[usable])) if policy.hard_share else None
+    chosen = draw([lengths[i] for i in usable], classes, policy, None if hardness is None else hardness.tolist())
+    return _Drawn([usable[i] for i in chosen], len(dataset.train) - len(usable))
+
+
+def _findings_of_rows(policy: Policy, rows: int, cut: int, max_length: int) -> Iterator[Finding]:
+    """Yields what is to be said of the rows themselves."""
+    if rows < policy.rows:
+        yield Finding(
+            "few-rows",
+            "calibration set",
+            f"policy {policy.name} asks for {policy.rows:,} rows, there are {rows:,}: all of them are used",
+            "ranges rest on fewer rows",
+            f"more training rows, or --set calibrate.rows={rows}",
+        )
+    if cut == rows:
+        yield Finding(
+            "all-rows-cut",
+            "calibration set",
+            f"all {rows:,} rows are longer than {max_length} tokens and were cut there",
+            "what follows is not seen, here or on the device",
+            "a longer input, with --set trim.max_length=N",
+        )
+
+
+def ahead(rows: Iterable[Mapping[str, np.ndarray]]) -> Iterator[Mapping[str, np.ndarray]]:
+    """Yields rows' tensors while the next ones are being made: the runtime runs while what it gave before is counted.
+
+    A few rows at a time: with single ones the two threads would wait for each other, in Python, longer than they work.
+    """
+    iterator = iter(rows)
+
+    def some() -> list[Mapping[str, np.ndarray]]:
+        made: list[Mapping[str, np.ndarray]] = []
+        size = 0
+        while size < AHEAD_BYTES and (row := next(iterator, None)) is not None:
+            made.append(row)
+            size += sum(values.nbytes for values in row.values())
+        return made
+
+    with ThreadPoolExecutor(max_workers=1) as pool:
+        waiting = pool.submit(some)
+        while ready := waiting.result():
+            waiting = pool.submit(some)
+            yield from ready

@@ -45,7 +45,7 @@ class Distill(Pass):
         layers: layers of the student, evenly spaced over the teacher's, its last always among them; 0 takes four, or
             all of a teacher that has fewer.
         keep: the teacher's layers that the student copies, counted from 0 and increasing, in place of a number.
-        epochs: passes over the training split and its views.
+        epochs: passes over the training split and its views; 0 takes the copied layers as they are.
         min_steps: steps at least, in whole epochs, for data sets so small that the epochs make fewer.
         batch_size: rows a step.
         learning_rate: peak, for all but the word table.
@@ -67,7 +67,7 @@ class Distill(Pass):
     labels: float = 0.1
 
     NAME: ClassVar[str] = "distill"
-    VERSION: ClassVar[int] = 1
+    VERSION: ClassVar[int] = 2
     IN: ClassVar = (Teacher, LabelledData, Vocabulary, TeacherOutputs)
     OUT: ClassVar = WideStudent
     TOOLS: ClassVar = ("torch", "transformers", "tokenizers", "accelerate", "optimum", "numpy")
@@ -76,8 +76,8 @@ class Distill(Pass):
     def __post_init__(self) -> None:
         if self.min_steps < 0:
             raise ValueError(f"min_steps is {self.min_steps}; it must not be negative")
-        if self.layers < 0 or self.epochs < 1 or self.batch_size < 1:
-            raise ValueError("layers must not be negative, epochs and batch_size at least 1")
+        if self.layers < 0 or self.epochs < 0 or self.batch_size < 1:
+            raise ValueError("layers and epochs must not be negative, batch_size at least 1")
         if self.layers and self.keep:
             raise ValueError("layers and keep are both given; keep already says how many")
         if list(self.keep) != sorted(set(self.keep)) or min(self.keep, default=0) < 0:
@@ -119,13 +119,15 @@ class Distill(Pass):
         student = keep_layers(teacher, layers)
         student = keep_positions(student, vocabulary.max_length)
         student = keep_vocabulary(student, vocabulary.teacher_ids, {"pad_token_id": pad_id})
-        rows, dev = student_rows(inputs, ctx, layers)
-        schedule = Schedule(
-            self.epochs, self.batch_size, self.learning_rate, self.embedding_rate, min_steps=self.min_steps
-        )
-        loss = distillation_loss(self.temperature, self.logits, self.states, self.labels)
         set_dropout(student, 0.0)
-        facts = train(student, rows, dev, load_task(ctx.task).metric, loss, schedule, pad_id, ctx)
+        facts: dict[str, Any] = {}
+        if self.epochs:
+            rows, dev = student_rows(inputs, ctx, layers)
+            schedule = Schedule(
+                self.epochs, self.batch_size, self.learning_rate, self.embedding_rate, min_steps=self.min_steps
+            )
+            loss = distillation_loss(self.temperature, self.logits, self.states, self.labels)
+            facts = train(student, rows, dev, load_task(ctx.task).metric, loss, schedule, pad_id, ctx)
         facts |= {"teacher_layers": layers, "parameters": sum(p.numel() for p in student.parameters())}
         save_student(student, vocabulary, layers, facts, out_dir)
 

@@ -19,8 +19,10 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 from edgekit import data
 from edgekit.artifact import LabelledData, Teacher, TeacherOutputs, Vocabulary, WideStudent
 from edgekit.errors import RecipeError
+from edgekit.ir.encoder import EdgekitForSequenceClassification
 from edgekit.stage import Inputs
 from edgekit.stages.distill import TEACHER_LAYERS, UNLABELLED, Distill, distillation_loss, student_rows
+from edgekit.stages.teach import load_teacher
 
 # Steps so small that no float32 changes: what comes out is what training starts from.
 STILL: dict[str, Any] = {"epochs": 1, "min_steps": 0, "batch_size": 240, "learning_rate": 1e-30}
@@ -123,6 +125,20 @@ def test_rows_without_a_label_have_no_part_in_its_loss(views: int) -> None:
     assert torch.isfinite(output.logits.grad).all()
 
 
+def test_no_epochs_take_the_copied_layers_as_they_are(tiny_build: TinyBuild, tmp_path: Path) -> None:
+    """All layers and the whole vocabulary: the student is the teacher, to be quantized and nothing else."""
+    distilled = distil(tiny_build, tmp_path, epochs=0, layers=4)
+    student = EdgekitForSequenceClassification.from_pretrained(distilled.path).eval()
+    teacher, _ = load_teacher(made(tiny_build, Teacher).path)
+    kept = made(tiny_build, Vocabulary).teacher_ids
+    ids = torch.arange(len(kept))[None, :12]
+    with torch.inference_mode():
+        ours = student(ids).logits
+        theirs = teacher(torch.tensor(kept)[ids]).logits
+    torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=0)
+    assert "dev_best" not in distilled.facts
+
+
 def test_a_layer_that_the_teacher_lacks_is_refused(tiny_build: TinyBuild, tmp_path: Path) -> None:
     with pytest.raises(RecipeError, match=r"keep names layer 4; the teacher has 4, counted from 0"):
         distil(tiny_build, tmp_path / "keep", keep=(1, 4))
@@ -137,8 +153,8 @@ def test_a_layer_that_the_teacher_lacks_is_refused(tiny_build: TinyBuild, tmp_pa
         ({"keep": (2, 0)}, r"keep is \[2, 0\]; expected layers .* increasing"),
         ({"keep": (1, 1)}, "each once"),
         ({"keep": (-1, 2)}, "counted from 0"),
-        ({"layers": -1}, "layers must not be negative"),
-        ({"epochs": 0}, "at least 1"),
+        ({"layers": -1}, "layers and epochs must not be negative"),
+        ({"epochs": -1}, "must not be negative"),
         ({"min_steps": -1}, "min_steps is -1"),
         ({"temperature": 0.0}, "must be positive"),
         ({"learning_rate": 0.0}, "must be positive"),
