@@ -41,10 +41,14 @@ def tree_digest(folder: Path, files: Iterable[Path] | None = None) -> str:
     return digest.hexdigest()
 
 
+def json_text(value: object) -> str:
+    """Returns canonical JSON (sorted keys, no NaN), so that equal values are equal bytes."""
+    return json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n"
+
+
 def write_json(path: Path, value: object) -> None:
-    """Writes canonical JSON (sorted keys, no NaN), so that equal values are equal bytes."""
-    text = json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False)
-    path.write_text(text + "\n", encoding="utf-8")
+    """Writes canonical JSON."""
+    path.write_text(json_text(value), encoding="utf-8")
 
 
 @dataclass(frozen=True)
@@ -202,6 +206,20 @@ class Ranges(Artifact):
     def statistics(self) -> Path:
         """What every method makes its ranges of, as .npz."""
         return self.path / "statistics.npz"
+
+
+@dataclass(frozen=True)
+class Candidates(Artifact):
+    """Integer forms of the student, one model file each; the facts say what each measured on dev."""
+
+    KIND = "candidates"
+
+
+@dataclass(frozen=True)
+class Timings(Artifact):
+    """What each candidate costs on a device: timings.json, by the candidate's file."""
+
+    KIND = "timings"
 
 
 @dataclass(frozen=True)

@@ -29,6 +29,7 @@ from edgekit.errors import (
     suggestion,
 )
 from edgekit.publish import check_out, previous_keys, publish
+from edgekit.quant.findings import in_short
 from edgekit.quiet import quiet_libraries
 from edgekit.recipe import Recipe, check_limits, check_seed, make_stage, with_limits
 from edgekit.source import resolve
@@ -247,9 +248,42 @@ def build(
                 artifacts[stage.OUT] = made.artifact
                 lineage.append(made)
                 observer.finished(target.name, made)
+                for text in in_short(made.artifact.facts.get("findings", ())):
+                    observer.noted(f"{target.name}: {text}")
             if world.leads:
                 out[target.name] = publish(source.checkpoint, recipe, target, artifacts, lineage, render, store)
     return out
+
+
+def make_until(recipe: Recipe, store: Store, observer: Observer, last: str) -> dict[type[Artifact], Artifact]:
+    """Runs the first target's stages up to one, and returns what they made; a build afterwards finds it.
+
+    Args:
+        recipe: what is wanted.
+        store: where artifacts are kept.
+        observer: is told what happens.
+        last: name of the stage to stop after.
+
+    Raises:
+        EdgekitError: as a build.
+    """
+    source, world = open_source(recipe), current_world()
+    target, artifacts, made_now = source.targets[0], dict(source.artifacts), dict[str, str]()
+    stages = stages_for(target, recipe.options, source.artifacts)
+    stages = stages[: [stage.NAME for stage in stages].index(last) + 1]
+    device = ""
+    if any(stage.MEASURES for stage in stages):
+        device, _ = devices.choose(target.name, processor_of(target.device), recipe.device)
+    with _disk_full_explained((store.root, Path(tempfile.gettempdir()))), store.session():
+        for stage in stages:
+            values = _components(stage, artifacts, target, recipe, device)
+            runner = _Runner(stage, values, Inputs(artifacts, stage.IN), target, recipe, device)
+            made = runner.make(store, world, observer, None, made_now, True, source.check_unchanged)
+            artifacts[stage.OUT] = made.artifact
+            observer.finished(target.name, made)
+            if last == stage.NAME:
+                break
+    return artifacts
 
 
 def _components(

@@ -23,6 +23,7 @@ from edgekit.artifact import (
     Accuracy,
     Artifact,
     Bundle,
+    Candidates,
     EqualisedStudent,
     Graph,
     LabelledData,
@@ -31,6 +32,7 @@ from edgekit.artifact import (
     Student,
     Teacher,
     TeacherGraph,
+    Timings,
     Verdict,
     WideStudent,
     file_digest,
@@ -43,10 +45,15 @@ from edgekit.errors import ArtifactError, OutputError
 from edgekit.manifest import FILE_NAME, File, Host, Manifest, Model, Step, Tensor, Tokenizer
 from edgekit.measured import Candidate
 from edgekit.provenance import Provenance
+from edgekit.quant.findings import in_short
 from edgekit.recipe import Recipe
+from edgekit.search.trials import Trial, from_facts, spoken
 from edgekit.source import shown
 from edgekit.stages.bundle import GOLDEN, MODEL, TOKENIZER
+from edgekit.stages.calibrate import MANIFEST as CALIBRATION
+from edgekit.stages.export import numbers
 from edgekit.stages.gate import read_figure
+from edgekit.stages.select import chosen_of
 from edgekit.store import Store
 from edgekit.target import Target
 
@@ -62,7 +69,8 @@ WEIGHTS = {
     QuantizedGraph: "model.onnx",
     TeacherGraph: "teacher.onnx",
 }
-UNREAD_FACTS = ("train_rows", "sha256")  # long, and of no use to the reader of a lineage
+# Long, or told elsewhere in the manifest, and of no use to the reader of a lineage.
+UNREAD_FACTS = ("train_rows", "sha256", "trials", "candidates", "max_loss", "products", "multiplied")
 NO_DELEGATE = "the CPU runtime runs the whole graph; there is no delegate to cover it"
 
 
@@ -115,7 +123,15 @@ def _is_bundle(folder: Path) -> bool:
 
 def _not_of_the_bundle(place: Path) -> list[str]:
     """Names files that a build did not write; of a manifest that cannot be read, only the usual names are known."""
-    usual = {FILE_NAME, REPORT, MODEL, GOLDEN, f"{TOKENIZER}/tokenizer.json", f"{TOKENIZER}/tokenizer_config.json"}
+    usual = {
+        FILE_NAME,
+        REPORT,
+        MODEL,
+        GOLDEN,
+        CALIBRATION,
+        f"{TOKENIZER}/tokenizer.json",
+        f"{TOKENIZER}/tokenizer_config.json",
+    }
     try:
         listed = {file.path for file in manifests.read(place).files}
     except ArtifactError:
@@ -226,9 +242,7 @@ def describe(
             if p.is_file() and p.name != MODEL
         ),
         lineage=tuple(_step(made) for made in lineage),
-        candidates=_candidates(
-            artifacts[QuantizedGraph], devices.connect("local").provenance(processor_of(target.device))[0]
-        ),
+        candidates=_candidates(artifacts, target),
         accuracy=read_figure(measured.Accuracy, artifacts[Accuracy].path / "accuracy.json"),
         latency=read_figure(measured.Latency, latency / "latency.json"),
         instructions=read_figure(measured.Instructions, latency / "instructions.json"),
@@ -307,25 +321,59 @@ def _step(made: Made) -> Step:
     facts = dict(made.artifact.facts)
     for name in UNREAD_FACTS:
         facts.pop(name, None)
+    if "findings" in facts:
+        facts["findings"] = in_short(facts["findings"])
     return Step(made.stage, made.key, made.seconds, made.cached, made.reason, size, facts)
 
 
-def _candidates(artifact: Artifact, provenance: Provenance) -> tuple[Candidate, ...]:
-    facts = artifact.facts
-    chosen = f"{facts['scheme']}, {facts['method']}"
-    return tuple(
-        Candidate(
-            name=item["name"],
-            chosen=item["name"] == chosen,
-            figures={
-                "logit RMSE against float": item["logit_rmse"],
-                "agreement with float, %": item["agreement"],
-                "bytes": item["bytes"],
-            },
-            provenance=provenance,
-            reason=f"smallest logit error on {facts['dev_rows']} dev rows"
-            if item["name"] == chosen
-            else "larger logit error",
+def _candidates(artifacts: Mapping[type[Artifact], Artifact], target: Target) -> tuple[Candidate, ...]:
+    """Returns the integer forms that were tried: those that were kept with their cost, the others with their error."""
+    made, taken = artifacts[Candidates], artifacts[Timings]
+    assert isinstance(made, Candidates)
+    assert isinstance(taken, Timings)
+    facts = made.facts
+    chosen, reasons = chosen_of(made, taken, target.gate.max_drop)
+    timings = json.loads((taken.path / "timings.json").read_text(encoding="utf-8"))
+    provenance = devices.connect("local").provenance(processor_of(target.device))[0]
+    trials = from_facts(facts["trials"])
+    rungs = _rungs([t for t in trials if t.file in facts["candidates"]], timings["costs"])
+    found = []
+    for trial in trials:
+        cost = timings["costs"].get(trial.file, {})
+        reason = reasons.get(trial.file, "larger logit error than the form of its kind that was kept")
+        if numbers(trial.min_runtime) > numbers(target.runtime.version):
+            reason = f"needs {target.runtime.name} {trial.min_runtime}, the target has {target.runtime.version}"
+        found.append(
+            Candidate(
+                name=trial.name,
+                chosen=trial.file == chosen.file,
+                figures={
+                    "logit_rmse": trial.logit_rmse,
+                    "agreement_pct": trial.agreement,
+                    "dev_pct": trial.score,
+                    "p50_ms": cost.get("p50_ms"),
+                    "instructions": cost.get("instructions"),
+                    "bytes": trial.bytes,
+                },
+                provenance=Provenance(timings["provenance"]) if cost else provenance,
+                reason="; ".join(text for text in (reason, rungs.get(trial.file)) if text),
+            )
         )
-        for item in facts["candidates"]
-    )
+    return tuple(found)
+
+
+def _rungs(kept: Sequence[Trial], costs: Mapping[str, Mapping[str, float]]) -> dict[str, str]:
+    """Says of each rung of the fallback ladder what its last float product brought and cost, by file."""
+    said = {}
+    for trial in (t for t in kept if t.keep_float):
+        before = next((t for t in kept if t.keep_float == trial.keep_float[:-1] and t.family == trial.family), None)
+        if before is None:
+            continue
+        gain = f"{spoken(trial.keep_float[-1])} kept float: {trial.score - before.score:+.1f} points on dev"
+        now, then = costs.get(trial.file, {}), costs.get(before.file, {})
+        if "p50_ms" in now and "p50_ms" in then:
+            gain += f", {now['p50_ms'] - then['p50_ms']:+.2f} ms"
+        elif "instructions" in now and "instructions" in then:
+            gain += f", {(now['instructions'] - then['instructions']) / 1e6:+.2f} M instr."
+        said[trial.file] = gain
+    return said

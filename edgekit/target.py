@@ -79,7 +79,7 @@ class ActivationSection:
 class QuantSection:
     """The quantization that the runtime is fast at; `ops` are the operators that get integers, or "all"."""
 
-    scheme: Literal["static-qdq"]
+    scheme: Literal["auto", "static-qdq"]
     weight: WeightSection
     activation: ActivationSection
     ops: tuple[str, ...] | Literal["all"]

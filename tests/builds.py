@@ -22,7 +22,7 @@ from edgekit.target import shipped_targets
 TARGET = "tiny-x86"
 STAGES = (
     "data", "trim", "teach", "distill", "prune", "reference", "baseline", "equalise", "export", "calibrate", "quantize",
-    "evaluate", "benchmark", "gate", "bundle",
+    "timing", "select", "evaluate", "benchmark", "gate", "bundle",
 )  # fmt: skip
 SETTINGS = (
     "teach.views=1", "distill.layers=2", "distill.epochs=12", "distill.min_steps=0", "distill.learning_rate=3e-3",

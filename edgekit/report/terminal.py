@@ -21,7 +21,10 @@ from edgekit.report.figures import LEGEND, MARKS, PROXY, clean
 if TYPE_CHECKING:
     from edgekit.measure import Evaluation
     from edgekit.quant.findings import Finding
+    from edgekit.quant.range_file import RangeFile
+    from edgekit.range_files import Difference
 
+STEPS = 255
 _COLOURS = {
     Verdict.PASS: "bold green",
     Verdict.FAIL: "bold red",
@@ -147,7 +150,27 @@ def explanation(manifest: Manifest) -> RenderableType:
     reasons = [
         Text(f"{name}: not measured: {clean(why)}", style="yellow") for name, why in sorted(manifest.unmeasured.items())
     ]
-    return Group(head, table, foot, Text(), gate, checks(manifest.gate), Text(LEGEND, style="dim"), *reasons)
+    chosen: list[RenderableType] = []
+    if manifest.candidates:
+        chosen = [Text(), Text("Candidates", style="bold"), candidates(manifest)]
+    gate_part: list[RenderableType] = [Text(), gate, checks(manifest.gate), Text(LEGEND, style="dim"), *reasons]
+    return Group(head, table, foot, *chosen, *gate_part)
+
+
+def candidates(manifest: Manifest) -> Table:
+    """Returns the integer forms that were tried, with what they measured and why they are shipped or not."""
+    names = list(dict.fromkeys(name for one in manifest.candidates for name in one.figures))
+    names = [name for name in names if any(one.figures.get(name) is not None for one in manifest.candidates)]
+    places = tuple(range(1, len(names) + 1))
+    table = _table("", *(figures.label(name) for name in names), "Why", right=places, whole=places)
+    for one in manifest.candidates:
+        cells = [one.figures.get(name) for name in names]
+        table.add_row(
+            Text(clean(one.name), style="bold green" if one.chosen else ""),
+            *("–" if cell is None else figures.named(name, cell) for name, cell in zip(names, cells, strict=True)),
+            Text(clean(one.reason)),
+        )
+    return table
 
 
 def targets(profiles: Iterable[Mapping[str, Any]]) -> Table:
@@ -198,6 +221,32 @@ def findings(found: Sequence[Finding]) -> RenderableType:
             grid.add_row(Text(f"  {name}", style="dim"), Text(clean(getattr(finding, name))))
         blocks.append(grid)
     return Group(*blocks)
+
+
+def ranges(found: RangeFile) -> RenderableType:
+    """Returns a file of ranges: what each tensor's is and which product reads it; then what calibration noticed."""
+    readers = {tensor: product for product, tensor in found.products.items()}
+    table = _table("Tensor", "Read by", "Low", "High", "Step", "Method", right=(2, 3, 4), whole=(2, 3, 4, 5))
+    for name, one in found.ranges.items():
+        ends = [f"{value:.4g}" for value in (one.low, one.high, (one.high - one.low) / STEPS)]
+        table.add_row(Text(clean(name)), Text(clean(readers.get(name, ""))), *ends, Text(clean(one.method)))
+    head = Text(
+        f"{clean(found.target)}: {len(found.ranges)} tensors, policy {clean(found.policy)}, {found.rows:,} rows"
+    )
+    return Group(head, table, *([findings(found.findings)] if found.findings else []))
+
+
+def range_differences(found: Sequence[Difference]) -> RenderableType:
+    """Returns the tensors whose ranges differ, with both and the change of the span."""
+    if not found:
+        return Text("no range differs by more than a hundredth")
+    table = _table("Tensor", "Before", "After", "Span", right=(1, 2, 3), whole=(1, 2, 3))
+    for one in found:
+        before, after = ("–" if ends is None else f"{ends[0]:.4g} to {ends[1]:.4g}" for ends in (one.before, one.after))
+        table.add_row(
+            Text(clean(one.tensor)), before, after, "–" if one.change is None else f"{100 * one.change:+.1f} %"
+        )
+    return table
 
 
 def evaluation(result: Evaluation) -> RenderableType:

@@ -16,7 +16,9 @@ from edgekit.stages.gate import Gate
 from edgekit.stages.prune import Prune
 from edgekit.stages.quantize import Quantize
 from edgekit.stages.reference import Compare
+from edgekit.stages.select import Select
 from edgekit.stages.teach import Teach
+from edgekit.stages.timing import Time
 from edgekit.stages.trim import Trim
 
 ORDER = (
@@ -31,7 +33,9 @@ ORDER = (
     Equalise,  # student         → equalised student
     Export,  # equalised student → float graph
     Calibrate,  # float graph     → ranges
-    Quantize,  # graph, ranges   → int8 graph
+    Quantize,  # graph, ranges   → integer candidates
+    Time,  # candidates      → what each costs, on a device
+    Select,  # candidates      → int8 graph
     Evaluate,  # int8 graph      → accuracy, on a device
     Benchmark,  # both graphs     → latency or instructions, on a device
     Gate,  # figures         → verdict

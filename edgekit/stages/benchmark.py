@@ -84,7 +84,7 @@ class Benchmark(Pass):
         provenance, reason = device.provenance(processor(ctx.target))
         plan = LatencyPlan(rounds=self.rounds, block_runs=self.block_runs, threads=threads)
         timed = device.latency(models, plan)
-        counted = device.instructions(_middle_lengths(models, self.counted_texts), threads)
+        counted = device.instructions(middle_lengths(models, self.counted_texts), threads)
         unmeasured = {
             name: taken.reason
             for name, taken in (("latency", timed), ("instructions", counted))
@@ -119,11 +119,12 @@ def _model_file(graph: QuantizedGraph | TeacherGraph, pad_id: int, options: Mapp
     return ModelFile(graph.model, file_digest(graph.model), pad_id, graph.facts["min_runtime"], options)
 
 
-def _middle_lengths(
+def middle_lengths(
     models: Mapping[str, tuple[ModelFile, TokenRows]], count: int
 ) -> dict[str, tuple[ModelFile, TokenRows]]:
-    """Picks rows at evenly spaced quantiles of length, the same texts for each model: few rows, typical lengths."""
-    order = np.argsort([len(row) for row in models["artifact"][1].ids], kind="stable")
+    """Picks rows at evenly spaced quantiles of the first model's lengths, the same texts for each: few, but typical."""
+    _, first = next(iter(models.values()))
+    order = np.argsort([len(row) for row in first.ids], kind="stable")
     places = np.linspace(0, len(order), min(count, len(order)), endpoint=False) + len(order) / count / 2
     chosen = [int(order[min(int(place), len(order) - 1)]) for place in places]
     return {name: (model, TokenRows([rows.ids[i] for i in chosen])) for name, (model, rows) in models.items()}
@@ -138,7 +139,7 @@ def latency_figures(
     theirs = [float(t) for t in teacher.block_ms.ravel()] if teacher else None
     ratio = None
     if teacher:
-        ratio = median_of_ratios(_block_medians(teacher), _block_medians(artifact))
+        ratio = median_of_ratios(block_medians(teacher), block_medians(artifact))
     edges, ours, other = histogram(times, theirs)
     return measured.Latency(
         device=device,
@@ -163,7 +164,8 @@ def latency_figures(
     )
 
 
-def _block_medians(samples: Samples) -> list[float]:
+def block_medians(samples: Samples) -> list[float]:
+    """Returns the median time of each block, in milliseconds."""
     return [float(median) for median in np.median(samples.block_ms, axis=1)]
 
 

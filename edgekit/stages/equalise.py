@@ -22,6 +22,7 @@ from edgekit.artifact import FACTS, EqualisedStudent, LabelledData, Student, Voc
 from edgekit.calibration import AUTO, Policy, draw
 from edgekit.errors import StageContractError
 from edgekit.inference import run_rows
+from edgekit.quant.findings import outlier_channels
 from edgekit.quant.weights import Bound
 from edgekit.stage import Context, Inputs, Pass
 from edgekit.tokenization import encode, load_tokenizer
@@ -34,6 +35,10 @@ if TYPE_CHECKING:
 
 LENGTH_STRATA = 4
 BOUND: Bound = "pairs"
+MORE = "--set equalise.min_gain=0 takes every division that helps"
+WORTH_TELLING = 12.0
+"""Ratio from which a channel that was left is told: what is below was looked at and not worth a Mul."""
+
 FLOAT_TOLERANCE = 1e-3
 """Largest change of a float logit that rounding of the folded scales may make, relative to the largest logit."""
 
@@ -55,7 +60,7 @@ class Equalise(Pass):
     rows: int = 128
 
     NAME: ClassVar[str] = "equalise"
-    VERSION: ClassVar[int] = 2
+    VERSION: ClassVar[int] = 4
     IN: ClassVar = (Student, Vocabulary, LabelledData)
     OUT: ClassVar = EqualisedStudent
     TOOLS: ClassVar[tuple[str, ...]] = ("torch", "transformers", "tokenizers", "numpy")
@@ -104,11 +109,14 @@ class Equalise(Pass):
             if file.name not in ("model.safetensors", "config.json", FACTS):
                 shutil.copyfile(file, out_dir / file.name)
         result.save_pretrained(out_dir)
+        left = [outlier_channels(name, one.magnitudes.numpy(), MORE, WORTH_TELLING) for name, one in after.items()]
         facts = {
+            "findings": [asdict(finding) for finding in left if finding is not None],
             "logit_rmse_before": _error(integers(student, extremes), rows, pad_id, expected) ** 0.5,
             "logit_rmse_after": _error(integers(result, after), rows, pad_id, expected) ** 0.5,
             "rows": len(rows),
             "multiplied": used,
+            "divided": {name: found[name].strength for name in chosen},
             "float_change": change,
             "products": {name: {**asdict(one), "chosen": name in chosen} for name, one in found.items()},
         }

@@ -11,7 +11,8 @@ import builds
 import pytest
 from builds import STAGES, TARGET, TinyBuild, check_store, cli, lineage, manifest, ran
 
-MEASURING = ["evaluate", "benchmark", "gate"]
+MEASURING = ["timing", "select", "evaluate", "benchmark", "gate"]
+JUDGING = ["quantize", "select", "gate"]  # what reads the limits
 
 
 @pytest.fixture
@@ -76,7 +77,7 @@ def test_plan_runs_nothing(again: TinyBuild, tmp_path: Path) -> None:
     record(again, "quantize").unlink()
     steps = json.loads(build(again, "--plan", "--json"))
     assert [step["stage"] for step in steps if not step["cached"]] == [
-        "quantize", "evaluate", "benchmark", "gate", "bundle",
+        "quantize", "timing", "select", "evaluate", "benchmark", "gate", "bundle",
     ]  # fmt: skip
     assert len(list((again.cache / "store" / "actions").iterdir())) == len(actions) - 1
     assert (again.bundle / "manifest.json").read_bytes() == before
@@ -90,7 +91,7 @@ def test_a_target_added_later_runs_its_own_stages_only(again: TinyBuild, tmp_pat
     stricter = builds.write_target(tmp_path / "stricter.toml", ("max_drop = 30.0", "max_drop = 29.0"))
     build(again, "--target", str(stricter))
     assert ran(again.bundle) == []
-    assert ran(again.out / "stricter") == ["gate"]
+    assert ran(again.out / "stricter") == JUDGING
     assert lineage(again.out / "stricter")["prune"]["cached"]
     wider = builds.write_target(tmp_path / "wider.toml", ("threads = 1", "threads = 2"))
     build(again, target=wider)
@@ -126,8 +127,8 @@ def test_a_changed_option_runs_what_depends_on_it(again: TinyBuild, setting: str
 
 def test_the_limit_and_the_seed_are_named_too(again: TinyBuild) -> None:
     build(again, "--max-drop", "25")
-    assert ran(again.bundle) == ["gate"]
-    assert "max_drop" in reason(again, "gate")
+    assert ran(again.bundle) == JUDGING
+    assert all("max_drop" in reason(again, stage) for stage in JUDGING)
     steps = json.loads(build(again, "--seed", "1", "--plan", "--json"))
     assert not any(step["cached"] for step in steps)
 
@@ -148,39 +149,39 @@ def flip(path: Path) -> None:
 
 
 def flip_a_byte(again: TinyBuild) -> None:
-    flip(artifact(again, "quantize") / "model.onnx")
+    flip(artifact(again, "select") / "model.onnx")
 
 
 def delete_a_file(again: TinyBuild) -> None:
-    (artifact(again, "quantize") / "facts.json").unlink()
+    (artifact(again, "select") / "facts.json").unlink()
 
 
 def add_a_file(again: TinyBuild) -> None:
-    (artifact(again, "quantize") / "more.txt").write_text("more")
+    (artifact(again, "select") / "more.txt").write_text("more")
 
 
 def link_a_file(again: TinyBuild) -> None:
-    path = artifact(again, "quantize") / "model.onnx"
+    path = artifact(again, "select") / "model.onnx"
     path.rename(again.out / "elsewhere")
     path.symlink_to(again.out / "elsewhere")
 
 
 def delete_the_object(again: TinyBuild) -> None:
-    path = artifact(again, "quantize")
+    path = artifact(again, "select")
     path.rename(path.with_name("0" * 64))
 
 
 def truncate_the_record(again: TinyBuild) -> None:
-    path = record(again, "quantize")
+    path = record(again, "select")
     path.write_bytes(path.read_bytes()[:100])
 
 
 def empty_the_record(again: TinyBuild) -> None:
-    record(again, "quantize").write_bytes(b"")
+    record(again, "select").write_bytes(b"")
 
 
 def point_the_record_out(again: TinyBuild) -> None:
-    path = record(again, "quantize")
+    path = record(again, "select")
     content = json.loads(path.read_text())
     path.write_text(json.dumps(content | {"digest": ".."}))
 
@@ -196,8 +197,8 @@ def test_a_damaged_entry_is_found_and_rebuilt(damage: object, again: TinyBuild, 
     damage(again)  # type: ignore[operator]
     result = cli(*again.sources.args(again.out), cache=again.cache)
     assert result.exit_code == 0, result.output
-    assert ran(again.bundle) == ["quantize"]
-    assert reason(again, "quantize") == "its entry in the store was missing or damaged"
+    assert ran(again.bundle) == ["select"]
+    assert reason(again, "select") == "its entry in the store was missing or damaged"
     assert files(again.bundle) == files(tiny_build.bundle)
     if damage is not delete_the_object:
         check_store(again.cache)
@@ -228,7 +229,9 @@ def test_json_is_all_that_stdout_gets(tiny_build: TinyBuild, tmp_path: Path) -> 
     printed = json.loads(done.stdout)
     assert printed == {TARGET: manifest(tmp_path / "dist" / TARGET)}
     assert "Warning" not in done.stderr
-    assert all(line.startswith((f"  {TARGET}", "MODEL is given")) for line in done.stderr.splitlines()), done.stderr
+    assert all(
+        line.startswith((f"  {TARGET}", f"{TARGET}: ", "MODEL is given")) for line in done.stderr.splitlines()
+    ), done.stderr
 
 
 def test_a_failing_gate_still_leaves_bundle_and_report(again: TinyBuild) -> None:
