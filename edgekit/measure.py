@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,7 @@ import numpy as np
 
 from edgekit import data, devices, manifest, measured
 from edgekit.artifact import file_digest
+from edgekit.backends import load_backend
 from edgekit.devices import LatencyPlan, ModelFile, Processor, Progress, TokenRows, Unavailable
 from edgekit.errors import ArtifactError, InputError
 from edgekit.manifest import Manifest
@@ -27,6 +29,7 @@ from edgekit.tokenization import count_longer, encode, load_tokenizer
 GOLDEN_BYTES_LIMIT = 64 << 20
 MAX_THREADS = 256
 MAX_TOKENS = 1 << 20
+KERNELS_TOLERANCE = 1e-5  # of float32's rounding of an exact integer sum; one saturated pair is off by 1e-3
 
 
 @dataclass(frozen=True)
@@ -70,12 +73,14 @@ class Verification:
     Attributes:
         files: files whose digests were checked.
         golden_rows: rows replayed.
+        kernels_error: of the device's integer products at their extremes, as a share of the largest logit.
         failures: what differs, one line each; empty where all is well.
         device: URI.
     """
 
     files: int
     golden_rows: int
+    kernels_error: float
     failures: tuple[str, ...]
     device: str
 
@@ -349,4 +354,22 @@ def verify(folder: Path, device: str) -> Verification:
     logits = devices.connect(uri).logits(bundle.model, TokenRows(rows), bundle.threads, None)
     for number, (row, ids, values) in enumerate(zip(golden, rows, logits, strict=True), 1):
         failures += [f"golden row {number}: {what}" for what in differences(row, ids, values)]
-    return Verification(len(item.files) + 1, len(golden), tuple(failures), uri)
+    error = _kernels_error(bundle, uri)
+    if error > KERNELS_TOLERANCE:
+        failures.append(
+            f"the runtime's integer products are not exact: at their extremes they are off by {100 * error:.2g} % "
+            "(a kernel that saturates, which other answers follow from)"
+        )
+    return Verification(len(item.files) + 1, len(golden), error, tuple(failures), uri)
+
+
+def _kernels_error(bundle: _Bundle, uri: str) -> float:
+    """Runs the model of extreme products on the device; returns its error, as a share of the largest logit."""
+    section = bundle.manifest.target.get("runtime")
+    backend = load_backend(str(section.get("name")) if isinstance(section, dict) else "")
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "extremes.onnx"
+        rows, expected = backend.self_test(path)
+        model = ModelFile(path, file_digest(path), 0, options=bundle.model.options)
+        found = devices.connect(uri).logits(model, TokenRows(rows), bundle.threads, None)
+    return float(np.abs(found - expected).max() / np.abs(expected).max())

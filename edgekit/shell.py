@@ -1,23 +1,32 @@
-"""What the command line does with faults: one message, an exit code, and for an internal error a file to report."""
+"""What all commands share: options, how results are printed, and what happens to faults.
+
+A fault gives one message and an exit code; an internal error a file to report besides.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import errno
 import io
+import json
 import os
 import sys
 import tempfile
 import time
 import traceback
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from edgekit.errors import EdgekitError
 from edgekit.world import current_world
 
+if TYPE_CHECKING:
+    from rich.console import Console, RenderableType
+
+DEVICE_HELP = "Device to measure on, such as local or qemu:cortex-a76 (default: the best that is ready here)."
 INTERRUPTED = 130  # 128 + SIGINT, as shells have it
 # Faults of the machine that no stage explains: the message names them, and there is nothing of edgekit's to report.
 _SURROUNDINGS = (errno.ENAMETOOLONG, errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPIPE)
@@ -79,3 +88,40 @@ def _reproducer(error: Exception) -> Path:
         path = Path(tempfile.mkdtemp(prefix="edgekit-crash-")) / name
         path.write_text(text, encoding="utf-8")
     return path
+
+
+def device_option(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Adds --device."""
+    return click.option("--device", default="", metavar="URI", help=DEVICE_HELP)(command)
+
+
+def json_option(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Adds --json."""
+    return click.option("--json", "as_json", is_flag=True, help="Print JSON on stdout.")(command)
+
+
+def print_result(result: object, shown: RenderableType, as_json: bool) -> None:
+    """Prints a result as JSON, or what is shown of it."""
+    if as_json:
+        print_json(plain(result))
+    else:
+        console().print(shown)
+
+
+def plain(result: object) -> Any:
+    """Returns a result of dataclasses as JSON values."""
+    from edgekit.codec import encode
+
+    return json.loads(json.dumps(encode(result), default=str))
+
+
+def print_json(value: object) -> None:
+    """Prints JSON on stdout."""
+    click.echo(json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False))
+
+
+def console() -> Console:
+    """Returns the terminal, or what stands for it."""
+    from rich.console import Console
+
+    return Console()

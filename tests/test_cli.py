@@ -114,7 +114,8 @@ def test_init_writes_a_recipe_that_builds(here: Path, tiny_build: TinyBuild, tmp
     cache = tiny_build.copy_cache(tmp_path / "cache2")
     result = cli("build", "--device", "local", cache=cache)
     assert result.exit_code in (0, 3), result.output
-    assert builds.ran(here / "dist" / TARGET) == ["gate"], "the flags and the file mean the same"
+    judging = ["quantize", "select", "gate"]  # another limit than the finished build's, and nothing else
+    assert builds.ran(here / "dist" / TARGET) == judging, "the flags and the file mean the same"
 
 
 def settings() -> dict[str, str]:
@@ -196,7 +197,7 @@ def test_cache_info_and_prune(tiny_build: TinyBuild, tmp_path: Path) -> None:
     assert info["size_bytes"] > 100_000
     text = cli("cache", "info", cache=cache).stdout
     assert f"{info['objects']} artifacts of {info['actions']} actions" in text
-    kept = json.loads(cli("cache", "prune", "--keep-mb", "0.1", "--json", cache=cache).stdout)
+    kept = json.loads(cli("cache", "prune", "--keep-mb", "0.4", "--json", cache=cache).stdout)
     assert 0 < kept["actions"] < info["actions"]
     assert json.loads(cli("cache", "prune", "--keep-mb", "0", "--json", cache=cache).stdout)["objects"] == 0
     builds.check_store(cache)

@@ -1,0 +1,101 @@
+"""Files of ranges: made as a build would make them, looked at, compared, and given to a later build."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+
+from edgekit import pipeline
+from edgekit.artifact import Graph, Ranges, file_digest, json_text
+from edgekit.backends import load_backend
+from edgekit.errors import OutputError, RecipeError
+from edgekit.quant.findings import Finding
+from edgekit.quant.range_file import SCHEMA, RangeFile
+from edgekit.quant.ranges import read_ranges
+from edgekit.recipe import Recipe
+from edgekit.store import Store, write_atomically
+from edgekit.target import load_target
+
+SAME = 0.01
+"""Share of a range that may differ without being told."""
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A tensor whose range differs between two files.
+
+    Attributes:
+        tensor: its name.
+        before, after: (low, high); None where the file does not have it.
+        change: of the span, as a share of the one before; None where there is nothing to compare.
+    """
+
+    tensor: str
+    before: tuple[float, float] | None
+    after: tuple[float, float] | None
+    change: float | None
+
+
+def make(recipe: Recipe, store: Store, observer: pipeline.Observer) -> RangeFile:
+    """Runs a build's stages up to calibration for one target.
+
+    Args:
+        recipe: with one target.
+        store: where artifacts are kept; a build afterwards finds them there.
+        observer: is told what happens.
+
+    Raises:
+        RecipeError: none or several targets.
+        EdgekitError: as a build.
+    """
+    if len(recipe.targets) != 1:
+        raise RecipeError("calibrate takes one target; name it with --target")
+    artifacts = pipeline.make_until(recipe, store, observer, "calibrate")
+    ranges, graph = artifacts[Ranges], artifacts[Graph]
+    assert isinstance(ranges, Ranges)
+    assert isinstance(graph, Graph)
+    target = load_target(recipe.targets[0])
+    facts = ranges.facts
+    products = load_backend(target.runtime.name).products(graph.model)
+    return RangeFile(
+        schema=SCHEMA,
+        edgekit=version("edgekit"),
+        target=target.name,
+        graph_sha256=file_digest(graph.model),
+        policy=facts["policy"],
+        rows=facts["rows"],
+        products={name: product.entering for name, product in products.items()},
+        ranges=read_ranges(ranges.file),
+        findings=tuple(Finding(**finding) for finding in facts["findings"]),
+    )
+
+
+def write(path: Path, ranges: RangeFile) -> None:
+    """Writes a file of ranges, or nothing.
+
+    Raises:
+        OutputError: it cannot be written.
+    """
+    try:
+        write_atomically(path, json_text(dataclasses.asdict(ranges)))
+    except OSError as error:
+        raise OutputError(f"ranges cannot be written to {path}: {error.strerror}") from error
+
+
+def diff(before: RangeFile, after: RangeFile) -> Sequence[Difference]:
+    """Returns the tensors whose ranges differ, the largest change first; those that one file lacks come before all."""
+    found = []
+    for tensor in sorted({*before.ranges, *after.ranges}):
+        one, other = before.ranges.get(tensor), after.ranges.get(tensor)
+        ends = [None if r is None else (r.low, r.high) for r in (one, other)]
+        if one is None or other is None:
+            found.append(Difference(tensor, ends[0], ends[1], None))
+            continue
+        span = max(one.high - one.low, 1e-30)
+        moved = max(abs(one.low - other.low), abs(one.high - other.high)) / span
+        if moved > SAME:
+            found.append(Difference(tensor, ends[0], ends[1], (other.high - other.low) / span - 1))
+    return sorted(found, key=lambda one: -float("inf") if one.change is None else -abs(one.change))

@@ -1,0 +1,136 @@
+"""Files of ranges: made as a build makes them, shown, compared, given to a build, and refused where they are wrong."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+
+import builds
+import pytest
+from builds import TinyBuild
+from click.testing import Result
+from test_export import made
+
+import edgekit
+from edgekit.artifact import Graph, Ranges, file_digest
+from edgekit.errors import RecipeError
+from edgekit.quant.range_file import RangeFile
+from edgekit.quant.ranges import Range
+from edgekit.range_files import diff
+
+
+def calibrate(build: TinyBuild, *more: str) -> Result:
+    """Runs the command with what the finished build was made with."""
+    settings = [argument for setting in builds.SETTINGS for argument in ("--set", setting)]
+    places = ["--data", str(build.sources.data), "--target", str(build.sources.target)]
+    return builds.cli("calibrate", str(build.sources.teacher), *places, *settings, *more, cache=build.cache)
+
+
+def test_the_ranges_are_those_of_the_build(tiny_build: TinyBuild, tmp_path: Path) -> None:
+    out = tmp_path / "ranges.json"
+    result = calibrate(tiny_build, "--out", str(out))
+    assert result.exit_code == 0, result.stderr
+    assert "cached" in result.stderr
+    assert "runs" not in result.stderr, "the build had made all of it"
+    found = edgekit.read_ranges(out)
+    stored = json.loads(made(tiny_build, Ranges).file.read_text())
+    assert {name: dataclasses.asdict(one) for name, one in found.ranges.items()} == stored
+    assert found.graph_sha256 == file_digest(made(tiny_build, Graph).model)
+    assert found.products["layers.0.up"] in found.ranges
+    shown = builds.cli("calibrate", str(out), cache=tiny_build.cache)
+    assert shown.exit_code == 0
+    assert "layers.0.up" in shown.stdout
+    assert json.loads(builds.cli("calibrate", str(out), "--json", cache=tiny_build.cache).stdout)["rows"] == found.rows
+
+
+def test_other_rows_make_a_difference_that_is_shown(tiny_build: TinyBuild, tmp_path: Path) -> None:
+    out = tmp_path / "ranges.json"
+    calibrate(tiny_build, "--out", str(out))
+    same = calibrate(tiny_build, "--diff", str(out))
+    assert "no range differs" in same.stdout
+    other = calibrate(tiny_build, "--rows", "3", "--diff", str(out), "--json")
+    assert other.exit_code == 0, other.stderr
+    differences = json.loads(other.stdout)
+    assert differences
+    changes = [abs(one["change"]) for one in differences]
+    assert changes == sorted(changes, reverse=True)
+    assert "%" in calibrate(tiny_build, "--rows", "3", "--diff", str(out)).stdout
+
+
+def test_a_build_takes_them(tiny_build: TinyBuild, tmp_path: Path) -> None:
+    out, cache = tmp_path / "ranges.json", tiny_build.copy_cache(tmp_path / "cache")
+    calibrate(tiny_build, "--out", str(out))
+    given = ["--set", f"calibrate.ranges={out}", "--set", "quantize.scheme=static"]
+    result = builds.cli(*tiny_build.sources.args(tmp_path / "dist", *given), cache=cache)
+    assert result.exit_code == 0, result.stderr
+    manifest = json.loads((tmp_path / "dist" / builds.TARGET / "manifest.json").read_text())
+    (step,) = (s for s in manifest["lineage"] if s["stage"] == "calibrate")
+    assert step["facts"]["method"] == "given"
+    assert all("given" in one["name"] for one in manifest["candidates"])
+
+
+def test_ranges_of_another_graph_are_refused(tiny_build: TinyBuild, tmp_path: Path) -> None:
+    out, cache = tmp_path / "ranges.json", tiny_build.copy_cache(tmp_path / "cache")
+    calibrate(tiny_build, "--out", str(out))
+    other = edgekit.read_ranges(out)
+    edgekit.write_ranges(out, dataclasses.replace(other, graph_sha256="0" * 64))
+    result = builds.cli(*tiny_build.sources.args(tmp_path / "dist", "--set", f"calibrate.ranges={out}"), cache=cache)
+    assert result.exit_code == 2
+    assert "holds the ranges of another graph" in result.stderr
+    name = next(iter(other.ranges))
+    fewer = {key: value for key, value in other.ranges.items() if key != name}
+    edgekit.write_ranges(out, dataclasses.replace(other, ranges=fewer))
+    result = builds.cli(*tiny_build.sources.args(tmp_path / "dist", "--set", f"calibrate.ranges={out}"), cache=cache)
+    assert result.exit_code == 2
+    assert f"lacks {name}" in result.stderr
+    assert not (tmp_path / "dist").exists()
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("{", "is not a file of ranges"),
+        ("[]", "expected an object"),
+        ('{"schema": 1}', "edgekit: missing"),
+        (None, "ranges cannot be read"),
+    ],
+)
+def test_a_wrong_file_is_refused_with_what_to_do(tmp_path: Path, text: str | None, message: str) -> None:
+    path = tmp_path / "ranges.json"
+    if text is not None:
+        path.write_text(text)
+    with pytest.raises(RecipeError, match=message) as caught:
+        edgekit.read_ranges(path)
+    assert "edgekit calibrate" in str(caught.value)
+
+
+def file(**ranges: tuple[float, float]) -> RangeFile:
+    made_of = {name: Range(low, high, "minmax", 8) for name, (low, high) in ranges.items()}
+    return RangeFile(1, "0", "x86-64", "0" * 64, "default", 8, {}, made_of, ())
+
+
+def test_a_range_without_zero_and_an_empty_file_are_refused(tmp_path: Path) -> None:
+    edgekit.write_ranges(tmp_path / "a.json", file(x=(1.0, 2.0)))
+    with pytest.raises(RecipeError, match="the range of 'x' does not hold zero"):
+        edgekit.read_ranges(tmp_path / "a.json")
+    edgekit.write_ranges(tmp_path / "b.json", file())
+    with pytest.raises(RecipeError, match="holds no ranges"):
+        edgekit.read_ranges(tmp_path / "b.json")
+
+
+def test_differences_are_sorted_and_small_ones_left_out() -> None:
+    before = file(a=(-1, 1), b=(-1, 1), c=(-1, 1), d=(0, 1))
+    after = file(a=(-1, 1.01), b=(-2, 1), c=(-1, 0.5), e=(0, 1))
+    found = diff(before, after)
+    assert [(one.tensor, one.change) for one in found] == [("d", None), ("e", None), ("b", 0.5), ("c", -0.25)]
+
+
+def test_options_for_making_are_refused_with_a_file(tmp_path: Path, tiny_build: TinyBuild) -> None:
+    edgekit.write_ranges(tmp_path / "a.json", file(x=(-1.0, 2.0)))
+    result = builds.cli("calibrate", str(tmp_path / "a.json"), "--rows", "3", cache=tiny_build.cache)
+    assert result.exit_code == 2
+    assert "--rows: only for making one" in result.stderr
+    result = builds.cli("calibrate", "model", "--data", "x", cache=tiny_build.cache)
+    assert result.exit_code == 2
+    assert "name it with --target" in result.stderr
