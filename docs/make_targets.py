@@ -47,7 +47,7 @@ MEANINGS = {
     "shape.sequence_length": "tokens of the input: a fixed number, or `dynamic`",
     "shape.head_multiple": "attention heads of each layer are rounded to a multiple of this",
     "shape.ffn_multiple": "FFN channels of each layer are rounded to a multiple of this",
-    "quant.scheme": "kind of quantization",
+    "quant.scheme": "`auto`: static, dynamic or weight-only, by time on the device; `static-qdq`: static only",
     "quant.weight.dtype": "integer type of the weights; `quantize` tries the unsigned one too and may choose it",
     "quant.weight.granularity": "one scale a tensor, or one an output channel",
     "quant.weight.symmetric": "whether the weights' zero point is 0",

@@ -23,7 +23,7 @@ from edgekit.target import load_target
 GUIDE = ROOT / "docs" / "guide.md"
 ADRS = sorted((ROOT / "docs" / "adr").glob("[0-9]*.md"))
 PYTHON, TOML = blocks("python"), blocks("toml")
-FILLED_IN = {"policy_digest"}  # options that no user sets
+FILLED_IN = {"policy_digest", "ranges_digest"}  # options that no user sets
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
