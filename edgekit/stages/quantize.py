@@ -2,7 +2,8 @@
 
 Full-range int8 weights times uint8 activations overflow the 16-bit pair sums of x86 CPUs without VNNI, so such a file
 answers differently from CPU to CPU. Bounded weights and unsigned weights both avoid it; which loses less depends on
-the weights, so all are made and compared on dev, then range methods with the best of them, then corrected biases.
+the weights, so all are made and compared on dev, then range methods with the best of them, then corrected biases; the
+best form with the other weight type is kept beside it, since it runs through other kernels.
 These comparisons are of logits: they come out alike on every machine that builds. Which family is shipped is decided
 on the device (`timing`, `select`).
 
@@ -118,8 +119,8 @@ class Quantize(Pass):
         kept: list[Trial] = []
         static = [scheme for scheme in schemes if scheme.family == "static"]
         if static:
-            best = self._best_static(trials, static, METHODS if method == AUTO else (method,))
-            kept.append(best)
+            best, *others = self._static(trials, static, METHODS if method == AUTO else (method,))
+            kept += [best, *others]
             if self.qat_epochs:
                 kept.append(trained(self.qat_epochs, self.qat_rate, inputs, ctx, trials, best, scheme_of(best)))
             enough = needed(teacher, trials.float_score, ctx.target["gate.max_drop"], self.max_loss)
@@ -198,14 +199,28 @@ class Quantize(Pass):
             )
         return found
 
-    def _best_static(self, trials: Trials, schemes: Sequence[Scheme], methods: Sequence[str]) -> Trial:
-        """Returns the form of least logit error over schemes, then methods, then biases."""
+    def _static(self, trials: Trials, schemes: Sequence[Scheme], methods: Sequence[str]) -> list[Trial]:
+        """Returns the form of least logit error over schemes, then methods, then biases; then the other weight type's.
+
+        Signed and unsigned weights run through other kernels: which is faster is for the device to say.
+        """
         found = [trials.run(scheme, methods[0]) for scheme in schemes]
-        scheme = scheme_of(nearest(found))
-        found += [trials.run(scheme, method) for method in methods[1:]]
-        if self.correct_bias and scheme.bound is not None and trials.subject.observed:
-            found.append(trials.run(scheme, nearest(found).method, corrected=True))
-        return nearest(found)
+        by_weight = [
+            nearest([t for t in found if scheme_of(t).weight == w]) for w in sorted({s.weight for s in schemes})
+        ]
+        best = nearest(by_weight)
+        forms = [best, *(trials.run(scheme_of(best), method) for method in methods[1:])]
+        if self.correct_bias and scheme_of(best).bound is not None and trials.subject.observed:
+            forms.append(trials.run(scheme_of(best), nearest(forms).method, corrected=True))
+        chosen = nearest(forms)
+        others = [scheme_of(trial) for trial in by_weight if trial is not best]
+        method = chosen.method
+        return [chosen, *(_of(trials, s, method) or trials.run(s, method) for s in others)]
+
+
+def _of(trials: Trials, scheme: Scheme, method: str) -> Trial | None:
+    """Returns the trial of a scheme and a method that was run already, if any."""
+    return next((t for t in trials.done if (t.scheme, t.method, t.corrected) == (scheme.name, method, False)), None)
 
 
 def rungs(trials: Trials, best: Trial, enough: float) -> list[Trial]:

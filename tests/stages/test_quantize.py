@@ -40,8 +40,8 @@ def quantize(build: TinyBuild, folder: Path, stage: Quantize, target: str = "x86
 
 
 def static_of(candidates: Candidates) -> tuple[Trial, Path]:
-    """Returns the static form that was kept."""
-    (trial,) = (t for t in candidates_of(candidates) if t.family == "static")
+    """Returns the static form whose logits are nearest."""
+    trial = next(t for t in candidates_of(candidates) if t.family == "static")
     return trial, candidates.path / trial.file
 
 
@@ -78,7 +78,8 @@ def test_the_static_form_whose_logits_are_nearest_on_dev_is_kept(
     assert set(first) == set(EVERY)
     best = min(first.values(), key=lambda trial: trial.logit_rmse).scheme
     plain = [t.method for t in tried if t.scheme == best and not t.corrected]
-    assert plain == list(METHODS), "methods with the best scheme alone"
+    assert plain == list(METHODS), "all methods with the best scheme"
+    assert len(tried) <= len(EVERY) + len(METHODS) + 1, "and no more than one with another"
     kept, path = static_of(candidates)
     assert kept.logit_rmse == min(trial.logit_rmse for trial in tried)
     logits = onnx_logits(path, rows)
@@ -87,7 +88,10 @@ def test_the_static_form_whose_logits_are_nearest_on_dev_is_kept(
     assert kept.bytes == len(path.read_bytes())
     errors = {name: np.sqrt(np.mean((onnx_logits(p, rows) - expected) ** 2)) for name, p in alone.items()}
     assert kept.logit_rmse <= min(errors.values()) * 1.02, "no scheme alone is better"
-    assert {p.name for p in candidates.path.iterdir()} == {kept.file, "facts.json"}
+    other = candidates_of(candidates)[1]
+    assert (other.scheme == UNSIGNED) != (kept.scheme == UNSIGNED), "the other weight type runs through other kernels"
+    assert other.method == kept.method
+    assert {p.name for p in candidates.path.iterdir()} == {kept.file, other.file, "facts.json"}
 
 
 def test_the_scores_are_those_of_the_labels_on_dev(tiny_build: TinyBuild) -> None:
@@ -111,8 +115,8 @@ def test_the_scores_are_those_of_the_labels_on_dev(tiny_build: TinyBuild) -> Non
 
 def test_every_family_that_the_runtime_loads_is_made(tiny_build: TinyBuild, tmp_path: Path) -> None:
     kept = candidates_of(made(tiny_build, Candidates))
-    assert [t.family for t in kept] == ["static", "dynamic", "weight-only"]
-    assert [t.scheme for t in kept][1:] == ["dynamic-int8", "weight-only-int4"]  # 8 bits need a newer runtime
+    assert [t.family for t in kept] == ["static", "static", "dynamic", "weight-only"]
+    assert [t.scheme for t in kept][2:] == ["dynamic-int8", "weight-only-int4"]  # 8 bits need a newer runtime
     newer = str(builds.write_target(tmp_path / "newer.toml", ('version = "1.18"', 'version = "1.22"')))
     found = candidates_of(quantize(tiny_build, tmp_path / "newer", Quantize(scheme="weight-only"), newer))
     assert {t.scheme: t.min_runtime for t in found} == {"weight-only-int8": "1.22", "weight-only-int4": "1.17"}
