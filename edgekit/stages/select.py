@@ -18,7 +18,7 @@ from edgekit.search.trials import Trial, needed
 from edgekit.stage import Context, Inputs, Pass
 from edgekit.stages.timing import candidates_of
 
-FASTER = 0.95
+FASTER = 0.9
 """Ratio of time below which another candidate is taken for faster: nearer ones may change places from run to run."""
 
 
