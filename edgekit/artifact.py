@@ -192,8 +192,15 @@ class Graph(Artifact):
 
 
 @dataclass(frozen=True)
+class Remarks(Artifact):
+    """What was found of a teacher before time was spent on it; the facts hold it."""
+
+    KIND = "remarks"
+
+
+@dataclass(frozen=True)
 class Ranges(Artifact):
-    """Ranges of the activations: ranges.json maps each tensor to min, max, method and rows."""
+    """Ranges of the activations: ranges.json has them by method and tensor."""
 
     KIND = "ranges"
 
@@ -203,8 +210,13 @@ class Ranges(Artifact):
         return self.path / "ranges.json"
 
     @property
+    def means(self) -> Path:
+        """Mean of each channel of the tensors that enter products, by tensor, as JSON."""
+        return self.path / "means.json"
+
+    @property
     def statistics(self) -> Path:
-        """What every method makes its ranges of, as .npz."""
+        """What every method makes its ranges of, as .npz; missing where the ranges were given."""
         return self.path / "statistics.npz"
 
 

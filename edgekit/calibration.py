@@ -13,11 +13,9 @@ from pathlib import Path
 import numpy as np
 
 from edgekit.errors import RecipeError, TargetError, suggestion
-from edgekit.quant.ranges import NAMES
+from edgekit.quant.ranges import AUTO, NAMES
 from edgekit.quant.weights import WEIGHT_METHODS
 from edgekit.target import parse_table
-
-AUTO = "auto"
 
 
 @dataclass(frozen=True)

@@ -80,6 +80,7 @@ def calibrate(
     place of its own calibration: edgekit build … --set calibrate.ranges=ranges.json
     """
     from edgekit.errors import RecipeError
+    from edgekit.range_files import check_writable
     from edgekit.recipe import parse_settings
     from edgekit.report import terminal
     from edgekit.report.progress import Progress
@@ -90,14 +91,20 @@ def calibrate(
         "task": task,
         "policy": policy,
         "rows": rows,
+        "out": out,
+        "set": settings or None,
         "seed": seed,
+        "allow-download": allow_download or None,
     }
+    before = edgekit.read_ranges(diff) if diff is not None else None  # a mistyped file must not cost a training
     if model.endswith(".json"):
         given = [f"--{name}" for name, value in making.items() if value is not None]
-        if given or settings:
-            raise RecipeError(f"{model} is a file of ranges; {', '.join([*given, *settings])}: only for making one")
+        if given:
+            raise RecipeError(f"{model} is a file of ranges; {', '.join(given)}: only for making one")
         found = edgekit.read_ranges(model)
     else:
+        if out is not None:
+            check_writable(out)
         with Progress() as observer:
             found = edgekit.calibrate(
                 model,
@@ -113,8 +120,10 @@ def calibrate(
             )
         if out is not None:
             edgekit.write_ranges(out, found)
-    if diff is not None:
-        differences = edgekit.diff_ranges(edgekit.read_ranges(diff), found)
+    if before is not None:
+        differences = edgekit.diff_ranges(before, found)
+        if before.graph_sha256 != found.graph_sha256:
+            click.echo("note: the two files are of different graphs: other weights, not other rows alone", err=True)
         if as_json:
             print_json([plain(one) for one in differences])
         else:

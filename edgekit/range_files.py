@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import json
+import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -16,6 +18,7 @@ from edgekit.quant.findings import Finding
 from edgekit.quant.range_file import SCHEMA, RangeFile
 from edgekit.quant.ranges import read_ranges
 from edgekit.recipe import Recipe
+from edgekit.stages.calibrate import MANIFEST
 from edgekit.store import Store, write_atomically
 from edgekit.target import load_target
 
@@ -30,7 +33,8 @@ class Difference:
     Attributes:
         tensor: its name.
         before, after: (low, high); None where the file does not have it.
-        change: of the span, as a share of the one before; None where there is nothing to compare.
+        change: how far the end that moved most did, as a share of the span before; None where there is nothing to
+            compare.
     """
 
     tensor: str
@@ -59,18 +63,37 @@ def make(recipe: Recipe, store: Store, observer: pipeline.Observer) -> RangeFile
     assert isinstance(graph, Graph)
     target = load_target(recipe.targets[0])
     facts = ranges.facts
-    products = load_backend(target.runtime.name).products(graph.model)
+    products = load_backend(target.runtime.name).products(graph.model, target.quant.ops)
     return RangeFile(
         schema=SCHEMA,
         edgekit=version("edgekit"),
         target=target.name,
         graph_sha256=file_digest(graph.model),
         policy=facts["policy"],
+        method=facts["method"],
+        weight_method=facts["weight_method"],
         rows=facts["rows"],
         products={name: product.entering for name, product in products.items()},
-        ranges=read_ranges(ranges.file),
+        methods=read_ranges(ranges.file),
+        means={name: tuple(means) for name, means in json.loads(ranges.means.read_text(encoding="utf-8")).items()},
+        drawn=json.loads((ranges.path / MANIFEST).read_text(encoding="utf-8")),
         findings=tuple(Finding(**finding) for finding in facts["findings"]),
     )
+
+
+def check_writable(path: Path) -> None:
+    """Refuses a file that could not be written, before time is spent.
+
+    Raises:
+        OutputError: it is a folder, or its folder is missing or cannot be written.
+    """
+    if path.is_dir():
+        raise OutputError(f"ranges cannot be written to {path}: it is a folder")
+    try:
+        with tempfile.TemporaryFile(dir=path.parent):
+            pass
+    except OSError as error:
+        raise OutputError(f"ranges cannot be written to {path}: {error.strerror}") from error
 
 
 def write(path: Path, ranges: RangeFile) -> None:
@@ -86,7 +109,16 @@ def write(path: Path, ranges: RangeFile) -> None:
 
 
 def diff(before: RangeFile, after: RangeFile) -> Sequence[Difference]:
-    """Returns the tensors whose ranges differ, the largest change first; those that one file lacks come before all."""
+    """Returns the tensors whose ranges differ, the largest change first; those that one file lacks come before all.
+
+    The methods are those that both show (`RangeFile.ranges`).
+
+    Raises:
+        RecipeError: they show different methods, which differ whatever the rows.
+    """
+    shown = [next(iter(one.methods)) for one in (before, after)]
+    if shown[0] != shown[1]:
+        raise RecipeError(f"one file has ranges by {shown[0]}, the other by {shown[1]}; compare those of one method")
     found = []
     for tensor in sorted({*before.ranges, *after.ranges}):
         one, other = before.ranges.get(tensor), after.ranges.get(tensor)
@@ -97,5 +129,5 @@ def diff(before: RangeFile, after: RangeFile) -> Sequence[Difference]:
         span = max(one.high - one.low, 1e-30)
         moved = max(abs(one.low - other.low), abs(one.high - other.high)) / span
         if moved > SAME:
-            found.append(Difference(tensor, ends[0], ends[1], (other.high - other.low) / span - 1))
-    return sorted(found, key=lambda one: -float("inf") if one.change is None else -abs(one.change))
+            found.append(Difference(tensor, ends[0], ends[1], moved))
+    return sorted(found, key=lambda one: -float("inf") if one.change is None else -one.change)

@@ -11,18 +11,21 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import tiny
 from click.testing import CliRunner, Result
 
-from edgekit.artifact import tree_digest
+from edgekit.artifact import Artifact, Teacher, tree_digest
+from edgekit.stages import ORDER
+from edgekit.store import Store
 from edgekit.target import shipped_targets
 
+A = TypeVar("A", bound=Artifact)
 TARGET = "tiny-x86"
 STAGES = (
-    "data", "trim", "teach", "distill", "prune", "reference", "baseline", "equalise", "export", "calibrate", "quantize",
-    "timing", "select", "evaluate", "benchmark", "gate", "bundle",
+    "data", "lint", "trim", "teach", "distill", "prune", "reference", "baseline", "equalise", "export", "calibrate",
+    "quantize", "timing", "select", "evaluate", "benchmark", "gate", "bundle",
 )  # fmt: skip
 SETTINGS = (
     "teach.views=1", "distill.layers=2", "distill.epochs=12", "distill.min_steps=0", "distill.learning_rate=3e-3",
@@ -139,6 +142,16 @@ def run(args: Sequence[str | Path], cache: Path, **options: Any) -> subprocess.C
     process = start(args, cache, **options)
     out, err = process.communicate(timeout=300)
     return subprocess.CompletedProcess(process.args, process.returncode, out, err)
+
+
+def made(build: TinyBuild, kind: type[A]) -> A:
+    """Returns what a finished build made, or for a teacher was given, by its class."""
+    if kind is Teacher:
+        return kind(build.sources.teacher, "")
+    (stage,) = (stage.NAME for stage in ORDER if stage.OUT is kind)
+    found = Store(build.cache / "store").find(lineage(build.bundle)[stage]["key"], kind)
+    assert found is not None
+    return found[1]
 
 
 def manifest(bundle: Path) -> dict[str, Any]:

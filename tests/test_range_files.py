@@ -8,9 +8,8 @@ from pathlib import Path
 
 import builds
 import pytest
-from builds import TinyBuild
+from builds import TinyBuild, made
 from click.testing import Result
-from test_export import made
 
 import edgekit
 from edgekit.artifact import Graph, Ranges, file_digest
@@ -35,7 +34,8 @@ def test_the_ranges_are_those_of_the_build(tiny_build: TinyBuild, tmp_path: Path
     assert "runs" not in result.stderr, "the build had made all of it"
     found = edgekit.read_ranges(out)
     stored = json.loads(made(tiny_build, Ranges).file.read_text())
-    assert {name: dataclasses.asdict(one) for name, one in found.ranges.items()} == stored
+    assert {m: {name: dataclasses.asdict(one) for name, one in of.items()} for m, of in found.methods.items()} == stored
+    assert list(found.ranges) == list(stored["minmax"])
     assert found.graph_sha256 == file_digest(made(tiny_build, Graph).model)
     assert found.products["layers.0.up"] in found.ranges
     shown = builds.cli("calibrate", str(out), cache=tiny_build.cache)
@@ -61,13 +61,17 @@ def test_other_rows_make_a_difference_that_is_shown(tiny_build: TinyBuild, tmp_p
 def test_a_build_takes_them(tiny_build: TinyBuild, tmp_path: Path) -> None:
     out, cache = tmp_path / "ranges.json", tiny_build.copy_cache(tmp_path / "cache")
     calibrate(tiny_build, "--out", str(out))
-    given = ["--set", f"calibrate.ranges={out}", "--set", "quantize.scheme=static"]
+    given = ["--set", f"calibrate.ranges={out}"]
     result = builds.cli(*tiny_build.sources.args(tmp_path / "dist", *given), cache=cache)
     assert result.exit_code == 0, result.stderr
-    manifest = json.loads((tmp_path / "dist" / builds.TARGET / "manifest.json").read_text())
-    (step,) = (s for s in manifest["lineage"] if s["stage"] == "calibrate")
-    assert step["facts"]["method"] == "given"
-    assert all("given" in one["name"] for one in manifest["candidates"])
+    bundle = tmp_path / "dist" / builds.TARGET
+    (step,) = (s for s in json.loads((bundle / "manifest.json").read_text())["lineage"] if s["stage"] == "calibrate")
+    assert step["facts"]["given_sha256"] == file_digest(out)
+    assert file_digest(bundle / "model.onnx") == file_digest(tiny_build.bundle / "model.onnx"), "the very same choice"
+    rows = [
+        json.loads((folder / "calibration.json").read_text())["row_sha256"] for folder in (bundle, tiny_build.bundle)
+    ]
+    assert rows[0] == rows[1], "and the same rows are told"
 
 
 def test_ranges_of_another_graph_are_refused(tiny_build: TinyBuild, tmp_path: Path) -> None:
@@ -79,8 +83,8 @@ def test_ranges_of_another_graph_are_refused(tiny_build: TinyBuild, tmp_path: Pa
     assert result.exit_code == 2
     assert "holds the ranges of another graph" in result.stderr
     name = next(iter(other.ranges))
-    fewer = {key: value for key, value in other.ranges.items() if key != name}
-    edgekit.write_ranges(out, dataclasses.replace(other, ranges=fewer))
+    fewer = {method: {key: value for key, value in of.items() if key != name} for method, of in other.methods.items()}
+    edgekit.write_ranges(out, dataclasses.replace(other, methods=fewer))
     result = builds.cli(*tiny_build.sources.args(tmp_path / "dist", "--set", f"calibrate.ranges={out}"), cache=cache)
     assert result.exit_code == 2
     assert f"lacks {name}" in result.stderr
@@ -107,12 +111,12 @@ def test_a_wrong_file_is_refused_with_what_to_do(tmp_path: Path, text: str | Non
 
 def file(**ranges: tuple[float, float]) -> RangeFile:
     made_of = {name: Range(low, high, "minmax", 8) for name, (low, high) in ranges.items()}
-    return RangeFile(1, "0", "x86-64", "0" * 64, "default", 8, {}, made_of, ())
+    return RangeFile(1, "0", "x86-64", "0" * 64, "default", "minmax", "mse", 8, {}, {"minmax": made_of}, {}, {}, ())
 
 
 def test_a_range_without_zero_and_an_empty_file_are_refused(tmp_path: Path) -> None:
     edgekit.write_ranges(tmp_path / "a.json", file(x=(1.0, 2.0)))
-    with pytest.raises(RecipeError, match="the range of 'x' does not hold zero"):
+    with pytest.raises(RecipeError, match="the range of 'x' by 'minmax' does not hold zero"):
         edgekit.read_ranges(tmp_path / "a.json")
     edgekit.write_ranges(tmp_path / "b.json", file())
     with pytest.raises(RecipeError, match="holds no ranges"):
@@ -123,7 +127,18 @@ def test_differences_are_sorted_and_small_ones_left_out() -> None:
     before = file(a=(-1, 1), b=(-1, 1), c=(-1, 1), d=(0, 1))
     after = file(a=(-1, 1.01), b=(-2, 1), c=(-1, 0.5), e=(0, 1))
     found = diff(before, after)
-    assert [(one.tensor, one.change) for one in found] == [("d", None), ("e", None), ("b", 0.5), ("c", -0.25)]
+    assert [(one.tensor, one.change) for one in found] == [("d", None), ("e", None), ("b", 0.5), ("c", 0.25)]
+
+
+def test_a_range_that_moved_without_growing_is_a_difference() -> None:
+    (found,) = diff(file(a=(-1, 1)), file(a=(-2, 0)))
+    assert found.change == 0.5
+
+
+def test_ranges_by_different_methods_are_not_compared() -> None:
+    other = dataclasses.replace(file(a=(-1, 1)), method="mse", methods={"mse": {"a": Range(-1, 1, "mse", 8)}})
+    with pytest.raises(RecipeError, match="one file has ranges by minmax, the other by mse"):
+        diff(file(a=(-1, 1)), other)
 
 
 def test_options_for_making_are_refused_with_a_file(tmp_path: Path, tiny_build: TinyBuild) -> None:
@@ -131,6 +146,24 @@ def test_options_for_making_are_refused_with_a_file(tmp_path: Path, tiny_build: 
     result = builds.cli("calibrate", str(tmp_path / "a.json"), "--rows", "3", cache=tiny_build.cache)
     assert result.exit_code == 2
     assert "--rows: only for making one" in result.stderr
+    result = builds.cli(
+        "calibrate", str(tmp_path / "a.json"), "--out", str(tmp_path / "b.json"), cache=tiny_build.cache
+    )
+    assert result.exit_code == 2
+    assert "--out: only for making one" in result.stderr
+    assert not (tmp_path / "b.json").exists()
     result = builds.cli("calibrate", "model", "--data", "x", cache=tiny_build.cache)
     assert result.exit_code == 2
     assert "name it with --target" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("option", "message"), [("--out", "ranges cannot be written to"), ("--diff", "ranges cannot be read from")]
+)
+def test_files_are_looked_at_before_time_is_spent(
+    tiny_build: TinyBuild, tmp_path: Path, option: str, message: str
+) -> None:
+    result = calibrate(tiny_build, option, str(tmp_path / "missing" / "ranges.json"), "--seed", "7")
+    assert result.exit_code == 2
+    assert message in result.stderr
+    assert "runs" not in result.stderr

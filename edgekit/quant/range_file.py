@@ -11,10 +11,11 @@ from typing import Literal
 from edgekit import codec
 from edgekit.errors import ArtifactError, RecipeError
 from edgekit.quant.findings import Finding
-from edgekit.quant.ranges import Range
+from edgekit.quant.ranges import AUTO, Range
+from edgekit.quant.weights import WEIGHT_METHODS
 
 SCHEMA: Literal[1] = 1
-MAX_BYTES = 16 << 20
+MAX_BYTES = 64 << 20
 
 
 @dataclass(frozen=True)
@@ -27,9 +28,13 @@ class RangeFile:
         target: name of the target that decides what is rounded.
         graph_sha256: of the float model file that they are of.
         policy: that drew the rows.
+        method: of the policy: one of `edgekit.quant.ranges.NAMES`, or "auto", which leaves the choice to quantization.
+        weight_method: of the policy, for the weights' scales.
         rows: drawn.
         products: product of the encoder → the tensor that enters it.
-        ranges: by tensor.
+        methods: method → tensor → range; all that quantization chooses among.
+        means: of tensors that enter products, each channel's mean, which corrected biases are made of.
+        drawn: which rows those were, as in a bundle's calibration.json.
         findings: what calibration noticed.
     """
 
@@ -38,10 +43,19 @@ class RangeFile:
     target: str
     graph_sha256: str
     policy: str
+    method: str
+    weight_method: str
     rows: int
     products: Mapping[str, str]
-    ranges: Mapping[str, Range]
+    methods: Mapping[str, Mapping[str, Range]]
+    means: Mapping[str, tuple[float, ...]]
+    drawn: Mapping[str, object]
     findings: tuple[Finding, ...]
+
+    @property
+    def ranges(self) -> Mapping[str, Range]:
+        """Those of the first method, by tensor: the plain extremes where a choice is left."""
+        return next(iter(self.methods.values()))
 
 
 def read_range_file(path: Path) -> RangeFile:
@@ -65,9 +79,17 @@ def read_range_file(path: Path) -> RangeFile:
         ) from error
     except (ArtifactError, ValueError, RecursionError) as error:
         raise RecipeError(f"{path} is not a file of ranges: {error}; make it with `edgekit calibrate`") from error
-    wrong = [name for name, one in found.ranges.items() if not one.low <= 0 <= one.high]
-    if wrong:
-        raise RecipeError(f"{path}: the range of {wrong[0]!r} does not hold zero; make it with `edgekit calibrate`")
-    if not found.ranges:
-        raise RecipeError(f"{path} holds no ranges; make it with `edgekit calibrate`")
+    again = "make it with `edgekit calibrate`"
+    if not found.methods or not all(found.methods.values()):
+        raise RecipeError(f"{path} holds no ranges; {again}")
+    if found.method != AUTO and found.method not in found.methods:
+        raise RecipeError(f"{path} lacks the ranges of its own method {found.method!r}; {again}")
+    if found.weight_method not in WEIGHT_METHODS:
+        raise RecipeError(f"{path}: unknown weight_method {found.weight_method!r}; {again}")
+    for method, ranges in found.methods.items():
+        if set(ranges) != set(found.ranges):
+            raise RecipeError(f"{path}: the methods have ranges of different tensors; {again}")
+        wrong = [name for name, one in ranges.items() if not one.low <= 0 <= one.high]
+        if wrong:
+            raise RecipeError(f"{path}: the range of {wrong[0]!r} by {method!r} does not hold zero; {again}")
     return found

@@ -25,8 +25,11 @@ MOMENTUM = 0.95
 TOGETHER = 1 << 17
 """Values of a tensor that are counted together: half a megabyte each."""
 
-GIVEN = "given"
-"""Stands for the method of ranges that the user gave: only they are used."""
+AUTO = "auto"
+"""Method of a policy that leaves the choice to quantization, among these:"""
+
+COMPARED = ("minmax", "mse", "mse-weighted", "percentile-99.999", "percentile-99.99")
+"""All but entropy and the moving average, which clip what is rare and large (docs/quantization.md)."""
 
 
 @dataclass(frozen=True)
@@ -175,14 +178,15 @@ def ranges_of(observed: Mapping[str, Observed], method: str, levels: int = LEVEL
     return ranges
 
 
-def write_ranges(path: Path, ranges: Mapping[str, Range]) -> None:
-    """Writes ranges as JSON: tensor → low, high, method, rows."""
-    write_json(path, {name: asdict(r) for name, r in ranges.items()})
+def write_ranges(path: Path, ranges: Mapping[str, Mapping[str, Range]]) -> None:
+    """Writes ranges as JSON: method → tensor → low, high, method, rows."""
+    write_json(path, {method: {name: asdict(r) for name, r in of.items()} for method, of in ranges.items()})
 
 
-def read_ranges(path: Path) -> dict[str, Range]:
+def read_ranges(path: Path) -> dict[str, dict[str, Range]]:
     """Reads what `write_ranges` wrote."""
-    return {name: Range(**values) for name, values in json.loads(path.read_text(encoding="utf-8")).items()}
+    stored = json.loads(path.read_text(encoding="utf-8"))
+    return {method: {name: Range(**values) for name, values in of.items()} for method, of in stored.items()}
 
 
 def write_observed(path: Path, observed: Mapping[str, Observed]) -> None:

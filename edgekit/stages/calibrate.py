@@ -16,11 +16,11 @@ import numpy as np
 from edgekit import data
 from edgekit.artifact import FACTS, Graph, LabelledData, Ranges, TeacherOutputs, Vocabulary, file_digest, write_json
 from edgekit.backends import Backend, load_backend
-from edgekit.calibration import AUTO, Policy, draw, entropy_of, load_policy, policy_file
+from edgekit.calibration import Policy, draw, entropy_of, load_policy, policy_file
 from edgekit.errors import DataError, RecipeError, TargetError
 from edgekit.quant.findings import Finding, constant_tensors, in_order, unsteady_ranges
 from edgekit.quant.range_file import read_range_file
-from edgekit.quant.ranges import GIVEN, observe, ranges_of, write_observed, write_ranges
+from edgekit.quant.ranges import AUTO, COMPARED, observe, ranges_of, write_observed, write_ranges
 from edgekit.source import shown
 from edgekit.stage import Context, Inputs, Pass
 from edgekit.target import Target
@@ -49,7 +49,7 @@ class Calibrate(Pass):
     ranges_digest: str = ""
 
     NAME: ClassVar[str] = "calibrate"
-    VERSION: ClassVar[int] = 5
+    VERSION: ClassVar[int] = 6
     IN: ClassVar = (Graph, Vocabulary, LabelledData, TeacherOutputs)
     OUT: ClassVar = Ranges
     READS: ClassVar[tuple[str, ...]] = ("runtime.name", "quant.ops")
@@ -65,14 +65,14 @@ class Calibrate(Pass):
                 raise ValueError("ranges are given; rows and policy are for taking them anew")
 
     def resolved(self, target: Target) -> Calibrate:
-        """Returns the stage with the digests of its files; what a file is called, or where, does not matter."""
+        """Returns the stage with the digests of its files, so that an edited file is taken anew."""
         policy, ranges = file_digest(policy_file(self.policy)), ""
         if self.ranges:
             ranges = file_digest(Path(self.ranges))
         return dataclasses.replace(self, policy_digest=policy, ranges_digest=ranges)
 
     def run(self, inputs: Inputs, out_dir: Path, ctx: Context) -> None:
-        """Writes ranges.json, the statistics they are from, and calibration.json, which says of which rows."""
+        """Writes the ranges of each method, what they are made of, and calibration.json, which says of which rows."""
         policy = load_policy(self.policy)
         if self.rows:
             policy = dataclasses.replace(policy, rows=self.rows)
@@ -101,9 +101,10 @@ class Calibrate(Pass):
                 ctx.progress(done, len(rows), "rows")
 
         observed = observe(counted(), backend.input_weights(graph, ctx.target["quant.ops"]))
-        ranges = ranges_of(observed, "minmax" if policy.method == AUTO else policy.method)
-        write_observed(out_dir / "statistics.npz", observed)
-        write_ranges(out_dir / "ranges.json", ranges)
+        made, methods = Ranges(out_dir, ""), COMPARED if policy.method == AUTO else (policy.method,)
+        write_observed(made.statistics, observed)
+        write_ranges(made.file, {method: ranges_of(observed, method) for method in methods})
+        write_json(made.means, {name: one.means.tolist() for name, one in observed.items() if len(one.means)})
         cut = count_longer(vocabulary.tokenizer, texts, vocabulary.max_length)
         found = [
             *_findings_of_rows(policy, len(rows), cut, vocabulary.max_length),
@@ -121,7 +122,7 @@ class Calibrate(Pass):
             "length_max": max(len(row) for row in rows),
             "rows_cut": cut,
             "left_out_in_test": drawn.left_out,
-            "tensors": len(ranges),
+            "tensors": len(observed),
             "findings": [dataclasses.asdict(finding) for finding in in_order(found)],
         }
         lengths = Counter(len(row) for row in rows)
@@ -144,16 +145,19 @@ class Calibrate(Pass):
         lacking = set(backend.quantized_tensors(graph, ctx.target["quant.ops"])) - set(given.ranges)
         if lacking:
             raise RecipeError(f"{self.ranges} lacks {shown(sorted(lacking))}; take them anew with `edgekit calibrate`")
-        write_ranges(out_dir / "ranges.json", given.ranges)
+        made = Ranges(out_dir, "")
+        write_ranges(made.file, given.methods)
+        write_json(made.means, given.means)
         facts = {
             "policy": given.policy,
-            "method": GIVEN,
-            "weight_method": Policy.weight_method,
+            "method": given.method,
+            "weight_method": given.weight_method,
             "rows": given.rows,
             "tensors": len(given.ranges),
+            "given_sha256": self.ranges_digest,
             "findings": [dataclasses.asdict(finding) for finding in given.findings],
         }
-        write_json(out_dir / MANIFEST, facts | {"ranges_sha256": self.ranges_digest})
+        write_json(out_dir / MANIFEST, {**given.drawn, **facts})
         write_json(out_dir / FACTS, facts)
 
 
@@ -216,6 +220,12 @@ def ahead(rows: Iterable[Mapping[str, np.ndarray]]) -> Iterator[Mapping[str, np.
     """Yields rows' tensors while the next ones are being made: the runtime runs while what it gave before is counted.
 
     A few rows at a time: with single ones the two threads would wait for each other, in Python, longer than they work.
+
+    Args:
+        rows: tensors of each row, by name; run in another thread, and not past the first fault.
+
+    Raises:
+        Exception: what `rows` raises, where its row would have come.
     """
     iterator = iter(rows)
 

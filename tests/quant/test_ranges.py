@@ -110,7 +110,8 @@ def test_one_row_is_in_memory_at_a_time(method: str) -> None:
 
 
 def test_what_is_written_is_read_back_to_the_bit(tmp_path: Path) -> None:
-    ranges = ranges_of(observe(stream()), "moving-average")
+    observed = observe(stream())
+    ranges = {method: ranges_of(observed, method) for method in ("moving-average", "mse")}
     write_ranges(tmp_path / "ranges.json", ranges)
     assert read_ranges(tmp_path / "ranges.json") == ranges
 

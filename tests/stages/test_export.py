@@ -13,34 +13,22 @@ import onnxruntime
 import pytest
 import tiny
 import torch
-from builds import TinyBuild
+from builds import TinyBuild, made
 from onnx import numpy_helper
 from safetensors.numpy import load_file
 from tokenizers import Tokenizer
 
 from edgekit import frontends
-from edgekit.artifact import Artifact, EqualisedStudent, Graph, Student, Teacher, Vocabulary, write_json
+from edgekit.artifact import Artifact, EqualisedStudent, Graph, Student, Vocabulary, write_json
 from edgekit.backends import onnxruntime as backend
 from edgekit.errors import StageContractError, TargetError
 from edgekit.ir.encoder import EdgekitForSequenceClassification
 from edgekit.ir.surgery import keep_layers
-from edgekit.stages import ORDER
 from edgekit.stages.export import Export, check_logits
-from edgekit.store import Store
 
 A = TypeVar("A", bound=Artifact)
 LENGTH, PAD = 16, 1
 CLOSE = {"rtol": 0, "atol": 1e-4}  # of logits: tiny's fitted classifier multiplies the rounding of float32
-
-
-def made(build: TinyBuild, kind: type[A]) -> A:
-    """Returns what a finished build made, or for a teacher was given, by its class."""
-    if kind is Teacher:
-        return kind(build.sources.teacher, "")
-    (stage,) = (stage.NAME for stage in ORDER if stage.OUT is kind)
-    found = Store(build.cache / "store").find(builds.lineage(build.bundle)[stage]["key"], kind)
-    assert found is not None
-    return found[1]
 
 
 def token_ids(vocabulary: Vocabulary, texts: Sequence[str]) -> list[np.ndarray]:
