@@ -43,6 +43,7 @@ AS_IT_IS: dict[str, dict[str, Any]] = {
     "prune": {"heads": 1.0, "ffn": 1.0, "epochs": 0},
 }
 ROUNDS, BLOCK_RUNS, TEXTS = 6, 50, 50
+PEER = "onnxruntime"
 CALIBRATORS = ("MinMax", "Entropy", "Percentile")
 
 
@@ -107,7 +108,7 @@ def forms(one: Case, target: str, folder: Path) -> Iterator[tuple[str, Callable[
         )
     for calibrator in CALIBRATORS:
         for advised in (False, True):
-            name = f"onnxruntime {calibrator}{', as advised' if advised else ', defaults'}"
+            name = f"{PEER} {calibrator}{', as advised' if advised else ', defaults'}"
             yield name, lambda out, c=calibrator, a=advised: peer(one, c, a, folder, out)
 
 
@@ -196,7 +197,10 @@ def measure(one: Case, target: str, folder: Path) -> list[dict[str, Any]]:
         path = folder / f"{number}.onnx"
         try:
             write(path)
-        except Exception as error:  # a peer's failure is a result: it is shown, and the others go on
+        except Exception as error:
+            if not name.startswith(PEER):
+                raise
+            # A peer's failure is a result: it is shown, and the others go on.
             rows.append({"way": name, "failed": f"{type(error).__name__}: {str(error)[:120]}"})
             continue
         found = logits(path, one.test)
@@ -256,10 +260,11 @@ def main() -> None:
         for form in given.forms.split(","):
             one = case(name, form, model, source, given.target, given.layers)
             with tempfile.TemporaryDirectory() as folder:
-                rows += measure(one, given.target, Path(folder))
+                found = measure(one, given.target, Path(folder))
+            rows += found
             if given.out:
                 with given.out.open("a", encoding="utf-8") as stream:
-                    stream.writelines(json.dumps(row) + "\n" for row in rows if row["dataset"] == name)
+                    stream.writelines(json.dumps(row) + "\n" for row in found)
             print(shown(rows), file=sys.stderr)
     print(shown(rows))
 

@@ -135,10 +135,10 @@ class Coverage:
 
 @dataclass(frozen=True)
 class Candidate:
-    """A way to build that was measured; `reason` says why it was chosen or not."""
+    """A way to build that was measured: its figures with the provenance of each, and why it was chosen or not."""
 
     name: Text
     chosen: bool
     figures: Mapping[str, float | str | None]
-    provenance: Provenance
+    provenance: Mapping[str, Provenance]
     reason: str

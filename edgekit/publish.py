@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock
 
-from edgekit import devices, measured
 from edgekit import manifest as manifests
+from edgekit import measured
 from edgekit.artifact import (
     Accuracy,
     Artifact,
@@ -38,22 +38,17 @@ from edgekit.artifact import (
     file_digest,
 )
 from edgekit.backends import load_backend
+from edgekit.candidate_table import candidates
 from edgekit.checkpoint import Checkpoint
-from edgekit.devices import processor_of
 from edgekit.devices._host import cpu_model
 from edgekit.errors import ArtifactError, OutputError
 from edgekit.manifest import FILE_NAME, File, Host, Manifest, Model, Step, Tensor, Tokenizer
-from edgekit.measured import Candidate
-from edgekit.provenance import Provenance
 from edgekit.quant.findings import in_short
 from edgekit.recipe import Recipe
-from edgekit.search.trials import Trial, from_facts, spoken
 from edgekit.source import shown
 from edgekit.stages.bundle import GOLDEN, MODEL, TOKENIZER
 from edgekit.stages.calibrate import MANIFEST as CALIBRATION
-from edgekit.stages.export import numbers
 from edgekit.stages.gate import read_figure
-from edgekit.stages.select import chosen_of
 from edgekit.store import Store
 from edgekit.target import Target
 
@@ -70,7 +65,7 @@ WEIGHTS = {
     TeacherGraph: "teacher.onnx",
 }
 # Long, or told elsewhere in the manifest, and of no use to the reader of a lineage.
-UNREAD_FACTS = ("train_rows", "sha256", "trials", "candidates", "max_loss", "products", "multiplied")
+UNREAD_FACTS = ("train_rows", "sha256", "trials", "candidates", "left_out", "max_loss", "products", "multiplied")
 NO_DELEGATE = "the CPU runtime runs the whole graph; there is no delegate to cover it"
 
 
@@ -242,7 +237,7 @@ def describe(
             if p.is_file() and p.name != MODEL
         ),
         lineage=tuple(_step(made) for made in lineage),
-        candidates=_candidates(artifacts, target),
+        candidates=candidates(artifacts[Candidates], artifacts[Timings], target),
         accuracy=read_figure(measured.Accuracy, artifacts[Accuracy].path / "accuracy.json"),
         latency=read_figure(measured.Latency, latency / "latency.json"),
         instructions=read_figure(measured.Instructions, latency / "instructions.json"),
@@ -324,56 +319,3 @@ def _step(made: Made) -> Step:
     if "findings" in facts:
         facts["findings"] = in_short(facts["findings"])
     return Step(made.stage, made.key, made.seconds, made.cached, made.reason, size, facts)
-
-
-def _candidates(artifacts: Mapping[type[Artifact], Artifact], target: Target) -> tuple[Candidate, ...]:
-    """Returns the integer forms that were tried: those that were kept with their cost, the others with their error."""
-    made, taken = artifacts[Candidates], artifacts[Timings]
-    assert isinstance(made, Candidates)
-    assert isinstance(taken, Timings)
-    facts = made.facts
-    chosen, reasons = chosen_of(made, taken, target.gate.max_drop)
-    timings = json.loads((taken.path / "timings.json").read_text(encoding="utf-8"))
-    provenance = devices.connect("local").provenance(processor_of(target.device))[0]
-    trials = from_facts(facts["trials"])
-    rungs = _rungs([t for t in trials if t.file in facts["candidates"]], timings["costs"])
-    found = []
-    for trial in trials:
-        cost = timings["costs"].get(trial.file, {})
-        reason = reasons.get(trial.file, "larger logit error than the form of its kind that was kept")
-        if numbers(trial.min_runtime) > numbers(target.runtime.version):
-            reason = f"needs {target.runtime.name} {trial.min_runtime}, the target has {target.runtime.version}"
-        found.append(
-            Candidate(
-                name=trial.name,
-                chosen=trial.file == chosen.file,
-                figures={
-                    "logit_rmse": trial.logit_rmse,
-                    "agreement_pct": trial.agreement,
-                    "dev_pct": trial.score,
-                    "p50_ms": cost.get("p50_ms"),
-                    "instructions": cost.get("instructions"),
-                    "bytes": trial.bytes,
-                },
-                provenance=Provenance(timings["provenance"]) if cost else provenance,
-                reason="; ".join(text for text in (reason, rungs.get(trial.file)) if text),
-            )
-        )
-    return tuple(found)
-
-
-def _rungs(kept: Sequence[Trial], costs: Mapping[str, Mapping[str, float]]) -> dict[str, str]:
-    """Says of each rung of the fallback ladder what its last float product brought and cost, by file."""
-    said = {}
-    for trial in (t for t in kept if t.keep_float):
-        before = next((t for t in kept if t.keep_float == trial.keep_float[:-1] and t.family == trial.family), None)
-        if before is None:
-            continue
-        gain = f"{spoken(trial.keep_float[-1])} kept float: {trial.score - before.score:+.1f} points on dev"
-        now, then = costs.get(trial.file, {}), costs.get(before.file, {})
-        if "p50_ms" in now and "p50_ms" in then:
-            gain += f", {now['p50_ms'] - then['p50_ms']:+.2f} ms"
-        elif "instructions" in now and "instructions" in then:
-            gain += f", {(now['instructions'] - then['instructions']) / 1e6:+.2f} M instr."
-        said[trial.file] = gain
-    return said

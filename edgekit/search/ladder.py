@@ -1,13 +1,12 @@
-"""The fallback ladder: the fewest products left float that bring an int8 model back.
+"""The fallback ladder: few products left float that bring an int8 model back.
 
 Each product's share of the error is what giving it back to float alone takes away from that of the whole int8 model.
 Products are given back in the order of that share per weight, since the weights are what a float product costs in bytes
-and, nearly, in time; each prefix of that order is a rung. Then a product that was needed early and is not any more is
-put back into integers.
+and, nearly, in time. Errors interact: a product whose reversion alone makes things worse, because its error cancelled
+another's, comes last, but it comes; and once the score is enough, each that was given back is tried in integers again.
 
-Reverting one product at a time sees what interacts: a product that looks bad alone may matter little among others. A
-trial loop over configurations given beforehand (neural-compressor's) would need them in the right order already, or all
-subsets (docs/adr/0011-fallback-ladder.md).
+A trial loop over configurations given beforehand (neural-compressor's) needs them in the right order already, or all
+subsets (docs/adr/0011-candidates.md).
 
 Ref: the greedy accuracy control of NNCF (docs of `quantize_with_accuracy_control`), here with costs and a step back.
 """
@@ -31,37 +30,34 @@ def order(whole: Trial, alone: Mapping[str, Trial], weights: Mapping[str, int]) 
         weights: how many each product has.
 
     Returns:
-        Products whose reversion helps at all, the most profitable first.
+        All products, the most profitable first; those whose reversion alone does harm last.
     """
     gains = {name: whole.logit_rmse**2 - trial.logit_rmse**2 for name, trial in alone.items()}
-    helping = [name for name, gain in gains.items() if gain > 0]
-    return sorted(helping, key=lambda name: (-gains[name] / weights[name], name))
+    return sorted(gains, key=lambda name: (-gains[name] / weights[name], name))
 
 
-def climb(attempt: Try, ordered: Sequence[str], enough: float) -> list[Trial]:
-    """Gives products back to float one after the other until the score is enough.
+def climb(attempt: Try, ordered: Sequence[str], enough: float) -> Trial:
+    """Gives products back to float one after the other until the score is enough, then takes back what is not needed.
 
     Args:
         attempt: measures a set of float products.
-        ordered: products, the most profitable first.
+        ordered: products, the most profitable first; at least one.
         enough: score on dev from which no further product is needed.
 
     Returns:
-        The rungs, each with one float product more than the one before; the last may have fewer, where a product that
-        was given back early turned out not to be needed. Empty where there is no product to give back.
+        The trial with the fewest float products that was found to be enough. Where none is, the best one.
     """
     rungs: list[Trial] = []
     for count in range(1, len(ordered) + 1):
         rungs.append(attempt(ordered[:count]))
         if rungs[-1].score >= enough:
             break
-    if not rungs or rungs[-1].score < enough:
-        return rungs
-    kept = list(rungs[-1].keep_float)
-    for name in rungs[-1].keep_float[:-1]:
-        without = [other for other in kept if other != name]
-        trial = attempt(without)
-        if trial.score >= enough:
-            kept = without
-            rungs.append(trial)
-    return rungs
+    if rungs[-1].score < enough:
+        return max(rungs, key=lambda rung: (rung.score, -len(rung.keep_float)))
+    found = rungs[-1]
+    for name in rungs[-1].keep_float:
+        fewer = [other for other in found.keep_float if other != name]
+        without = attempt(fewer) if fewer else found
+        if without.score >= enough:
+            found = without
+    return found

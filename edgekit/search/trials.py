@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from edgekit.backends import Backend, Precision, Scheme
-from edgekit.quant.ranges import GIVEN, Observed, Range, ranges_of
+from edgekit.quant.ranges import Range
 
 NO_METHOD = "none"
 """Range method of schemes that take no ranges."""
@@ -59,8 +59,8 @@ class Subject:
     Attributes:
         backend: of the target's runtime.
         graph: the float model file.
-        observed: statistics of its activations; empty where the ranges are given.
-        given: ranges that the user gave, used for the method of that name.
+        ranges: of its activations, by method and tensor.
+        means: of tensors that enter products, each channel's mean.
         quant: the target's section of that name.
         weight_method: of the weights' scales.
         embedding: form of the word table (`edgekit.backends.EMBEDDINGS`).
@@ -72,8 +72,8 @@ class Subject:
 
     backend: Backend
     graph: Path
-    observed: Mapping[str, Observed]
-    given: Mapping[str, Range]
+    ranges: Mapping[str, Mapping[str, Range]]
+    means: Mapping[str, np.ndarray]
     quant: Mapping[str, Any]
     weight_method: str
     embedding: str
@@ -84,14 +84,18 @@ class Subject:
 
 
 class Trials:
-    """Makes integer forms one by one, each once."""
+    """Makes integer forms one by one and measures each once; files that are not wanted need not stay."""
 
     def __init__(self, subject: Subject, made: Callable[[Trial], None]) -> None:
         self.subject, self._made = subject, made
-        self._ranges: dict[str, Mapping[str, Range]] = {NO_METHOD: {}, GIVEN: subject.given}
         self.expected = subject.backend.logits(subject.graph, subject.rows, subject.pad_id)
         self.float_score = subject.score(self.expected)
-        self.done: list[Trial] = []
+        self._done: dict[tuple[Any, ...], Trial] = {}
+
+    @property
+    def done(self) -> list[Trial]:
+        """What was measured so far, in order."""
+        return list(self._done.values())
 
     def run(
         self,
@@ -100,35 +104,54 @@ class Trials:
         corrected: bool = False,
         keep_float: Sequence[str] = (),
         graph: Path | None = None,
+        weight_method: str = "",
         label: str = "",
     ) -> Trial:
-        """Writes one form and measures it on dev.
+        """Writes one form, and measures it on dev unless that was done.
 
         Args:
             scheme: how weights and activations become integers.
-            method: of the ranges, one of `edgekit.quant.ranges.NAMES`; only a static scheme has one.
+            method: of the ranges, one of the subject's; only a static scheme has one.
             corrected: whether biases are corrected by what the weights' rounding adds on average.
             keep_float: products that stay float.
             graph: another graph of the same tensors, in place of the subject's.
-            label: for the name, what is special about that.
+            weight_method: of the weights' scales, in place of the subject's.
+            label: for the name, what is special about those.
+
+        Raises:
+            OSError: the file cannot be written.
         """
-        subject = self.subject
-        ranges = self.ranges(method)
+        subject, keep_float = self.subject, tuple(keep_float)
+        key = (scheme, method, corrected, keep_float, weight_method, label)
+        known = self._done.get(key)
+        path = subject.folder / (known.file if known else f"{len(self._done):03}-{scheme.name}.onnx")
+        if known and path.exists():
+            return known
+        subject.backend.quantize(
+            graph or subject.graph,
+            {} if method == NO_METHOD else subject.ranges[method],
+            subject.quant,
+            scheme,
+            Precision(
+                frozenset(keep_float),
+                subject.means if corrected else {},
+                weight_method or subject.weight_method,
+                subject.embedding,
+            ),
+            path,
+        )
+        if known:
+            return known
+        logits = subject.backend.logits(path, subject.rows, subject.pad_id)
         parts = [scheme.name, "" if method == NO_METHOD else method, "biases corrected" if corrected else "", label]
         parts.append(f"float: {listed(keep_float)}" if keep_float else "")
-        name = ", ".join(part for part in parts if part)
-        path = subject.folder / f"{len(self.done):03}-{scheme.name}.onnx"
-        means = {n: o.means for n, o in subject.observed.items() if len(o.means)} if corrected else {}
-        precision = Precision(frozenset(keep_float), means, subject.weight_method, subject.embedding)
-        subject.backend.quantize(graph or subject.graph, ranges, subject.quant, scheme, precision, path)
-        logits = subject.backend.logits(path, subject.rows, subject.pad_id)
         trial = Trial(
-            name=name,
+            name=", ".join(part for part in parts if part),
             family=scheme.family,
             scheme=scheme.name,
             method=method,
             corrected=corrected,
-            keep_float=tuple(keep_float),
+            keep_float=keep_float,
             file=path.name,
             logit_rmse=float(np.sqrt(np.mean((logits - self.expected) ** 2))),
             agreement=float(np.mean(logits.argmax(-1) == self.expected.argmax(-1)) * 100),
@@ -136,22 +159,20 @@ class Trials:
             bytes=path.stat().st_size,
             min_runtime=subject.backend.describe(path).min_runtime,
         )
-        self.done.append(trial)
+        self._done[key] = trial
         self._made(trial)
         return trial
 
-    def ranges(self, method: str) -> Mapping[str, Range]:
-        """Returns the ranges that a method makes, by tensor."""
-        if method not in self._ranges:
-            self._ranges[method] = ranges_of(self.subject.observed, method)
-        return self._ranges[method]
+    def drop(self, trial: Trial) -> None:
+        """Removes a trial's file; `run` writes it again where it is wanted after all."""
+        (self.subject.folder / trial.file).unlink(missing_ok=True)
 
     def keep(self, trials: Sequence[Trial]) -> None:
         """Removes the files of all other trials."""
         kept = {trial.file for trial in trials}
         for trial in self.done:
             if trial.file not in kept:
-                (self.subject.folder / trial.file).unlink(missing_ok=True)
+                self.drop(trial)
 
 
 def listed(products: Sequence[str]) -> str:

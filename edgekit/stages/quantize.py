@@ -12,7 +12,8 @@ Where the static form loses too much, products are given back to float one by on
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
@@ -33,10 +34,9 @@ from edgekit.artifact import (
     write_json,
 )
 from edgekit.backends import EMBEDDINGS, Scheme, load_backend
-from edgekit.calibration import AUTO
 from edgekit.checkpoint import read_labels
 from edgekit.errors import RecipeError
-from edgekit.quant.ranges import GIVEN, read_observed, read_ranges
+from edgekit.quant.ranges import NAMES, read_ranges
 from edgekit.search.ladder import climb, order
 from edgekit.search.trials import Subject, Trial, Trials, as_facts, nearest, needed
 from edgekit.stage import Context, Inputs, Pass
@@ -44,11 +44,12 @@ from edgekit.stages._qat import trained
 from edgekit.stages.export import numbers
 from edgekit.tasks import load_task
 from edgekit.tokenization import encode, load_tokenizer
+from edgekit.world import current_world
 
 STATIC = (
     Scheme("int8-pair-bounded", "static", "int8", "pairs"),
     Scheme("int8-reduced-range", "static", "int8", "seven-bit"),
-    Scheme("uint8-weights", "static", "uint8", None),
+    Scheme("uint8-weights", "static", "uint8", "full"),
 )
 OTHERS = (
     Scheme("dynamic-int8", "dynamic", "int8", "pairs"),
@@ -57,8 +58,8 @@ OTHERS = (
 )
 SCHEMES = (*STATIC, *OTHERS)
 FAMILIES = ("static", "dynamic", "weight-only")
-METHODS = ("minmax", "mse", "mse-weighted", "percentile-99.999", "percentile-99.99")
-"""Range methods that "auto" tries. Entropy is not among them: it clips what is rare and large (docs/log.md)."""
+SHOWN_RUNGS = 6
+"""Products left float up to which each one's share is told: it takes a candidate more for each."""
 
 
 @dataclass(frozen=True)
@@ -68,7 +69,7 @@ class Quantize(Pass):
     Attributes:
         scheme: "auto" makes all; or a family, "static", "dynamic" or "weight-only"; or one scheme by its name.
         embedding: form of the word table: "int8", "int8-rows" (a scale for each row) or "int4-blocks".
-        correct_bias: whether corrected biases are tried.
+        correct_bias: whether corrected biases are tried with the static form.
         max_loss: points on dev that a form may lose against the float student where that one is beyond the gate's limit
             itself, so that no precision would meet it.
         rows: dev rows that forms are compared on.
@@ -85,7 +86,7 @@ class Quantize(Pass):
     qat_rate: float = 2e-5
 
     NAME: ClassVar[str] = "quantize"
-    VERSION: ClassVar[int] = 4
+    VERSION: ClassVar[int] = 5
     IN: ClassVar = (EqualisedStudent, Graph, Ranges, Vocabulary, LabelledData, Teacher, TeacherOutputs)
     OUT: ClassVar = Candidates
     READS: ClassVar[tuple[str, ...]] = (
@@ -108,29 +109,49 @@ class Quantize(Pass):
         if self.max_loss < 0 or self.qat_epochs < 0 or self.qat_rate <= 0:
             raise ValueError("max_loss and qat_epochs must not be negative, qat_rate must be positive")
 
+    def requires(self, inputs: Inputs, ctx: Context) -> None:
+        """Refuses options that this target, or this way of building, cannot serve."""
+        if self.qat_epochs and current_world().size > 1:
+            raise RecipeError(
+                "quantize.qat_epochs trains in one process: build without torchrun; what was made is in the store"
+            )
+        quant = ctx.target["quant"]
+        ops = quant["ops"]
+        if self.embedding != "int8" and ops != "all" and "Gather" not in ops:
+            raise RecipeError(f"quantize.embedding is {self.embedding!r}, but the target's quant.ops lack Gather")
+        if self.qat_epochs and (quant["weight"]["granularity"] != "per-channel" or quant["activation"]["symmetric"]):
+            raise RecipeError("quantize.qat_epochs needs a target with per-channel weights and asymmetric activations")
+
     def run(self, inputs: Inputs, out_dir: Path, ctx: Context) -> None:
         """Writes the candidates' files and what each form measured."""
-        method, teacher = inputs[Ranges].facts["method"], self._teacher_score(inputs, ctx)
-        schemes = self._schemes(ctx)
+        teacher, (schemes, left_out) = self._teacher_score(inputs, ctx), self._schemes(ctx)
         trials = Trials(
             self._subject(inputs, out_dir, ctx),
             lambda trial: ctx.progress(len(trials.done), len(trials.done), trial.name),
         )
+        enough = needed(teacher, trials.float_score, ctx.target["gate.max_drop"], self.max_loss)
         kept: list[Trial] = []
+        sensitivity: dict[str, Trial] = {}
         static = [scheme for scheme in schemes if scheme.family == "static"]
         if static:
-            best, *others = self._static(trials, static, METHODS if method == AUTO else (method,))
+            best, *others = self._static(trials, static)
             kept += [best, *others]
             if self.qat_epochs:
-                kept.append(trained(self.qat_epochs, self.qat_rate, inputs, ctx, trials, best, scheme_of(best)))
-            enough = needed(teacher, trials.float_score, ctx.target["gate.max_drop"], self.max_loss)
-            kept += rungs(trials, best, enough) if best.score < enough else []
+                learned = trained(self.qat_epochs, self.qat_rate, inputs, ctx, trials, best, scheme_of(best))
+                # It takes the same time: of the two, the more accurate is the one to beat.
+                kept.insert(0 if learned.score > best.score else 1, learned)
+            if all(trial.score < enough for trial in kept):
+                sensitivity = alone(trials, best)
+                kept += rungs(trials, best, sensitivity, enough)
         kept += [trials.run(scheme) for scheme in schemes if scheme.family != "static"]
-        loadable = self._loadable(kept, ctx)
-        trials.keep(loadable)
+        trials.keep(kept)
         facts = {
-            "candidates": [trial.file for trial in loadable],
-            "trials": as_facts(trials.done),
+            "candidates": [trial.file for trial in kept],
+            "trials": as_facts([trial for trial in trials.done if trial in kept or not trial.keep_float]),
+            "left_out": left_out,
+            "sensitivity": {
+                name: {"logit_rmse": trial.logit_rmse, "score": trial.score} for name, trial in sensitivity.items()
+            },
             "dev_rows": len(trials.subject.rows),
             "float_score": trials.float_score,
             "max_loss": self.max_loss,
@@ -138,8 +159,8 @@ class Quantize(Pass):
         }
         write_json(out_dir / FACTS, facts)
 
-    def _schemes(self, ctx: Context) -> list[Scheme]:
-        """Returns the schemes that the option asks for and the target allows.
+    def _schemes(self, ctx: Context) -> tuple[list[Scheme], dict[str, str]]:
+        """Returns the schemes that the option asks for, the target allows and its runtime loads; why others are not.
 
         Raises:
             RecipeError: none.
@@ -151,7 +172,18 @@ class Quantize(Pass):
         if not found:
             allows = f"weights of {dtype}" if any(s.family == "static" for s in wanted) else "static quantization only"
             raise RecipeError(f"quantize.scheme is {self.scheme!r}, but the target allows {allows}")
-        return found
+        name, has = ctx.target["runtime.name"], ctx.target["runtime.version"]
+        backend = load_backend(name)
+        oldest = {s: backend.oldest(s, self.embedding) for s in found}
+        loadable = [s for s in found if numbers(oldest[s]) <= numbers(has)]
+        if not loadable:
+            least = min(oldest.values(), key=numbers)
+            option = f"scheme {self.scheme!r}" if self.embedding == "int8" else f"embedding {self.embedding!r}"
+            raise RecipeError(
+                f"quantize.{option} needs {name} {least}, the target has {has}: raise 'runtime.version' in its profile "
+                "if the device has a newer one, or take another"
+            )
+        return loadable, {s.name: f"needs {name} {oldest[s]}, the target has {has}" for s in found if s not in loadable}
 
     def _expected(self, inputs: Inputs, ctx: Context) -> np.ndarray:
         """Returns the classes of the dev rows that forms are compared on."""
@@ -168,12 +200,12 @@ class Quantize(Pass):
         vocabulary, ranges, expected = inputs[Vocabulary], inputs[Ranges], self._expected(inputs, ctx)
         tokenizer, task = load_tokenizer(vocabulary.tokenizer, vocabulary.max_length), load_task(ctx.task)
         dev = data.read(inputs[LabelledData].path).dev[: self.rows]
-        given = ranges.facts["method"] == GIVEN
+        means = json.loads(ranges.means.read_text(encoding="utf-8"))
         return Subject(
             backend=load_backend(ctx.target["runtime.name"]),
             graph=inputs[Graph].model,
-            observed={} if given else read_observed(ranges.statistics),
-            given=read_ranges(ranges.file) if given else {},
+            ranges=read_ranges(ranges.file),
+            means={name: np.array(values) for name, values in means.items()},
             quant=ctx.target["quant"],
             weight_method=ranges.facts["weight_method"],
             embedding=self.embedding,
@@ -183,60 +215,67 @@ class Quantize(Pass):
             folder=out_dir,
         )
 
-    def _loadable(self, trials: Sequence[Trial], ctx: Context) -> list[Trial]:
-        """Returns the trials that the target's runtime loads.
-
-        Raises:
-            RecipeError: none.
-        """
-        has = ctx.target["runtime.version"]
-        found = [trial for trial in trials if numbers(trial.min_runtime) <= numbers(has)]
-        if not found:
-            oldest = min((trial.min_runtime for trial in trials), key=numbers)
-            raise RecipeError(
-                f"quantize.scheme {self.scheme!r} needs {ctx.target['runtime.name']} {oldest}, the target has {has}: "
-                "raise 'runtime.version' in its profile if the device has a newer one, or take another scheme"
-            )
-        return found
-
-    def _static(self, trials: Trials, schemes: Sequence[Scheme], methods: Sequence[str]) -> list[Trial]:
+    def _static(self, trials: Trials, schemes: Sequence[Scheme]) -> list[Trial]:
         """Returns the signed form of least logit error over bounds, methods and biases; then the unsigned one.
 
         They run through other kernels. The signed one is the one to beat: on AVX2 it is faster by a tenth, and a fixed
-        order keeps builds from changing places between forms that are equally good.
+        order keeps builds from changing places between forms that are equally good. What method suits the activations
+        does not depend on the weights' sign, so the unsigned form takes that of the signed one.
         """
+        methods = [method for method in NAMES if method in trials.subject.ranges]
         found = [trials.run(scheme, methods[0]) for scheme in schemes]
         weights = sorted({scheme.weight for scheme in schemes})  # int8 before uint8
         best, *others = (nearest([t for t in found if scheme_of(t).weight == weight]) for weight in weights)
         forms = [best, *(trials.run(scheme_of(best), method) for method in methods[1:])]
-        if self.correct_bias and scheme_of(best).bound is not None and trials.subject.observed:
+        if self.correct_bias:
             forms.append(trials.run(scheme_of(best), nearest(forms).method, corrected=True))
         chosen = nearest(forms)
-        return [chosen, *(_of(trials, other, chosen.method) for other in others)]
+        return [chosen, *(trials.run(scheme_of(t), chosen.method, chosen.corrected) for t in others)]
 
 
-def _of(trials: Trials, trial: Trial, method: str) -> Trial:
-    """Returns the trial of the same scheme with another method; runs it unless that is the trial's own."""
-    return trial if trial.method == method else trials.run(scheme_of(trial), method)
+def alone(trials: Trials, best: Trial) -> dict[str, Trial]:
+    """Measures a static form with each product alone given back to float; the files are not kept.
+
+    Args:
+        trials: gets what is tried.
+        best: the form.
+    """
+    found = {}
+    for name in trials.subject.backend.products(trials.subject.graph, trials.subject.quant["ops"]):
+        found[name] = trials.run(scheme_of(best), best.method, best.corrected, (name,))
+        trials.drop(found[name])
+    return found
 
 
-def rungs(trials: Trials, best: Trial, enough: float) -> list[Trial]:
+def rungs(trials: Trials, best: Trial, sensitivity: Mapping[str, Trial], enough: float) -> list[Trial]:
     """Gives products of a static form back to float until its score on dev is enough.
 
     Args:
         trials: gets what is tried.
         best: the form, whose score is not enough.
+        sensitivity: what `alone` returned.
         enough: score in percent.
+
+    Returns:
+        The form that is enough, or the best there is; before it those with one product less each, where they are few,
+        so that each product's share can be told. Empty where the graph has no product.
     """
-    products = trials.subject.backend.products(trials.subject.graph)
-    scheme = scheme_of(best)
+    products = trials.subject.backend.products(trials.subject.graph, trials.subject.quant["ops"])
+
+    def made(keep_float: Sequence[str]) -> Trial:
+        return trials.run(scheme_of(best), best.method, best.corrected, keep_float)
 
     def attempt(keep_float: Sequence[str]) -> Trial:
-        return trials.run(scheme, best.method, best.corrected, keep_float)
+        trial = made(keep_float)
+        trials.drop(trial)
+        return trial
 
-    alone = {name: attempt([name]) for name in products}
+    if not products:
+        return []
     weights = {name: product.weights for name, product in products.items()}
-    return climb(attempt, order(best, alone, weights), enough)
+    names = climb(attempt, order(best, sensitivity, weights), enough).keep_float
+    first = 1 if len(names) <= SHOWN_RUNGS else len(names)
+    return [made(names[:count]) for count in range(first, len(names) + 1)]
 
 
 def scheme_of(trial: Trial) -> Scheme:

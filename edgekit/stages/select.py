@@ -27,7 +27,7 @@ class Select(Pass):
     """Selects by accuracy on dev, then by cost."""
 
     NAME: ClassVar[str] = "select"
-    VERSION: ClassVar[int] = 1
+    VERSION: ClassVar[int] = 2
     IN: ClassVar = (Candidates, Timings)
     OUT: ClassVar = QuantizedGraph
     READS: ClassVar[tuple[str, ...]] = ("runtime.name", "gate.max_drop", "device.arch", "device.isa", "quant.ops")
@@ -91,31 +91,31 @@ def choose(trials: Sequence[Trial], least: float, timings: Mapping[str, Any]) ->
         best = max(trials, key=lambda trial: (trial.score, -trial.logit_rmse))
         missed = f"below {least:.2f} % on dev"
         return best, {t.file: f"the best of those, all {missed}" if t is best else missed for t in trials}
-    chosen = passing[0]
-    for trial in passing[1:]:
-        if trial.file in usable and _ratio(usable, trial, "ratio_high") < FASTER * _ratio(usable, chosen, "ratio"):
-            chosen = trial
+    # Of static forms that pass, the one with the fewest float products; the first of those is the one to beat.
+    beat = min(passing, key=lambda t: (t.family != "static", len(t.keep_float)))
+    limit = FASTER * usable[beat.file]["ratio"] if usable else 0.0
+    faster = [t for t in passing if usable and usable[t.file]["ratio_high"] < limit]
+    chosen = min(faster, key=lambda t: float(usable[t.file]["ratio"]), default=beat)
     reasons = {}
     for trial in trials:
         if trial is chosen:
-            reasons[trial.file] = _why(passing, usable, timings)
+            reasons[trial.file] = _why(passing, bool(faster), bool(usable), bool(costs))
         elif trial.score < least:
             reasons[trial.file] = f"{trial.score:.2f} % on dev, {least:.2f} % needed"
+        elif not usable:
+            reasons[trial.file] = "not compared in time"
         else:
-            reasons[trial.file] = "not faster" if usable else "not compared in time"
+            reasons[trial.file] = "slower than the chosen one" if trial in faster else "not faster by a tenth"
     return chosen, reasons
 
 
-def _ratio(costs: Mapping[str, Any], trial: Trial, name: str) -> float:
-    ratio: float = costs[trial.file][name]
-    return ratio
-
-
-def _why(passing: Sequence[Trial], usable: Mapping[str, Any], timings: Mapping[str, Any]) -> str:
+def _why(passing: Sequence[Trial], fastest: bool, usable: bool, timed: bool) -> str:
     if len(passing) == 1:
         return "the only one that is accurate enough on dev"
-    if usable:
+    if fastest:
         return "the fastest that is accurate enough on dev"
-    if timings["costs"]:
+    if usable:
+        return "accurate enough on dev, and none of those is faster by a tenth"
+    if timed:
         return "accurate enough on dev; times on another processor than the target's do not decide"
     return "accurate enough on dev; the device took no times"

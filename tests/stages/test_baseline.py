@@ -9,9 +9,9 @@ import onnx
 import onnxruntime
 import pytest
 import tiny
-from builds import TinyBuild
+from builds import TinyBuild, made
 from onnx import numpy_helper
-from test_export import CLOSE, made, onnx_logits, torch_logits
+from test_export import CLOSE, onnx_logits, torch_logits
 from transformers import AutoModelForSequenceClassification
 
 from edgekit.artifact import Teacher, TeacherGraph

@@ -9,9 +9,9 @@ from typing import Any
 import builds
 import numpy as np
 import pytest
-from builds import TinyBuild
+from builds import TinyBuild, made
 from test_evaluate import NullDevice, run_on
-from test_export import made, token_ids
+from test_export import token_ids
 from transformers import AutoTokenizer
 
 from edgekit import data, manifest, measured

@@ -12,8 +12,8 @@ import numpy as np
 import onnx
 import pytest
 import tiny
-from builds import TinyBuild
-from test_export import made, onnx_logits, token_ids
+from builds import TinyBuild, made
+from test_export import onnx_logits, token_ids
 
 from edgekit import data
 from edgekit.artifact import Artifact, Bundle, LabelledData, QuantizedGraph, Teacher, Vocabulary, file_digest

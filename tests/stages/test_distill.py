@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 import tiny
 import torch
-from builds import TinyBuild
-from test_export import CLOSE, load, made, token_ids, torch_logits
+from builds import TinyBuild, made
+from test_export import CLOSE, load, token_ids, torch_logits
 from test_prune import log_softmax
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 

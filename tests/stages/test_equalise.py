@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import tiny
 import torch
-from builds import TinyBuild
-from test_export import load, made, torch_logits
+from builds import TinyBuild, made
+from test_export import load, torch_logits
 
 from edgekit.artifact import EqualisedStudent, LabelledData, Student, Vocabulary
 from edgekit.ir.encoder import EdgekitForSequenceClassification

@@ -14,8 +14,8 @@ import builds
 import numpy as np
 import pytest
 import tiny
-from builds import TinyBuild
-from test_export import CLOSE, made, onnx_logits, token_ids
+from builds import TinyBuild, made
+from test_export import CLOSE, onnx_logits, token_ids
 
 from edgekit import data, devices, manifest, measured
 from edgekit.artifact import Accuracy, Artifact, LabelledData, QuantizedGraph, Reference, Vocabulary, file_digest

@@ -10,9 +10,8 @@ from typing import Any
 import builds
 import pytest
 import tiny
-from builds import TinyBuild
+from builds import TinyBuild, made
 from manifests import accuracy, latency
-from test_export import made
 
 from edgekit import manifest
 from edgekit.artifact import Accuracy, Artifact, Latency, QuantizedGraph, Verdict

@@ -13,19 +13,19 @@ import numpy as np
 import onnx
 import pytest
 import tiny
-from builds import TinyBuild
+from builds import TinyBuild, made
 from onnx import numpy_helper
-from test_export import made, onnx_logits, token_ids
+from test_export import onnx_logits, token_ids
 
 from edgekit import data
 from edgekit.artifact import Candidates, Graph, LabelledData, Ranges, Teacher, TeacherOutputs, Vocabulary
 from edgekit.backends import load_backend
 from edgekit.errors import RecipeError
-from edgekit.quant.ranges import read_observed, write_observed
+from edgekit.quant.ranges import COMPARED, read_ranges, write_ranges
 from edgekit.quant.weights import bound_scales, squared_error
 from edgekit.search.trials import Trial, from_facts
 from edgekit.stages.calibrate import Calibrate
-from edgekit.stages.quantize import METHODS, Quantize
+from edgekit.stages.quantize import Quantize
 from edgekit.stages.timing import candidates_of
 from edgekit.target import load_target
 
@@ -73,13 +73,13 @@ def test_the_static_form_whose_logits_are_nearest_on_dev_is_kept(
     rows = dev_rows(tiny_build)[:count]
     expected = onnx_logits(made(tiny_build, Graph).model, rows)
     tried = from_facts(candidates.facts["trials"])
-    first = {trial.scheme: trial for trial in tried if trial.method == METHODS[0] and not trial.corrected}
+    first = {trial.scheme: trial for trial in tried if trial.method == COMPARED[0] and not trial.corrected}
     assert candidates.facts["dev_rows"] == len(rows)
     assert set(first) == set(EVERY)
     best = min((first[BOUNDED], first[REDUCED]), key=lambda trial: trial.logit_rmse).scheme
     plain = [t.method for t in tried if t.scheme == best and not t.corrected]
-    assert plain == list(METHODS), "all methods with the best signed scheme"
-    assert len(tried) <= len(EVERY) + len(METHODS) + 1, "and no more than one with another"
+    assert sorted(plain) == sorted(COMPARED), "all methods with the best signed scheme"
+    assert len(tried) <= len(EVERY) + len(COMPARED) + 1, "and no more than one with another"
     kept, path = static_of(candidates)
     assert kept.logit_rmse == min(trial.logit_rmse for trial in tried if trial.scheme != UNSIGNED)
     logits = onnx_logits(path, rows)
@@ -134,23 +134,23 @@ def test_the_bytes_of_every_run_are_the_same(tiny_build: TinyBuild, tmp_path: Pa
 def test_rounding_that_loses_too_much_gives_products_back_to_float(tiny_build: TinyBuild, tmp_path: Path) -> None:
     """A layer whose input has one huge channel in a rare row: eight bits cannot hold both."""
     graph = made(tiny_build, Graph)
-    observed = read_observed(made(tiny_build, Ranges).statistics)
+    ranges = read_ranges(made(tiny_build, Ranges).file)["minmax"]
     backend = load_backend("onnxruntime")
-    product = backend.products(graph.model)["layers.0.down"]
-    wide = dataclasses.replace(
-        observed[product.entering],
-        histogram=dataclasses.replace(observed[product.entering].histogram, low=-4000.0, high=4000.0),
-    )
+    product = backend.products(graph.model, "all")["layers.0.down"]
+    wide = dataclasses.replace(ranges[product.entering], low=-4000.0, high=4000.0)
     shutil.copytree(made(tiny_build, Ranges).path, tmp_path / "ranges")
-    write_observed(tmp_path / "ranges" / "statistics.npz", {**observed, product.entering: wide})
-    facts = json.loads((tmp_path / "ranges" / "facts.json").read_text())
-    (tmp_path / "ranges" / "facts.json").write_text(json.dumps({**facts, "method": "minmax"}))
+    write_ranges(tmp_path / "ranges" / "ranges.json", {"minmax": {**ranges, product.entering: wide}})
     given = [Ranges(tmp_path / "ranges", "") if kind is Ranges else made(tiny_build, kind) for kind in Quantize.IN]
     found = tiny.run_stage(Quantize(scheme="int8-pair-bounded"), given, tmp_path / "run", "x86-64")
     whole, *rungs = candidates_of(found)
     assert whole.score < found.facts["float_score"] - 5
-    assert rungs[0].keep_float[0] == "layers.0.down"
+    assert rungs[-1].keep_float == ("layers.0.down",), "it alone was spoilt, so it alone goes back"
     assert rungs[-1].score >= found.facts["teacher_score"] - load_target("x86-64").gate.max_drop
+    sensitivity = {name: one["logit_rmse"] for name, one in found.facts["sensitivity"].items()}
+    assert min(sensitivity, key=lambda name: sensitivity[name]) == "layers.0.down"
+    assert set(sensitivity) == set(backend.products(graph.model, "all"))
+    files = {path.name for path in found.path.iterdir()}
+    assert files == {"facts.json", *(trial.file for trial in candidates_of(found))}, "no file of what was only tried"
     model = onnx.load(found.path / rungs[-1].file)
     floats = {t.name for t in model.graph.initializer if t.data_type == onnx.TensorProto.FLOAT and len(t.dims) == 2}
     assert "layers.0.down.weight" in floats
@@ -207,14 +207,11 @@ def test_integers_stand_for_the_float_weights_within_half_a_step(
         steps = np.moveaxis(integers.astype(np.float64), axis, -1) - zero
         restored = np.moveaxis(steps * scale, -1, axis)
         exact = floats[weight.input[0].removesuffix("_quantized")]
-        step = np.moveaxis(np.broadcast_to(scale, steps.shape), -1, axis)
-        if scheme == UNSIGNED:
-            assert (np.abs(restored - exact) <= step * 0.501).all()
-        else:  # a scale of least error may clip: then the whole channel is nearer than at the scale that does not
-            bound = "pairs" if scheme == BOUNDED else "seven-bit"
-            rows = np.moveaxis(exact, axis, 0)
-            without = squared_error(rows, bound_scales(rows, bound), bound)
-            assert (((np.moveaxis(restored, axis, 0) - rows) ** 2).sum(axis=1) <= without * 1.001).all()
+        # A scale of least error may clip: then the whole channel is nearer than at the scale that does not.
+        bound = {BOUNDED: "pairs", REDUCED: "seven-bit", UNSIGNED: "full"}[scheme]
+        rows = np.moveaxis(exact, axis, 0)
+        without = squared_error(rows, bound_scales(rows, bound), bound)
+        assert (((np.moveaxis(restored, axis, 0) - rows) ** 2).sum(axis=1) <= without * 1.001).all()
         largest = max(largest, int(np.abs(integers.astype(int)).max()))
     if scheme == REDUCED:  # two products of a weight and an activation, 2 * 64 * 255, stay below 32,768
         assert 58 <= largest <= 64

@@ -9,8 +9,7 @@ from typing import Any
 
 import pytest
 import tiny
-from builds import TinyBuild
-from test_export import made
+from builds import TinyBuild, made
 
 from edgekit import devices
 from edgekit.artifact import Candidates, QuantizedGraph, Timings
@@ -35,10 +34,25 @@ def test_the_fastest_that_passes_is_taken() -> None:
     chosen, reasons = choose(trials, 91.0, timings(a=1.0, b=0.8, c=0.6))
     assert chosen is WEIGHTS
     assert reasons == {
-        "a": "not faster",
-        "b": "not faster",
+        "a": "not faster by a tenth",
+        "b": "slower than the chosen one",
         "c": "the fastest that is accurate enough on dev",
     }
+
+
+def test_the_order_of_candidates_does_not_decide() -> None:
+    """Of two that beat the static form by a tenth the faster is taken, though they are near each other."""
+    taken = timings(a=1.0, b=0.85, c=0.8)
+    assert choose([STATIC, DYNAMIC, WEIGHTS], 91.0, taken)[0] is WEIGHTS
+    assert choose([STATIC, WEIGHTS, DYNAMIC], 91.0, taken)[0] is WEIGHTS
+
+
+def test_of_two_rungs_that_pass_the_one_with_fewer_float_products_is_taken() -> None:
+    whole = dataclasses.replace(STATIC, score=80.0)
+    more = dataclasses.replace(STATIC, keep_float=("x", "y"), file="b")
+    fewer = dataclasses.replace(STATIC, keep_float=("y",), file="c")
+    for taken in (timings(a=0.9, b=1.3, c=1.2), timings("estimated", a=1.0, b=1.0, c=1.0), timings()):
+        assert choose([whole, more, fewer], 91.0, taken)[0] is fewer
 
 
 def test_one_that_loses_too_much_is_not_taken_however_fast() -> None:

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 import tiny
 import torch
-from builds import TinyBuild
-from test_export import CLOSE, made
+from builds import TinyBuild, made
+from test_export import CLOSE
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from edgekit import data
