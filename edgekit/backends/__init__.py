@@ -28,10 +28,10 @@ class Scheme:
     Attributes:
         name: for reports.
         family: "static" rounds activations to calibrated ranges, "dynamic" to those of each run; "weight-only" leaves
-            them float.
+            them float, though the runtime's kernel may round them in blocks.
         weight: integer type of the weights, "int8", "uint8" or, weight-only, "int4".
-        bound: of int8 weights (`edgekit.quant.weights`): what keeps pairs of uint8 x int8 products within 16 bits on
-            x86 CPUs without VNNI. uint8 weights need none.
+        bound: of the integers (`edgekit.quant.weights`): what keeps pairs of uint8 x int8 products within 16 bits on
+            x86 CPUs without VNNI; uint8 weights need none. None where the runtime's own quantizer rounds, in blocks.
     """
 
     name: str
@@ -48,7 +48,8 @@ class Precision:
         keep_float: products that stay float, by their names (`Backend.products`).
         means: of tensors that enter products, each channel's mean over the calibration rows: biases are corrected by
             what the weights' rounding adds on average. Empty for no correction.
-        weight_method: of the weights' scales (`edgekit.quant.weights.WEIGHT_METHODS`).
+        weight_method: of the weights' scales (`edgekit.quant.weights.WEIGHT_METHODS`); weight-only schemes have the
+            runtime's own.
         embedding: form of the word table: "int8" with one scale, "int8-rows" with one a row, "int4-blocks" with one a
             block of a row.
     """
@@ -67,7 +68,7 @@ class Product:
     """A product of the encoder, as a graph has it.
 
     Attributes:
-        entering: the activation that it multiplies.
+        entering: the activation that it multiplies; where the graph computes it in parts, that of the largest.
         weights: how many it has.
     """
 
@@ -139,8 +140,12 @@ class Backend(Protocol):
         """Yields, row by row, the named activations as a dictionary of arrays, on this machine."""
         ...
 
-    def products(self, graph: Path) -> dict[str, Product]:
-        """Names the encoder's products that a graph has, in the order in which they run."""
+    def products(self, graph: Path, ops: Sequence[str] | Literal["all"]) -> dict[str, Product]:
+        """Names the encoder's products that quantization of these operators rounds, in the order in which they run."""
+        ...
+
+    def oldest(self, scheme: Scheme, embedding: str) -> str:
+        """Returns the oldest runtime that loads a form, such as "1.17", before there is one."""
         ...
 
     def quantize(
@@ -161,6 +166,9 @@ class Backend(Protocol):
             scheme: how.
             precision: where it is departed from.
             out: file to write.
+
+        Raises:
+            OSError: the file cannot be written.
         """
         ...
 

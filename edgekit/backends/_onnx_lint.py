@@ -21,6 +21,9 @@ LARGE_MASK = 1e4
 NO_INTEGERS = ("LayerNormalization", "Gelu", "Erf", "Tanh", "Pow", "Sqrt", "Softmax", "ReduceMean")
 """Operators that onnxruntime's CPU kernels run in float; between Q and DQ they only cost."""
 
+INTEGER_PRODUCTS = {"MatMulInteger": 1, "DynamicQuantizeMatMul": 1, "QLinearMatMul": 3, "QGemm": 3}
+"""Products of integers, with the place of their weights among their inputs."""
+
 VNNI = ("avx512_vnni", "avx_vnni", "amx_int8")
 
 
@@ -107,25 +110,33 @@ def _saturation(
 ) -> Iterator[Finding]:
     """Yields int8 weights whose pairs overflow 16 bits with uint8 activations."""
     for node in model.graph.node:
-        if node.op_type not in ("Gemm", "MatMul") or len(node.input) < 2:
-            continue
-        origin = made.get(node.input[1])
-        weight = constants.get(origin.input[0]) if origin is not None else None
-        if origin is None or origin.op_type != "DequantizeLinear" or weight is None:
-            continue
-        if weight.dtype != np.int8 or weight.ndim != 2:
-            continue
-        rows = weight if any(a.name == "transB" and a.i for a in node.attribute) else weight.T
-        over = int((pair_sums(rows.astype(np.int64)) > PAIR_LIMIT).sum())
-        if over:
+        name, rows = _int8_weights(node, constants, made)
+        over = 0 if rows is None else int((pair_sums(rows.astype(np.int64)) > PAIR_LIMIT).sum())
+        if rows is not None and over:
             where = "on this target" if saturates else "on x86 CPUs without VNNI, so that it answers otherwise there"
             yield Finding(
                 "saturation",
-                origin.input[0],
+                name,
                 f"{over:,} of {pair_sums(rows).size:,} pairs of adjacent weights exceed {PAIR_LIMIT}",
                 f"their products with large uint8 activations are cut off {where}",
                 "--set quantize.scheme=auto, or int8-pair-bounded",
             )
+
+
+def _int8_weights(
+    node: onnx.NodeProto, constants: Mapping[str, np.ndarray], made: Mapping[str, onnx.NodeProto]
+) -> tuple[str, np.ndarray | None]:
+    """Returns the name of a product's int8 weights and them as (outputs, inputs), None where it has none."""
+    name = ""
+    if node.op_type in ("Gemm", "MatMul") and len(node.input) > 1:
+        origin = made.get(node.input[1])
+        name = origin.input[0] if origin is not None and origin.op_type == "DequantizeLinear" else ""
+    elif node.op_type in INTEGER_PRODUCTS:
+        name = node.input[INTEGER_PRODUCTS[node.op_type]]
+    weight = constants.get(name)
+    if weight is None or weight.dtype != np.int8 or weight.ndim != 2:
+        return name, None
+    return name, weight if any(a.name == "transB" and a.i for a in node.attribute) else weight.T
 
 
 def _float_operators(model: onnx.ModelProto, made: Mapping[str, onnx.NodeProto]) -> Iterator[Finding]:

@@ -7,9 +7,11 @@ sums cannot saturate: one file then answers alike on every CPU.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -34,21 +36,59 @@ def outputs_axis(product: onnx.NodeProto) -> int:
     return 0 if any(a.name == "transB" and a.i for a in product.attribute) else 1
 
 
-def products(graph: Path) -> dict[str, Product]:
-    """Names the encoder's products in the order of the graph; one that is cut in two there enters as its first part."""
+def products(graph: Path, ops: Sequence[str] | Literal["all"]) -> dict[str, Product]:
+    """Names the encoder's products in the order of the graph; of one cut in two, what enters the larger part."""
     import onnx
 
     from edgekit.ir.lean import product_of
 
-    model = onnx.load(graph)
-    sizes = {i.name: int(np.prod(i.dims)) for i in model.graph.initializer}
-    found: dict[str, Product] = {}
-    for node in model.graph.node:
-        if node.op_type in PRODUCTS and node.input[1] in sizes:
-            name = product_of(node.input[1])
-            before = found.get(name, Product(node.input[0], 0))
-            found[name] = Product(before.entering, before.weights + sizes[node.input[1]])
-    return found
+    parts: dict[str, list[Product]] = {}
+    for node, weights in _integer_products(onnx.load(graph), OPS if ops == "all" else ops):
+        parts.setdefault(product_of(node.input[1]), []).append(Product(node.input[0], weights.size))
+    return {
+        name: Product(max(of, key=lambda part: part.weights).entering, sum(part.weights for part in of))
+        for name, of in parts.items()
+    }
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """What a writer goes by.
+
+    Attributes:
+        ranges: of the activations.
+        quant: the target's section of that name.
+        scheme: how.
+        ops: operators that become integers.
+        kept: names of the nodes that stay float.
+        method: of the weights' scales.
+    """
+
+    ranges: Mapping[str, Range]
+    quant: Mapping[str, Any]
+    scheme: Scheme
+    ops: Sequence[str]
+    kept: Sequence[str]
+    method: str
+
+    @property
+    def per_channel(self) -> bool:
+        per_channel: bool = self.quant["weight"]["granularity"] == "per-channel"
+        return per_channel
+
+    def without_gemm(self, model: onnx.ModelProto) -> tuple[onnx.ModelProto, _Plan]:
+        """Splits each Gemm into MatMul and Add, which is all that two of the writers know.
+
+        Products that were not to become integers stay float under their new names.
+        """
+        from onnxruntime.quantization.onnx_model import ONNXModel
+
+        left = [n.name for n in model.graph.node if n.op_type in PRODUCTS and n.op_type not in self.ops]
+        split = ONNXModel(model)
+        split.replace_gemm_with_matmul()
+        kept = [name for old in (*self.kept, *left) for name in (old, f"{old}_MatMul")]
+        ops = sorted({"MatMul" if op in PRODUCTS else op for op in self.ops})
+        return split.model, dataclasses.replace(self, kept=kept, ops=ops)
 
 
 def quantize(
@@ -59,16 +99,20 @@ def quantize(
 
     model = onnx.load(graph)
     ops = list(OPS if quant["ops"] == "all" else quant["ops"])
+    tables = precision.embedding if "Gather" in ops else ""
+    if tables == "int8" and scheme.family == "weight-only":
+        tables = "int8-rows"  # its quantizer knows products alone
     if precision.means:
         _correct_biases(model, ops, scheme, precision, quant)
-    if precision.embedding != "int8":
+    if tables != "int8":
         ops = [op for op in ops if op != "Gather"]
     made = {"static": _static, "dynamic": _dynamic, "weight-only": _weight_only}[scheme.family]
-    model = made(model, ranges, quant, ops, scheme, _kept(model, precision.keep_float), precision.weight_method)
+    kept = _kept(model, precision.keep_float)
+    model = made(model, _Plan(ranges, quant, scheme, ops, kept, precision.weight_method))
     # Last: onnxruntime's quantizers cannot tell what type an operator of its own gives (1.31.1).
-    if precision.embedding == "int8-rows" or (precision.embedding == "int8" and scheme.family == "weight-only"):
+    if tables == "int8-rows":
         model = _embedding_by_rows(model)
-    elif precision.embedding == "int4-blocks":
+    elif tables == "int4-blocks":
         model = _embedding_by_blocks(model)
     del model.graph.value_info[:]
     model.producer_name, model.producer_version = "edgekit", ""
@@ -83,15 +127,7 @@ def _kept(model: onnx.ModelProto, keep_float: Collection[str]) -> list[str]:
     return [n.name for n in model.graph.node if n.op_type in PRODUCTS and product_of(n.input[1]) in keep_float]
 
 
-def _static(
-    model: onnx.ModelProto,
-    ranges: Mapping[str, Range],
-    quant: Mapping[str, Any],
-    ops: Sequence[str],
-    scheme: Scheme,
-    kept: Sequence[str],
-    method: str,
-) -> onnx.ModelProto:
+def _static(model: onnx.ModelProto, plan: _Plan) -> onnx.ModelProto:
     """Puts Q/DQ pairs around the operators, from ranges made elsewhere."""
     from onnxruntime.quantization import CalibrationMethod, QuantType
     from onnxruntime.quantization.calibrate import TensorData, TensorsData
@@ -100,23 +136,22 @@ def _static(
     types = {"int8": QuantType.QInt8, "uint8": QuantType.QUInt8}
     table = TensorsData(
         CalibrationMethod.MinMax,
-        {name: TensorData(lowest=np.float32(r.low), highest=np.float32(r.high)) for name, r in ranges.items()},
+        {name: TensorData(lowest=np.float32(r.low), highest=np.float32(r.high)) for name, r in plan.ranges.items()},
     )
-    per_channel = quant["weight"]["granularity"] == "per-channel"
     quantizer = QDQQuantizer(
         model,
-        per_channel,
+        plan.per_channel,
         False,  # the table has no products to saturate; the products' bound is in their scales
-        types[scheme.weight],
-        types[quant["activation"]["dtype"]],
+        types[plan.scheme.weight],
+        types[plan.quant["activation"]["dtype"]],
         table,
         [],
-        list(kept),
-        list(ops),
+        list(plan.kept),
+        list(plan.ops),
         {
-            "TensorQuantOverrides": _overrides(model, ops, scheme, per_channel, kept, method),
-            "ActivationSymmetric": quant["activation"]["symmetric"],
-            "WeightSymmetric": quant["weight"]["symmetric"],
+            "TensorQuantOverrides": _overrides(model, plan),
+            "ActivationSymmetric": plan.quant["activation"]["symmetric"],
+            "WeightSymmetric": plan.quant["weight"]["symmetric"],
             # What follows a product here runs in float, so rounding its output would only lose precision.
             "OpTypesToExcludeOutputQuantization": list(PRODUCTS),
         },
@@ -124,42 +159,32 @@ def _static(
     quantizer.quantize_model()
     quantizer.model.topological_sort()  # it appends nodes; ONNX demands an order in which none reads a later one
     written: onnx.ModelProto = quantizer.model.model
-    _float_elsewhere(written, ops, kept)
+    _float_elsewhere(written, plan.ops, plan.kept)
     return written
 
 
-def _dynamic(
-    model: onnx.ModelProto,
-    ranges: Mapping[str, Range],
-    quant: Mapping[str, Any],
-    ops: Sequence[str],
-    scheme: Scheme,
-    kept: Sequence[str],
-    method: str,
-) -> onnx.ModelProto:
+def _dynamic(model: onnx.ModelProto, plan: _Plan) -> onnx.ModelProto:
     """Rounds each product's input to the range that it has at run time; weights as in the static form."""
     from onnxruntime.quantization import QuantType
     from onnxruntime.quantization.onnx_quantizer import ONNXQuantizer
     from onnxruntime.quantization.quant_utils import QuantizationMode
 
-    model, kept = _without_gemm(model, kept)
-    named = ["MatMul" if op == "Gemm" else op for op in ops]
-    per_channel = quant["weight"]["granularity"] == "per-channel"
+    model, plan = plan.without_gemm(model)
     quantizer = ONNXQuantizer(
         model,
-        per_channel,
+        plan.per_channel,
         False,
         QuantizationMode.IntegerOps,
         False,
-        {"int8": QuantType.QInt8, "uint8": QuantType.QUInt8}[scheme.weight],
+        {"int8": QuantType.QInt8, "uint8": QuantType.QUInt8}[plan.scheme.weight],
         QuantType.QUInt8,
         None,
         [],
-        list(kept),
-        sorted(set(named)),
+        list(plan.kept),
+        list(plan.ops),
         {
-            "TensorQuantOverrides": _overrides(model, named, scheme, per_channel, kept, method),
-            "WeightSymmetric": quant["weight"]["symmetric"],
+            "TensorQuantOverrides": _overrides(model, plan),
+            "WeightSymmetric": plan.quant["weight"]["symmetric"],
             "MatMulConstBOnly": True,  # attention's products are small, and would need two ranges a run
         },
     )
@@ -169,36 +194,22 @@ def _dynamic(
     return written
 
 
-def _weight_only(
-    model: onnx.ModelProto,
-    ranges: Mapping[str, Range],
-    quant: Mapping[str, Any],
-    ops: Sequence[str],
-    scheme: Scheme,
-    kept: Sequence[str],
-    method: str,
-) -> onnx.ModelProto:
-    """Rounds weights in blocks of one scale; activations stay float outside of the kernel."""
+def _weight_only(model: onnx.ModelProto, plan: _Plan) -> onnx.ModelProto:
+    """Rounds weights in blocks of one scale, as the runtime's own quantizer does.
+
+    The kernel rounds activations to int8 by blocks of its own: its accuracy level 4, several times faster than 0.
+    """
     from onnxruntime.quantization.matmul_nbits_quantizer import DefaultWeightOnlyQuantConfig, MatMulNBitsQuantizer
 
-    model, kept = _without_gemm(model, kept)
-    bits = {"int8": 8, "int4": 4}[scheme.weight]
+    model, plan = plan.without_gemm(model)
+    bits = {"int8": 8, "int4": 4}[plan.scheme.weight]
     config = DefaultWeightOnlyQuantConfig(
         block_size=BLOCK, is_symmetric=True, accuracy_level=4, bits=bits, op_types_to_quantize=("MatMul",)
     )
-    quantizer = MatMulNBitsQuantizer(model, nodes_to_exclude=list(kept), algo_config=config, bits=bits)
+    quantizer = MatMulNBitsQuantizer(model, nodes_to_exclude=list(plan.kept), algo_config=config, bits=bits)
     quantizer.process()
     written: onnx.ModelProto = quantizer.model.model
     return written
-
-
-def _without_gemm(model: onnx.ModelProto, kept: Sequence[str]) -> tuple[onnx.ModelProto, list[str]]:
-    """Splits each Gemm into MatMul and Add, which is all that the other forms know; returns kept nodes' new names."""
-    from onnxruntime.quantization.onnx_model import ONNXModel
-
-    split = ONNXModel(model)
-    split.replace_gemm_with_matmul()
-    return split.model, [name for old in kept for name in (old, f"{old}_MatMul")]
 
 
 def _integer_products(
@@ -222,27 +233,31 @@ def _scales(weights: np.ndarray, bound: Bound, per_channel: bool, method: str) -
     return scales if per_channel else np.full_like(scales, scales.max())
 
 
-def _overrides(
-    model: onnx.ModelProto, ops: Sequence[str], scheme: Scheme, per_channel: bool, kept: Collection[str], method: str
-) -> dict[str, list[dict[str, Any]]]:
+def _overrides(model: onnx.ModelProto, plan: _Plan) -> dict[str, list[dict[str, Any]]]:
     """Puts the weights of products on the grid of their own scales, in place; returns those scales for the quantizer.
 
-    The quantizer's rounding of a value on the grid gives its integer back, so that the integers are ours.
+    The quantizer's rounding of a value on the grid gives its integer back, so that the integers are ours. Unsigned ones
+    are the signed ones moved by their zero point.
     """
     from onnx import numpy_helper
     from onnxruntime.quantization import QuantType
 
-    if scheme.bound is None:
+    bound = plan.scheme.bound
+    if bound is None:
         return {}
+    zero, kind = {
+        "int8": (np.array(0, dtype=np.int8), QuantType.QInt8),
+        "uint8": (np.array(128, dtype=np.uint8), QuantType.QUInt8),
+    }[plan.scheme.weight]
     constants = {i.name: i for i in model.graph.initializer}
     found: dict[str, list[dict[str, Any]]] = {}
-    for node, weights in _integer_products(model, ops, kept):
-        scales = _scales(weights, scheme.bound, per_channel, method)
-        grid = rounded(weights, scales, scheme.bound).astype(np.float32) * scales[:, None]
+    for node, weights in _integer_products(model, plan.ops, plan.kept):
+        scales = _scales(weights, bound, plan.per_channel, plan.method)
+        grid = rounded(weights, scales, bound).astype(np.float32) * scales[:, None]
         name, axis = node.input[1], outputs_axis(node)
         constants[name].CopyFrom(numpy_helper.from_array(np.ascontiguousarray(grid if axis == 0 else grid.T), name))
-        fixed = {"zero_point": np.array(0, dtype=np.int8), "quant_type": QuantType.QInt8}
-        if per_channel:
+        fixed = {"zero_point": zero, "quant_type": kind}
+        if plan.per_channel:
             found[name] = [{"axis": axis, "scale": scale, **fixed} for scale in scales]
         else:
             found[name] = [{"scale": scales[0], **fixed}]

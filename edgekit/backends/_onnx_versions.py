@@ -10,6 +10,11 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import onnx
 
+    from edgekit.backends import Scheme
+
+OPSET = 20
+"""Of all exports: the first with a Gelu operator."""
+
 MICROSOFT = "com.microsoft"
 IR_OF_OPSET = {17: 8, 18: 8, 19: 9, 20: 9, 21: 10}
 """Oldest IR version that may carry an operator set."""
@@ -21,6 +26,16 @@ _RUNTIME_OF_OPERATOR = {("MatMulNBits", 4): (1, 17), ("MatMulNBits", 8): (1, 22)
 def opset_of(model: onnx.ModelProto) -> int:
     """Returns the version of ONNX's own operators."""
     return next(int(o.version) for o in model.opset_import if o.domain in ("", "ai.onnx"))
+
+
+def oldest(scheme: Scheme, embedding: str) -> str:
+    """Returns the oldest release that loads a form, before there is one."""
+    needs = [_RUNTIME_OF_OPSET[OPSET]]
+    if scheme.family == "weight-only":
+        needs.append(_RUNTIME_OF_OPERATOR["MatMulNBits", {"int8": 8, "int4": 4}[scheme.weight]])
+    if embedding == "int4-blocks":
+        needs.append(_RUNTIME_OF_OPERATOR["GatherBlockQuantized", 4])
+    return ".".join(map(str, max(needs)))
 
 
 def oldest_runtime(model: onnx.ModelProto) -> str:

@@ -12,7 +12,7 @@ from edgekit.backends import Description, Tensor
 from edgekit.backends._onnx_lint import findings
 from edgekit.backends._onnx_quantize import OPS, PRODUCTS, outputs_axis, products, quantize
 from edgekit.backends._onnx_selftest import write as self_test
-from edgekit.backends._onnx_versions import IR_OF_OPSET, oldest_runtime, opset_of
+from edgekit.backends._onnx_versions import IR_OF_OPSET, OPSET, oldest, oldest_runtime, opset_of
 from edgekit.errors import StageContractError
 
 if TYPE_CHECKING:
@@ -33,12 +33,12 @@ __all__ = [
     "findings",
     "input_weights",
     "logits",
+    "oldest",
     "products",
     "quantize",
     "quantized_tensors",
     "self_test",
 ]
-OPSET = 20  # the first with a Gelu operator
 
 
 def export_student(model: EdgekitForSequenceClassification, length: int | str, max_length: int, out: Path) -> None:
@@ -165,7 +165,7 @@ def activations(
     import onnx
 
     model = onnx.load(graph)
-    scores = {o for n in model.graph.node if n.op_type == "Softmax" for o in n.output}
+    axes = _position_axes(model)
     have = {o.name for o in model.graph.output}
     model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in tensors if name not in have)
     session = _session(model.SerializeToString())
@@ -173,15 +173,39 @@ def activations(
     for row in rows:
         values = dict(zip(tensors, session.run(list(tensors), _feed(session, row, pad_id)), strict=True))
         if isinstance(length, int) and len(row) < length:
-            values = {name: _unpadded(v, length, len(row), name in scores) for name, v in values.items()}
+            values = {name: _unpadded(v, length, len(row), axes.get(name, (-2,))) for name, v in values.items()}
         yield values
 
 
-def _unpadded(values: np.ndarray, length: int, used: int, scores: bool) -> np.ndarray:
-    """Cuts padded positions off: the last axis but one holds them, and both of the last two in attention's scores."""
-    if values.ndim >= 2 and values.shape[-2] == length:
-        values = values[..., :used, :]
-    return values[..., :used] if scores else values
+def _position_axes(model: onnx.ModelProto) -> dict[str, tuple[int, ...]]:
+    """Returns which axes positions lie along, of the tensors where it is not the last but one.
+
+    Attention's scores and what a softmax makes of them have two; the keys that enter scores are transposed.
+    """
+    made = {output: node for node in model.graph.node for output in node.output}
+    axes: dict[str, tuple[int, ...]] = {}
+    for softmax in (n for n in model.graph.node if n.op_type == "Softmax"):
+        axes[softmax.output[0]] = (-2, -1)
+        waiting = [softmax.input[0]]
+        while waiting:
+            name = waiting.pop()
+            node = made.get(name)
+            if node is None or name in axes:
+                continue
+            axes[name] = (-2, -1)
+            if node.op_type == "MatMul":
+                axes[node.input[1]] = (-1,)
+            else:
+                waiting.extend(node.input)
+    return axes
+
+
+def _unpadded(values: np.ndarray, length: int, used: int, axes: tuple[int, ...]) -> np.ndarray:
+    """Cuts padded positions off; what has no positions, such as the first token alone, stays."""
+    for axis in axes:
+        if values.ndim >= -axis and values.shape[axis] == length:
+            values = np.take(values, range(used), axis=axis)
+    return values
 
 
 def logits(graph: Path, rows: Sequence[np.ndarray], pad_id: int) -> np.ndarray:

@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from edgekit.errors import DataError
 from edgekit.ir.encoder import EdgekitForSequenceClassification
 from edgekit.ir.equalise import FLOOR, products
 from edgekit.quant.methods import LEVELS
@@ -65,6 +66,11 @@ class _Watch(nn.Module):
         self.high = high if self.high is None else torch.maximum(self.high, high)
         return x
 
+    @property
+    def finite(self) -> bool:
+        """Whether no NaN and no infinity has passed."""
+        return self.low is None or bool(torch.isfinite(torch.stack([self.low, self.high])).all())  # type: ignore[list-item]
+
 
 @torch.no_grad()
 def watch(model: EdgekitForSequenceClassification, rows: Sequence[np.ndarray]) -> dict[str, Extremes]:
@@ -73,13 +79,22 @@ def watch(model: EdgekitForSequenceClassification, rows: Sequence[np.ndarray]) -
     Args:
         model: not changed.
         rows: token ids of each row.
+
+    Raises:
+        DataError: NaN or infinite values (product and row are named).
     """
     watched = copy.deepcopy(model).eval()
     gates = {}
     for name, product in products(watched):
         product.gate = gates[name] = _Watch()
-    for row in rows:
+    for number, row in enumerate(rows, 1):
         watched(torch.from_numpy(row)[None])
+        broken = next((name for name, gate in gates.items() if not gate.finite), None)
+        if broken is not None:
+            raise DataError(
+                f"the input of product {broken!r} is not finite on row {number} of {len(rows)}: the model is broken "
+                "before it; look whether its training diverged (a lower learning rate) or its checkpoint is damaged"
+            )
     found = {}
     for name, gate in gates.items():
         assert gate.low is not None
@@ -115,7 +130,11 @@ class FakeQuantizer(nn.Module):
 
 
 class WeightRounder(nn.Module):
-    """Rounds weights to the integers of their scales and back; gradients pass as if it did not."""
+    """Rounds weights to the integers of their scales and back; gradients pass as if it did not.
+
+    The scales are the bound's own and follow the weights: the search for those of least error, fifty roundings of every
+    weight, would be made in each step.
+    """
 
     def __init__(self, bound: Bound) -> None:
         super().__init__()

@@ -1,7 +1,9 @@
 """Quantization-aware training: a few epochs against the teacher with weights and activations rounded as they will be.
 
 Gradients pass the rounding straight through, and stop where a value is clipped. Ranges are those of the best static
-form and stay as they are, so that what was trained is what is written; weights' scales follow the weights.
+form and stay as they are; weights' scales follow the weights by the method "max", which the file is written with too:
+the integers that were trained are those that are written. Of the last layer the graph computes the query of the first
+token alone, whose range is its own there; trained it is with that of all tokens.
 
 Ref: Bengio et al. 2013 (1308.3432), section 4 (straight-through); Jacob et al. 2018 (1712.05877), section 3.1; Zafrir
 et al. 2019 (1910.06188) for the effect on BERT.
@@ -13,7 +15,7 @@ import json
 from typing import TYPE_CHECKING
 
 from edgekit.artifact import EqualisedStudent, Vocabulary
-from edgekit.errors import StageContractError
+from edgekit.errors import StageContractError, TargetError
 from edgekit.stages.distill import TEACHER_LAYERS, distillation_loss, set_dropout, student_rows
 from edgekit.tasks import load_task
 
@@ -25,6 +27,8 @@ if TYPE_CHECKING:
 BATCH_SIZE = 32
 TEMPERATURE = 2.0
 LABELS_SHARE = 0.1
+WRITTEN_WITH = "max"
+"""Method of the weights' scales that `edgekit.ir.simulate.WeightRounder` plays through."""
 
 
 def trained(
@@ -40,6 +44,10 @@ def trained(
         trials: gets one more.
         best: the static form to start from.
         scheme: its scheme.
+
+    Raises:
+        TargetError: no product is rounded.
+        StageContractError: the trained student's graph is not like the student's.
     """
     from edgekit.ir.encoder import EdgekitForSequenceClassification
     from edgekit.ir.simulate import trainable, without_rounding
@@ -49,8 +57,11 @@ def trained(
     folder = inputs[EqualisedStudent].path
     student = EdgekitForSequenceClassification.from_pretrained(folder, local_files_only=True)
     layers = json.loads((folder / TEACHER_LAYERS).read_text(encoding="utf-8"))
-    ranges = trials.ranges(best.method)
-    entering = {name: ranges[product.entering] for name, product in subject.backend.products(subject.graph).items()}
+    ranges, ops = subject.ranges[best.method], subject.quant["ops"]
+    products = subject.backend.products(subject.graph, ops)
+    if not products:
+        raise TargetError(f"quantize.qat_epochs: the target's quant.ops {ops} leave every product float")
+    entering = {name: ranges[product.entering] for name, product in products.items()}
     model = trainable(student, {name: (r.low, r.high) for name, r in entering.items()}, scheme.bound or "full")
     set_dropout(model, 0.0)
     rows, dev = student_rows(inputs, ctx, layers)
@@ -64,6 +75,7 @@ def trained(
     if not set(ranges) <= set(subject.backend.quantized_tensors(graph, subject.quant["ops"])):
         raise StageContractError("the trained student's graph has other tensors than the student's")
     try:
-        return trials.run(scheme, best.method, graph=graph, label=f"{epochs} epochs with rounding")
+        label = f"{epochs} epochs with rounding"
+        return trials.run(scheme, best.method, graph=graph, weight_method=WRITTEN_WITH, label=label)
     finally:
         graph.unlink()

@@ -16,6 +16,7 @@ from test_surgery import logits_of
 
 from edgekit.backends import Precision, Scheme
 from edgekit.backends import onnxruntime as backend
+from edgekit.errors import DataError
 from edgekit.ir.encoder import EdgekitForSequenceClassification
 from edgekit.ir.equalise import products
 from edgekit.ir.lean import product_of
@@ -31,7 +32,8 @@ from edgekit.ir.simulate import (
 )
 from edgekit.quant.methods import fake_quantized
 from edgekit.quant.ranges import Range
-from edgekit.quant.weights import bound_scales
+from edgekit.quant.weights import bound_scales, rounded
+from edgekit.stages._qat import WRITTEN_WITH
 
 QUANT = {
     "weight": {"dtype": "auto", "granularity": "per-channel", "symmetric": True},
@@ -164,6 +166,55 @@ def test_a_trainable_copy_computes_as_its_integers_would() -> None:
         torch.testing.assert_close(product.weights(), expected, atol=1e-6, rtol=0)
     assert np.abs(logits_of(copy, rows) - logits_of(model, rows)).max() > 1e-4
     np.testing.assert_array_equal(logits_of(without_rounding(copy), rows), logits_of(model, rows))
+
+
+@pytest.mark.parametrize("bound", ["pairs", "full"])
+def test_what_is_trained_is_what_is_written(bound: str, tmp_path: Path) -> None:
+    """Every integer of the file is the one that the trained copy computed with."""
+    model: EdgekitForSequenceClassification = uneven()
+    rows = tiny.token_rows(model.config.vocab_size, [3, 8, 15], seed=2)
+    ranges = {name: one.range for name, one in watch(model, rows).items()}
+    copy = trainable(model, ranges, bound).eval()  # type: ignore[arg-type]
+    with torch.no_grad():
+        for parameter in copy.parameters():  # as a training would leave them
+            parameter.add_(0.01 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1)))
+    backend.export_student(without_rounding(copy), "dynamic", 24, tmp_path / "float.onnx")
+    nodes = [n for n in onnx.load(tmp_path / "float.onnx").graph.node if n.op_type == "Gemm"]
+    given = {n.input[0]: Range(*ranges[product_of(n.input[1])], "minmax", 1) for n in nodes}
+    scheme = Scheme("s", "static", "int8" if bound == "pairs" else "uint8", bound)  # type: ignore[arg-type]
+    precision = Precision(weight_method=WRITTEN_WITH)
+    backend.quantize(tmp_path / "float.onnx", given, QUANT, scheme, precision, tmp_path / "int8.onnx")
+    graph = onnx.load(tmp_path / "int8.onnx").graph
+    constants = {t.name: onnx.numpy_helper.to_array(t) for t in graph.initializer}
+    written: dict[str, list[np.ndarray]] = {}
+    for name in sorted(n for n in constants if n.endswith(".weight_quantized")):
+        zero = constants[name.replace("_quantized", "_zero_point")].astype(int)
+        written.setdefault(product_of(name.removesuffix("_quantized")), []).append(
+            constants[name].astype(int) - zero[:, None]
+        )
+    trained = dict(products(copy))
+    assert set(written) == set(trained)
+    for name, product in trained.items():
+        weight = product.weight.detach().numpy()
+        expected = rounded(weight, bound_scales(weight, bound), bound)  # type: ignore[arg-type]
+        np.testing.assert_array_equal(np.concatenate(written[name]), expected, err_msg=name)
+        torch.testing.assert_close(
+            product.weights(),
+            torch.from_numpy(expected * bound_scales(weight, bound)[:, None]),
+            atol=1e-6,
+            rtol=0,  # type: ignore[arg-type]
+        )
+    ours, theirs = logits_of(copy, rows), backend.logits(tmp_path / "int8.onnx", rows, model.config.pad_token_id)
+    assert (np.abs(ours - theirs).max(axis=1) / np.ptp(theirs)).max() < 0.02
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_broken_model_is_named_by_the_product_that_it_reaches_first(value: float) -> None:
+    model = uneven()
+    with torch.no_grad():
+        model.layers[1].output.bias[0] = value
+    with pytest.raises(DataError, match=r"the input of product 'layers\.1\.up' is not finite on row 1 of 2"):
+        watch(model, tiny.token_rows(model.config.vocab_size, [4, 9]))
 
 
 def test_gradients_pass_the_rounding_and_stop_at_what_is_clipped() -> None:

@@ -1,0 +1,98 @@
+"""What departs from a graph's plain forms: corrected biases, products left float, other tables, fewer operators."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+from onnx import TensorProto, numpy_helper
+from test_onnxruntime import MAX_LENGTH, PAD, QUANT, gemm, rows, student
+
+from edgekit.backends import EMBEDDINGS, Precision, Scheme
+from edgekit.backends import onnxruntime as backend
+from edgekit.quant.ranges import observe, ranges_of
+from edgekit.stages.quantize import OTHERS, SCHEMES, STATIC
+
+
+@pytest.fixture(scope="module")
+def bert(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("graphs") / "bert.onnx"
+    backend.export_student(student("bert"), "dynamic", MAX_LENGTH, path)
+    return path
+
+
+@pytest.mark.parametrize("scheme", [STATIC[0], STATIC[2]], ids=lambda s: s.name)
+def test_corrected_biases_take_the_mean_of_the_error_away(tmp_path: Path, scheme: Scheme) -> None:
+    random = np.random.default_rng(0)
+    weight = random.normal(size=(8, 64)).astype(np.float32)
+    x = (random.normal(size=(500, 64)) + 3).astype(np.float32)  # far from zero: rounding of weights adds up
+    graph = gemm(tmp_path, weight, np.zeros(8, dtype=np.float32))
+    observed = observe([{"x": x}], {"x": np.ones(64)})
+    errors = {}
+    for name, means in (("plain", {}), ("corrected", {"x": observed["x"].means})):
+        out = tmp_path / f"{name}.onnx"
+        precision = Precision(means=means)
+        backend.quantize(graph, ranges_of(observed, "minmax"), {**QUANT, "ops": ["Gemm"]}, scheme, precision, out)
+        session = onnxruntime.InferenceSession(out, providers=["CPUExecutionProvider"])
+        errors[name] = (session.run(None, {"x": x})[0] - x @ weight.T).mean(axis=0)
+    assert np.abs(errors["corrected"]).max() < 0.2 * np.abs(errors["plain"]).max()
+
+
+def test_a_product_that_stays_float_keeps_its_weights_and_reads_float(bert: Path, tmp_path: Path) -> None:
+    tensors = backend.quantized_tensors(bert, QUANT["ops"])
+    ranges = ranges_of(observe(backend.activations(bert, tensors, rows(), PAD)), "minmax")
+    kept = "layers.1.up"
+    for scheme in (STATIC[0], *OTHERS):
+        out = tmp_path / f"{scheme.name}.onnx"
+        backend.quantize(bert, ranges, QUANT, scheme, Precision(frozenset([kept])), out)
+        model, before = onnx.load(out), onnx.load(bert)
+        stored = {t.name: numpy_helper.to_array(t) for t in model.graph.initializer}
+        exact = {t.name: numpy_helper.to_array(t) for t in before.graph.initializer}[f"{kept}.weight"]
+        assert any(v.shape in (exact.shape, exact.shape[::-1]) and v.dtype == np.float32 for v in stored.values())
+        made = {o: n for n in model.graph.node for o in n.output}
+        (node,) = (n for n in model.graph.node if f"{kept}.weight" in n.input)
+        assert made[node.input[0]].op_type == "LayerNormalization", scheme.name
+        assert backend.products(out, "all").keys() & {kept}
+
+
+def test_products_have_the_encoders_names_in_the_order_they_run(bert: Path) -> None:
+    found = backend.products(bert, ["Gemm"])
+    layer = ["qkv", "output", "up", "down"]
+    names = [f"layers.{i}.{part}" for i in range(4) for part in layer] + ["head.dense", "head.classifier"]
+    assert list(found) == names
+    constants = {t.name: list(t.dims) for t in onnx.load(bert).graph.initializer}
+    for name, product in found.items():
+        parts = [np.prod(dims) for weight, dims in constants.items() if re.fullmatch(rf"{name}(\.\d)?\.weight", weight)]
+        assert product.weights == sum(parts)
+    assert backend.products(bert, ["Gather"]) == {}
+
+
+@pytest.mark.parametrize("embedding", EMBEDDINGS)
+@pytest.mark.parametrize("scheme", SCHEMES, ids=lambda s: s.name)
+def test_the_oldest_runtime_is_known_before_there_is_a_file(
+    bert: Path, tmp_path: Path, scheme: Scheme, embedding: str
+) -> None:
+    tensors = backend.quantized_tensors(bert, QUANT["ops"])
+    ranges = ranges_of(observe(backend.activations(bert, tensors, rows(), PAD)), "minmax")
+    backend.quantize(bert, ranges, QUANT, scheme, Precision(embedding=embedding), tmp_path / "out.onnx")
+    assert backend.describe(tmp_path / "out.onnx").min_runtime == backend.oldest(scheme, embedding)
+
+
+@pytest.mark.parametrize("scheme", [STATIC[0], *OTHERS], ids=lambda s: s.name)
+@pytest.mark.parametrize("op", ["Gemm", "Gather"])
+def test_only_the_operators_that_the_target_names_become_integers(
+    bert: Path, tmp_path: Path, scheme: Scheme, op: str
+) -> None:
+    tensors = backend.quantized_tensors(bert, [op])
+    ranges = ranges_of(observe(backend.activations(bert, tensors, rows(), PAD)), "minmax")
+    backend.quantize(bert, ranges, {**QUANT, "ops": [op]}, scheme, Precision(), tmp_path / "out.onnx")
+    before = {t.name: t.data_type for t in onnx.load(bert).graph.initializer if len(t.dims) == 2}
+    floats = {t.name for t in onnx.load(tmp_path / "out.onnx").graph.initializer if t.data_type == TensorProto.FLOAT}
+    tables = {n.input[0] for n in onnx.load(bert).graph.node if n.op_type == "Gather"} & set(before)
+    products = {n.input[1] for n in onnx.load(bert).graph.node if n.op_type == "Gemm"}
+    assert products <= floats if op == "Gather" else not products & floats
+    assert tables <= floats if op == "Gemm" else not tables & floats
