@@ -2,25 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
-
-import numpy as np
 
 from edgekit import data, frontends
 from edgekit.backends import load_backend
 from edgekit.checkpoint import inspect, load_classifier, locate
 from edgekit.quant.findings import Finding, in_order, outlier_channels
 from edgekit.source import resolve
-from edgekit.stages.teach import encode_for_teacher
+from edgekit.stages.lint import CURE, drawn_rows, found_in_export, outliers_seen
 from edgekit.target import Target
 from edgekit.tasks import load_task
 
 if TYPE_CHECKING:
     from edgekit.ir.encoder import EdgekitForSequenceClassification
-
-CURE = "stage equalise (on by default) divides them; --set equalise.min_gain=0 takes every division that helps"
 
 
 def lint(model: str, target: Target, task: str, rows: str | None, count: int, allow_download: bool) -> list[Finding]:
@@ -45,11 +39,14 @@ def lint(model: str, target: Target, task: str, rows: str | None, count: int, al
         return in_order(backend.findings(path, target.device.arch, target.device.isa, ops))
     checkpoint = inspect(locate(model, allow_download), task)
     frontends.check(checkpoint.model_type)
+    texts = _texts(rows, task) if rows is not None else None
     labels = checkpoint.labels or ("0", "1")  # a new head's channels do not matter: it has no outliers yet
     encoder = frontends.build(load_classifier(checkpoint.path, () if checkpoint.fine_tuned else labels))
-    if rows is None:
-        return in_order(estimated(encoder))
-    return in_order(seen(encoder, _encoded(checkpoint.path, rows, task, count)))
+    if texts is None:
+        found = estimated(encoder)
+    else:
+        found = outliers_seen(encoder, drawn_rows(checkpoint.path, texts, count, 0))
+    return in_order([*found, *found_in_export(encoder, backend, target.quant.ops)])
 
 
 def estimated(model: EdgekitForSequenceClassification) -> list[Finding]:
@@ -72,16 +69,6 @@ def estimated(model: EdgekitForSequenceClassification) -> list[Finding]:
     return found
 
 
-def seen(model: EdgekitForSequenceClassification, rows: Sequence[np.ndarray]) -> list[Finding]:
-    """Returns the outlier channels of every product's input over rows."""
-    from edgekit.ir.simulate import watch
-
-    found = [outlier_channels(name, one.magnitudes.numpy(), CURE) for name, one in watch(model, rows).items()]
-    return [finding for finding in found if finding is not None]
-
-
-def _encoded(model: Path, rows: str, task: str, count: int) -> list[np.ndarray]:
+def _texts(rows: str, task: str) -> list[str]:
     columns = data.Columns(candidates=load_task(task).COLUMNS)
-    texts = [row[data.TEXT] for row in data.read_rows(data.find_splits(resolve(rows, "data")).train, columns)]
-    random = np.random.Generator(np.random.PCG64(0))
-    return encode_for_teacher(model, [texts[i] for i in sorted(random.permutation(len(texts))[:count])])
+    return [row[data.TEXT] for row in data.read_rows(data.find_splits(resolve(rows, "data")).train, columns)]

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-import errno
-import shutil
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -19,9 +17,9 @@ from edgekit.artifact import Artifact, RawData
 from edgekit.backends import load_backend
 from edgekit.checkpoint import Checkpoint, inspect, locate
 from edgekit.devices import processor_of
+from edgekit.disk import full_explained
 from edgekit.errors import (
     ArtifactError,
-    EdgekitError,
     InputError,
     OutputError,
     RecipeError,
@@ -42,7 +40,6 @@ from edgekit.verdict import limits_of
 from edgekit.world import World, current_world
 
 UNKNOWN = "depends on what runs before it"
-DISK_RESERVE_BYTES = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -231,25 +228,11 @@ def build(
     out: dict[str, Path] = {}
     made_now: dict[str, str] = {}
     written = (store.root, Path(tempfile.gettempdir()), Path(recipe.out).absolute())
-    with _disk_full_explained(written), store.session():
+    with full_explained(written), store.session():
         for target in source.targets:
-            device, note = devices.choose(target.name, processor_of(target.device), recipe.device)
-            if note:
-                observer.noted(note)
             before = previous_keys(Path(recipe.out) / target.name)
-            artifacts = dict(source.artifacts)
-            lineage: list[Made] = []
-            for stage in stages_for(target, recipe.options, source.artifacts):
-                values = _components(stage, artifacts, target, recipe, device)
-                runner = _Runner(stage, values, Inputs(artifacts, stage.IN), target, recipe, device)
-                made = runner.make(
-                    store, world, observer, before.get(stage.NAME), made_now, use_cache, source.check_unchanged
-                )
-                artifacts[stage.OUT] = made.artifact
-                lineage.append(made)
-                observer.finished(target.name, made)
-                for text in in_short(made.artifact.facts.get("findings", ())):
-                    observer.noted(f"{target.name}: {text}")
+            stages = stages_for(target, recipe.options, source.artifacts)
+            artifacts, lineage = _walk(source, target, stages, store, observer, before, made_now, use_cache)
             if world.leads:
                 out[target.name] = publish(source.checkpoint, recipe, target, artifacts, lineage, render, store)
     return out
@@ -267,23 +250,43 @@ def make_until(recipe: Recipe, store: Store, observer: Observer, last: str) -> d
     Raises:
         EdgekitError: as a build.
     """
-    source, world = open_source(recipe), current_world()
-    target, artifacts, made_now = source.targets[0], dict(source.artifacts), dict[str, str]()
+    source = open_source(recipe)
+    target = source.targets[0]
     stages = stages_for(target, recipe.options, source.artifacts)
     stages = stages[: [stage.NAME for stage in stages].index(last) + 1]
-    device = ""
-    if any(stage.MEASURES for stage in stages):
-        device, _ = devices.choose(target.name, processor_of(target.device), recipe.device)
-    with _disk_full_explained((store.root, Path(tempfile.gettempdir()))), store.session():
-        for stage in stages:
-            values = _components(stage, artifacts, target, recipe, device)
-            runner = _Runner(stage, values, Inputs(artifacts, stage.IN), target, recipe, device)
-            made = runner.make(store, world, observer, None, made_now, True, source.check_unchanged)
-            artifacts[stage.OUT] = made.artifact
-            observer.finished(target.name, made)
-            if last == stage.NAME:
-                break
+    with full_explained((store.root, Path(tempfile.gettempdir()))), store.session():
+        artifacts, _ = _walk(source, target, stages, store, observer, {}, {}, use_cache=True)
     return artifacts
+
+
+def _walk(
+    source: Source,
+    target: Target,
+    stages: Sequence[Stage],
+    store: Store,
+    observer: Observer,
+    before: Mapping[str, str],
+    made_now: dict[str, str],
+    use_cache: bool,
+) -> tuple[dict[type[Artifact], Artifact], list[Made]]:
+    """Runs or finds a target's stages, one after the other; returns all artifacts, and what was done for each."""
+    recipe, world = source.recipe, current_world()
+    device, note = "", None
+    if any(stage.MEASURES for stage in stages):
+        device, note = devices.choose(target.name, processor_of(target.device), recipe.device)
+    if note:
+        observer.noted(note)
+    artifacts, lineage = dict(source.artifacts), list[Made]()
+    for stage in stages:
+        values = _components(stage, artifacts, target, recipe, device)
+        runner = _Runner(stage, values, Inputs(artifacts, stage.IN), target, recipe, device)
+        made = runner.make(store, world, observer, before.get(stage.NAME), made_now, use_cache, source.check_unchanged)
+        artifacts[stage.OUT] = made.artifact
+        lineage.append(made)
+        observer.finished(target.name, made)
+        for text in in_short(made.artifact.facts.get("findings", ())):
+            observer.noted(f"{target.name}: {text}")
+    return artifacts, lineage
 
 
 def _components(
@@ -384,31 +387,3 @@ def _required(found: Any, stage: Stage) -> Any:
     if found is None:
         raise OutputError(f"the output of stage {stage.NAME} is not in the store that the first process wrote it to")
     return found
-
-
-@contextmanager
-def _disk_full_explained(folders: Sequence[Path]) -> Iterator[None]:
-    """Turns a full disk, however a library words it, into an error that says which.
-
-    Args:
-        folders: where a build writes: the store, the temporary folder, the output.
-    """
-    try:
-        yield
-    except EdgekitError:
-        raise
-    except Exception as error:
-        full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
-        full = full or "No space left on device" in str(error)
-        fullest = min(folders, key=_free_bytes)
-        if full or _free_bytes(fullest) < DISK_RESERVE_BYTES:
-            raise OutputError(
-                f"the disk that holds {fullest} is full; free some space (`edgekit cache prune` for the store) and run "
-                "the same command again: what was finished is kept"
-            ) from error
-        raise
-
-
-def _free_bytes(folder: Path) -> int:
-    """Returns the free bytes of the disk that holds a folder, or would hold it."""
-    return shutil.disk_usage(next(p for p in (folder, *folder.parents) if p.exists())).free

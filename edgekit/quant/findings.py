@@ -16,6 +16,9 @@ from edgekit.quant.ranges import Observed
 OUTLIER_RATIO = 6.0
 """An input channel this many times the median one costs its tensor more than two of eight bits."""
 
+WORTH_TELLING = 12.0
+"""Ratio from which a build tells of a channel: what is below is seen to, or is not worth a Mul."""
+
 NO_COST = "none on CPUs"
 """Cost of what only other targets mind: `lint` says it, a build for this target does not."""
 
@@ -73,14 +76,17 @@ def unsteady_ranges(observed: Mapping[str, Observed]) -> list[Finding]:
     """Finds tensors whose extremes the odd and the even calibration rows disagree on."""
     found = []
     for name, one in observed.items():
-        spans = [max(high, 0.0) - min(low, 0.0) for low, high in one.halves]
-        difference = 1 - min(spans) / max(spans) if max(spans) > 0 else 0.0
+        lows, highs = zip(*((min(low, 0.0), max(high, 0.0)) for low, high in one.halves), strict=True)
+        spans = [high - low for low, high in zip(lows, highs, strict=True)]
+        both = max(highs) - min(lows)
+        difference = 1 - min(spans) / both if both > 0 else 0.0
         if difference > HALVES_DISAGREE:
             found.append(
                 Finding(
                     "unsteady-range",
                     name,
-                    f"spans {spans[0]:.3g} on one half of the calibration rows, {spans[1]:.3g} on the other",
+                    f"{lows[0]:.3g} to {highs[0]:.3g} on one half of the calibration rows, {lows[1]:.3g} to "
+                    f"{highs[1]:.3g} on the other",
                     f"up to {100 * difference:.0f} % of the range is decided by which rows were drawn",
                     "more rows (--set calibrate.rows=N), or a policy whose method clips, such as mse",
                 )

@@ -53,7 +53,7 @@ def percentile(share: float) -> Method:
 def mse(histogram: Histogram, levels: int) -> tuple[float, float]:
     """Minimises the expected squared error of rounding and clipping, sum of n (x - Q(x))^2 over the histogram.
 
-    The ends are searched in turn, each with the other held, until neither moves.
+    The ends are searched in turn, each with the other held, until neither moves, four times at most.
 
     Ref: Sung et al. 2015 (1511.06488), section 4 (L2 error minimisation).
     """

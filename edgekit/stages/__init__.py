@@ -13,6 +13,7 @@ from edgekit.stages.evaluate import Evaluate
 from edgekit.stages.export import Export
 from edgekit.stages.finetune import Finetune
 from edgekit.stages.gate import Gate
+from edgekit.stages.lint import Lint
 from edgekit.stages.prune import Prune
 from edgekit.stages.quantize import Quantize
 from edgekit.stages.reference import Compare
@@ -24,6 +25,7 @@ from edgekit.stages.trim import Trim
 ORDER = (
     ReadData,  # raw data        → labelled data
     Finetune,  # model           → teacher
+    Lint,  # teacher         → remarks on what int8 will cost
     Trim,  # teacher         → vocabulary
     Teach,  # teacher         → its outputs on train and dev
     Distill,  # teacher         → wide student

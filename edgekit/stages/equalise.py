@@ -19,10 +19,11 @@ import numpy as np
 
 from edgekit import data
 from edgekit.artifact import FACTS, EqualisedStudent, LabelledData, Student, Vocabulary, write_json
-from edgekit.calibration import AUTO, Policy, draw
+from edgekit.calibration import Policy, draw
 from edgekit.errors import StageContractError
 from edgekit.inference import run_rows
-from edgekit.quant.findings import outlier_channels
+from edgekit.quant.findings import WORTH_TELLING, outlier_channels
+from edgekit.quant.ranges import AUTO
 from edgekit.quant.weights import Bound
 from edgekit.stage import Context, Inputs, Pass
 from edgekit.tokenization import encode, load_tokenizer
@@ -36,9 +37,6 @@ if TYPE_CHECKING:
 LENGTH_STRATA = 4
 BOUND: Bound = "pairs"
 MORE = "--set equalise.min_gain=0 takes every division that helps"
-WORTH_TELLING = 12.0
-"""Ratio from which a channel that was left is told: what is below was looked at and not worth a Mul."""
-
 FLOAT_TOLERANCE = 1e-3
 """Largest change of a float logit that rounding of the folded scales may make, relative to the largest logit."""
 

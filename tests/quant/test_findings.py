@@ -36,8 +36,14 @@ def test_halves_that_disagree_are_named_with_what_they_disagree_by() -> None:
     rows = [{"calm": np.array([-1.0, 1.0]), "wild": np.array([-1.0, 3.0 if i == 3 else 1.0])} for i in range(8)]
     (finding,) = unsteady_ranges(observe(rows))
     assert (finding.check, finding.place) == ("unsteady-range", "wild")
-    assert finding.detail == "spans 2 on one half of the calibration rows, 4 on the other"
+    assert finding.detail == "-1 to 1 on one half of the calibration rows, -1 to 3 on the other"
     assert finding.cost == "up to 50 % of the range is decided by which rows were drawn"
+
+
+def test_halves_in_different_places_disagree_though_they_are_as_wide() -> None:
+    rows = [{"x": np.array([-4.0, 1.0] if i % 2 else [-1.0, 4.0])} for i in range(8)]
+    (finding,) = unsteady_ranges(observe(rows))
+    assert finding.cost == "up to 38 % of the range is decided by which rows were drawn"  # 3 of 8
 
 
 def test_a_constant_tensor_is_named() -> None:

@@ -1,0 +1,106 @@
+"""Looks at the teacher before time is spent on it: what int8 will cost, where, and which option cures it."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+import numpy as np
+
+from edgekit import data, frontends
+from edgekit.artifact import FACTS, LabelledData, Remarks, Teacher, write_json
+from edgekit.backends import Backend, load_backend
+from edgekit.checkpoint import load_classifier
+from edgekit.quant.findings import NO_COST, OUTLIER_RATIO, WORTH_TELLING, Finding, in_order, outlier_channels
+from edgekit.stage import Context, Inputs, Pass
+from edgekit.stages.teach import encode_for_teacher
+
+if TYPE_CHECKING:
+    from edgekit.ir.encoder import EdgekitForSequenceClassification
+
+CURE = "stage equalise (on by default) divides them; --set equalise.min_gain=0 takes every division that helps"
+
+
+@dataclass(frozen=True)
+class Lint(Pass):
+    """Runs training rows through the teacher, and exports it as a student would be, for its graph.
+
+    Attributes:
+        rows: training rows, drawn by the seed.
+    """
+
+    rows: int = 64
+
+    NAME: ClassVar[str] = "lint"
+    VERSION: ClassVar[int] = 1
+    IN: ClassVar = (Teacher, LabelledData)
+    OUT: ClassVar = Remarks
+    READS: ClassVar[tuple[str, ...]] = ("runtime.name", "quant.ops")
+    TOOLS: ClassVar[tuple[str, ...]] = ("torch", "transformers", "tokenizers", "numpy")
+
+    def __post_init__(self) -> None:
+        if self.rows < 1:
+            raise ValueError(f"rows is {self.rows}; it must be at least 1")
+
+    def run(self, inputs: Inputs, out_dir: Path, ctx: Context) -> None:
+        """Writes what was found, as facts."""
+        model = frontends.build(load_classifier(inputs[Teacher].path))
+        texts = [text for text, _ in data.read(inputs[LabelledData].path).train]
+        rows = drawn_rows(inputs[Teacher].path, texts, self.rows, ctx.seed)
+        found = [
+            *outliers_seen(model, rows, WORTH_TELLING),
+            *found_in_export(model, load_backend(ctx.target["runtime.name"]), ctx.target["quant.ops"]),
+        ]
+        told = [asdict(finding) for finding in in_order(found) if finding.cost != NO_COST]
+        write_json(out_dir / FACTS, {"rows": len(rows), "findings": told})
+
+
+def drawn_rows(model: Path, texts: Sequence[str], count: int, seed: int) -> list[np.ndarray]:
+    """Draws texts; returns their token ids in the teacher's own tokenisation.
+
+    Args:
+        model: the checkpoint's folder.
+        texts: to draw from.
+        count: how many; all where there are fewer.
+        seed: of the draw.
+    """
+    random = np.random.Generator(np.random.PCG64(seed))
+    return encode_for_teacher(model, [texts[i] for i in sorted(random.permutation(len(texts))[:count])])
+
+
+def outliers_seen(
+    model: EdgekitForSequenceClassification, rows: Sequence[np.ndarray], least: float = OUTLIER_RATIO
+) -> list[Finding]:
+    """Returns the outlier channels of every product's input over rows.
+
+    Args:
+        model: not changed.
+        rows: token ids.
+        least: ratio to the median channel from which one stands out.
+
+    Raises:
+        DataError: NaN or infinite values (product and row are named).
+    """
+    from edgekit.ir.simulate import watch
+
+    found = [outlier_channels(name, one.magnitudes.numpy(), CURE, least) for name, one in watch(model, rows).items()]
+    return [finding for finding in found if finding is not None]
+
+
+def found_in_export(
+    model: EdgekitForSequenceClassification, backend: Backend, ops: Sequence[str] | Literal["all"]
+) -> list[Finding]:
+    """Returns what the graph shows that a student of this model would have, whatever the processor.
+
+    Args:
+        model: not changed.
+        backend: that exports it.
+        ops: operators that the target quantizes.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        graph = Path(folder) / "lint.onnx"
+        backend.export_student(model, "dynamic", model.config.max_positions, graph)
+        return backend.findings(graph, "", (), backend.OPS if ops == "all" else ops)
