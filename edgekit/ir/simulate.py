@@ -10,7 +10,7 @@ Ref: Jacob et al. 2018 (1712.05877), section 3.
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -210,6 +210,70 @@ def one_rounded(
     product.gate = gate if divisor is None else _Divided(divisor, gate)
     product.weight = nn.Parameter(restored(weight, bound_scales(weight.numpy(), bound), bound), requires_grad=False)
     return result
+
+
+class _Replayed(nn.Module):
+    """Stands for a layer: gives what it gave, batch after batch, and from the first again."""
+
+    def __init__(self, outputs: Sequence[Tensor]) -> None:
+        super().__init__()
+        self.outputs, self.next = outputs, 0
+
+    def forward(self, x: Tensor, bias: Tensor, buckets: Tensor | None, first_only: bool) -> Tensor:
+        output = self.outputs[self.next]
+        self.next = (self.next + 1) % len(self.outputs)
+        return output
+
+
+class _Skipped(nn.Module):
+    """Stands for a layer whose output nothing reads."""
+
+    def forward(self, x: Tensor, bias: Tensor, buckets: Tensor | None, first_only: bool) -> Tensor:
+        return x
+
+
+def layer_of(product: str, layers: int) -> int:
+    """Returns the index of the layer that a product is in: -1 before the first, `layers` after the last."""
+    part, _, rest = product.partition(".")
+    return int(rest.split(".")[0]) if part == "layers" else -1 if part == "embeddings" else layers
+
+
+def outputs_of(
+    model: EdgekitForSequenceClassification, layer: int, run: Callable[[EdgekitForSequenceClassification], object]
+) -> list[Tensor]:
+    """Returns what a layer gives for each batch of a run.
+
+    Args:
+        model: not changed.
+        layer: its index.
+        run: runs the model over batches, always in one order.
+    """
+    found: list[Tensor] = []
+    hook = model.layers[layer].register_forward_hook(lambda _, given, output: found.append(output))
+    try:
+        run(model)
+    finally:
+        hook.remove()
+    return found
+
+
+def resumed(
+    model: EdgekitForSequenceClassification, layer: int, before: Sequence[Tensor]
+) -> EdgekitForSequenceClassification:
+    """Changes a model, in place, so that runs start behind the layer before the given one.
+
+    Args:
+        model: a copy of its own.
+        layer: index of the first layer that runs, at least 1.
+        before: of `outputs_of` for the layer before it and the same batches.
+
+    Returns:
+        The model.
+    """
+    for index in range(layer - 1):
+        model.layers[index] = _Skipped()
+    model.layers[layer - 1] = _Replayed(before)
+    return model
 
 
 @torch.no_grad()

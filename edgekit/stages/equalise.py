@@ -73,7 +73,7 @@ class Equalise(Pass):
         """Writes a checkpoint of the IR that answers as the student does."""
         from edgekit.ir.encoder import EdgekitForSequenceClassification
         from edgekit.ir.equalise import divide, is_free, migration, products, with_multipliers
-        from edgekit.ir.simulate import integers, watch
+        from edgekit.ir.simulate import integers, layer_of, outputs_of, watch
 
         student = EdgekitForSequenceClassification.from_pretrained(inputs[Student].path, local_files_only=True).eval()
         vocabulary, dataset = inputs[Vocabulary], data.read(inputs[LabelledData].path)
@@ -87,8 +87,13 @@ class Equalise(Pass):
         expected = run_rows(student, rows, pad_id, lambda *_: None)
         extremes = watch(student, rows)
         found = {}
+        layer = 0
+        before: list[Tensor] = []
         for done, name in enumerate(extremes, 1):
-            found[name] = self._tried(student, name, extremes[name], rows, pad_id, expected)
+            within = layer_of(name, len(student.layers))
+            if within > layer:  # what comes before a product is float: it need not be computed for each strength anew
+                layer, before = within, outputs_of(student, within - 1, lambda m: _error(m, rows, pad_id, expected))
+            found[name] = self._tried(student, name, extremes[name], layer, before, rows, pad_id, expected)
             ctx.progress(done, len(extremes), "products")
         chosen = worth_it(found, self.min_gain)
         used = [name for name in chosen if not is_free(student.config, name)]
@@ -125,27 +130,33 @@ class Equalise(Pass):
         student: EdgekitForSequenceClassification,
         name: str,
         seen: Extremes,
+        layer: int,
+        before: Sequence[Tensor],
         rows: Sequence[np.ndarray],
         pad_id: int,
         expected: np.ndarray,
     ) -> Tried:
-        """Rounds one product alone, with its input as it is and divided at each strength."""
+        """Rounds one product alone, with its input as it is and divided at each strength.
+
+        Runs start at `layer`, with what the one before it gave in float.
+        """
         from edgekit.ir.equalise import can_divide, is_free, migration, products
-        from edgekit.ir.simulate import one_rounded
+        from edgekit.ir.simulate import one_rounded, resumed
 
         product = dict(products(student))[name]
 
         def error(divisor: Tensor | None) -> float:
-            return _error(one_rounded(student, name, seen, divisor, BOUND), rows, pad_id, expected)
+            model = one_rounded(student, name, seen, divisor, BOUND)
+            return _error(resumed(model, layer, before) if layer else model, rows, pad_id, expected)
 
-        before = error(None)
-        least, strength = before, None
+        undivided = error(None)
+        least, strength = undivided, None
         if can_divide(student.config, name) and seen.outlier_ratio >= self.min_ratio:
             for tried in self.strengths:
                 now = error(migration(seen.magnitudes, product.weight, tried))
                 if now < least:
                     least, strength = now, tried
-        return Tried(round(seen.outlier_ratio, 2), is_free(student.config, name), before, least, strength)
+        return Tried(round(seen.outlier_ratio, 2), is_free(student.config, name), undivided, least, strength)
 
 
 @dataclass(frozen=True)

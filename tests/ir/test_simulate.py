@@ -24,8 +24,11 @@ from edgekit.ir.simulate import (
     FakeQuantizer,
     WeightRounder,
     integers,
+    layer_of,
     one_rounded,
+    outputs_of,
     restored,
+    resumed,
     trainable,
     watch,
     without_rounding,
@@ -153,6 +156,23 @@ def test_a_search_shares_what_it_does_not_round() -> None:
     np.testing.assert_array_equal(logits_of(model, rows), before)
     shared = {id(p) for p in model.parameters()} & {id(p) for p in one.parameters()}
     assert len(shared) == len(list(model.parameters())) - 1
+
+
+@pytest.mark.parametrize("name", ["layers.0.qkv", "layers.1.down", "layers.2.qkv", "head.dense", "head.classifier"])
+def test_a_run_that_starts_behind_what_stays_float_is_the_same_to_the_bit(name: str) -> None:
+    model = uneven()
+    rows = tiny.token_rows(model.config.vocab_size, [2, 9, 30, 4], seed=5)
+    before = logits_of(model, rows)
+    seen = watch(model, rows)[name]
+    layer = layer_of(name, len(model.layers))
+    whole = logits_of(one_rounded(model, name, seen, None, "pairs"), rows)
+    short = one_rounded(model, name, seen, None, "pairs")
+    if layer:
+        short = resumed(short, layer, outputs_of(model, layer - 1, lambda m: logits_of(m, rows)))
+    for _ in range(2):  # a second run over the same batches starts from the first again
+        np.testing.assert_array_equal(logits_of(short, rows), whole)
+    assert not np.array_equal(whole, before)
+    np.testing.assert_array_equal(logits_of(model, rows), before)
 
 
 def test_a_trainable_copy_computes_as_its_integers_would() -> None:
