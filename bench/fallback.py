@@ -29,6 +29,7 @@ from edgekit.backends import load_backend
 from edgekit.checkpoint import read_labels
 from edgekit.quant.ranges import NAMES, ranges_of, read_observed
 from edgekit.search.trials import Subject, Trial, Trials
+from edgekit.stages.evaluate import draw
 from edgekit.stages.quantize import STATIC, alone, rungs
 from edgekit.target import load_target
 from edgekit.tasks import load_task
@@ -44,7 +45,7 @@ def subject(one: Case, target: str, folder: Path) -> Subject:
     assert isinstance(ranges, Ranges)
     task, dataset, profile = load_task(TASK), data.read(rows.path), load_target(target)
     classes = task.align(read_labels(teacher.path), dataset.labels)
-    dev = dataset.dev[:DEV_ROWS]
+    dev = [dataset.dev[i] for i in draw(len(dataset.dev), DEV_ROWS, seed=0)]
     expected = np.array([classes[label] for _, label in dev])
     return Subject(
         backend=load_backend(profile.runtime.name),

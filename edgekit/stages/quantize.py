@@ -41,6 +41,7 @@ from edgekit.search.ladder import climb, order
 from edgekit.search.trials import Subject, Trial, Trials, as_facts, nearest, needed
 from edgekit.stage import Context, Inputs, Pass
 from edgekit.stages._qat import trained
+from edgekit.stages.evaluate import draw
 from edgekit.stages.export import numbers
 from edgekit.tasks import load_task
 from edgekit.tokenization import encode, load_tokenizer
@@ -72,7 +73,7 @@ class Quantize(Pass):
         correct_bias: whether corrected biases are tried with the static form.
         max_loss: points on dev that a form may lose against the float student where that one is beyond the gate's limit
             itself, so that no precision would meet it.
-        rows: dev rows that forms are compared on.
+        rows: dev rows that forms are compared on, drawn by the seed.
         qat_epochs: passes over the training split with rounded weights and activations before rounding for good.
         qat_rate: peak learning rate of those.
     """
@@ -124,9 +125,10 @@ class Quantize(Pass):
 
     def run(self, inputs: Inputs, out_dir: Path, ctx: Context) -> None:
         """Writes the candidates' files and what each form measured."""
-        teacher, (schemes, left_out) = self._teacher_score(inputs, ctx), self._schemes(ctx)
+        schemes, left_out = self._schemes(ctx)
+        subject, teacher = self._subject(inputs, out_dir, ctx)
         trials = Trials(
-            self._subject(inputs, out_dir, ctx),
+            subject,
             lambda trial: ctx.progress(len(trials.done), len(trials.done), trial.name),
         )
         enough = needed(teacher, trials.float_score, ctx.target["gate.max_drop"], self.max_loss)
@@ -185,23 +187,16 @@ class Quantize(Pass):
             )
         return loadable, {s.name: f"needs {name} {oldest[s]}, the target has {has}" for s in found if s not in loadable}
 
-    def _expected(self, inputs: Inputs, ctx: Context) -> np.ndarray:
-        """Returns the classes of the dev rows that forms are compared on."""
+    def _subject(self, inputs: Inputs, out_dir: Path, ctx: Context) -> tuple[Subject, float]:
+        """Returns what trials are made of, and the teacher's score on the same rows."""
+        vocabulary, ranges, task = inputs[Vocabulary], inputs[Ranges], load_task(ctx.task)
         dataset = data.read(inputs[LabelledData].path)
-        classes = load_task(ctx.task).align(read_labels(inputs[Teacher].path), dataset.labels)
-        return np.array([classes[label] for _, label in dataset.dev[: self.rows]])
-
-    def _teacher_score(self, inputs: Inputs, ctx: Context) -> float:
-        expected = self._expected(inputs, ctx)
-        logits = np.load(inputs[TeacherOutputs].array("dev", "logits"), mmap_mode="r")[: len(expected)]
-        return load_task(ctx.task).metric(np.array(logits), expected)
-
-    def _subject(self, inputs: Inputs, out_dir: Path, ctx: Context) -> Subject:
-        vocabulary, ranges, expected = inputs[Vocabulary], inputs[Ranges], self._expected(inputs, ctx)
-        tokenizer, task = load_tokenizer(vocabulary.tokenizer, vocabulary.max_length), load_task(ctx.task)
-        dev = data.read(inputs[LabelledData].path).dev[: self.rows]
+        classes = task.align(read_labels(inputs[Teacher].path), dataset.labels)
+        drawn = draw(len(dataset.dev), self.rows, ctx.seed)  # not the first: dev may be in the order of its classes
+        expected = np.array([classes[dataset.dev[i][1]] for i in drawn])
+        teacher = np.load(inputs[TeacherOutputs].array("dev", "logits"), mmap_mode="r")[drawn]
         means = json.loads(ranges.means.read_text(encoding="utf-8"))
-        return Subject(
+        subject = Subject(
             backend=load_backend(ctx.target["runtime.name"]),
             graph=inputs[Graph].model,
             ranges=read_ranges(ranges.file),
@@ -209,11 +204,14 @@ class Quantize(Pass):
             quant=ctx.target["quant"],
             weight_method=ranges.facts["weight_method"],
             embedding=self.embedding,
-            rows=encode(tokenizer, [text for text, _ in dev]),
+            rows=encode(
+                load_tokenizer(vocabulary.tokenizer, vocabulary.max_length), [dataset.dev[i][0] for i in drawn]
+            ),
             pad_id=vocabulary.facts["pad_token_id"],
             score=lambda logits: task.metric(logits, expected),
             folder=out_dir,
         )
+        return subject, task.metric(np.array(teacher), expected)
 
     def _static(self, trials: Trials, schemes: Sequence[Scheme]) -> list[Trial]:
         """Returns the signed form of least logit error over bounds, methods and biases; then the unsigned one.
