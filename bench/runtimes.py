@@ -1,7 +1,7 @@
 """Every form of a graph on every version of ONNX Runtime: which load it, and whether they answer alike.
 
-Also drives the integer products of each version to their extremes. Versions are installed with pip into folders of their
-own, each beside the numpy that it was built for; one that has no wheel for this Python is a column that says no.
+Also drives the integer products of each version to their extremes. Versions are installed with pip into folders of
+their own, each beside the numpy that it was built for; one that has no wheel for this Python is a column that says no.
 
     python bench/runtimes.py 1.17.3 1.18.1 1.20.1 1.22.1
 """
