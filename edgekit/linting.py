@@ -42,11 +42,9 @@ def lint(model: str, target: Target, task: str, rows: str | None, count: int, al
     texts = _texts(rows, task) if rows is not None else None
     labels = checkpoint.labels or ("0", "1")  # a new head's channels do not matter: it has no outliers yet
     encoder = frontends.build(load_classifier(checkpoint.path, () if checkpoint.fine_tuned else labels))
-    if texts is None:
-        found = estimated(encoder)
-    else:
-        found = outliers_seen(encoder, drawn_rows(checkpoint.path, texts, count, 0))
-    return in_order([*found, *found_in_export(encoder, backend, target.quant.ops)])
+    drawn = [] if texts is None else drawn_rows(checkpoint.path, texts, count, 0)
+    found = outliers_seen(encoder, drawn) if drawn else estimated(encoder)
+    return in_order([*found, *found_in_export(encoder, backend, target.quant.ops, drawn)])
 
 
 def estimated(model: EdgekitForSequenceClassification) -> list[Finding]:

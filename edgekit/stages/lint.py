@@ -14,7 +14,17 @@ from edgekit import data, frontends
 from edgekit.artifact import FACTS, LabelledData, Remarks, Teacher, write_json
 from edgekit.backends import Backend, load_backend
 from edgekit.checkpoint import load_classifier
-from edgekit.quant.findings import NO_COST, OUTLIER_RATIO, WORTH_TELLING, Finding, in_order, outlier_channels
+from edgekit.quant.findings import (
+    NO_COST,
+    OUTLIER_RATIO,
+    WORTH_TELLING,
+    Finding,
+    constant_tensors,
+    in_order,
+    outlier_channels,
+    unsteady_ranges,
+)
+from edgekit.quant.ranges import observe
 from edgekit.stage import Context, Inputs, Pass
 from edgekit.stages.teach import encode_for_teacher
 
@@ -91,7 +101,10 @@ def outliers_seen(
 
 
 def found_in_export(
-    model: EdgekitForSequenceClassification, backend: Backend, ops: Sequence[str] | Literal["all"]
+    model: EdgekitForSequenceClassification,
+    backend: Backend,
+    ops: Sequence[str] | Literal["all"],
+    rows: Sequence[np.ndarray] = (),
 ) -> list[Finding]:
     """Returns what the graph shows that a student of this model would have, whatever the processor.
 
@@ -99,8 +112,16 @@ def found_in_export(
         model: not changed.
         backend: that exports it.
         ops: operators that the target quantizes.
+        rows: token ids, whose halves are compared by the ranges that they make; none for no comparison.
+
+    Raises:
+        DataError: NaN or infinite values (tensor and row are named).
     """
     with tempfile.TemporaryDirectory() as folder:
         graph = Path(folder) / "lint.onnx"
         backend.export_student(model, "dynamic", model.config.max_positions, graph)
-        return backend.findings(graph, "", (), backend.OPS if ops == "all" else ops)
+        found = backend.findings(graph, "", (), backend.OPS if ops == "all" else ops)
+        if not rows:
+            return found
+        observed = observe(backend.activations(graph, backend.quantized_tensors(graph, ops), rows, pad_id=0))
+        return [*found, *unsteady_ranges(observed), *constant_tensors(observed)]
