@@ -45,6 +45,7 @@ from edgekit.errors import ArtifactError, OutputError
 from edgekit.manifest import FILE_NAME, File, Host, Manifest, Model, Step, Tensor, Tokenizer
 from edgekit.quant.findings import in_short
 from edgekit.recipe import Recipe
+from edgekit.search.trials import spoken
 from edgekit.source import shown
 from edgekit.stages.bundle import GOLDEN, MODEL, TOKENIZER
 from edgekit.stages.calibrate import MANIFEST as CALIBRATION
@@ -66,6 +67,9 @@ WEIGHTS = {
 }
 # Long, or told elsewhere in the manifest, and of no use to the reader of a lineage.
 UNREAD_FACTS = ("train_rows", "sha256", "trials", "candidates", "left_out", "max_loss", "products", "multiplied")
+SENSITIVE = 5
+"""Products whose share of the error a lineage names."""
+
 NO_DELEGATE = "the CPU runtime runs the whole graph; there is no delegate to cover it"
 
 
@@ -316,6 +320,15 @@ def _step(made: Made) -> Step:
     facts = dict(made.artifact.facts)
     for name in UNREAD_FACTS:
         facts.pop(name, None)
+    shares = facts.pop("sensitivity", None)
+    if shares:
+        facts["sensitivity"] = _most_sensitive(shares)
     if "findings" in facts:
         facts["findings"] = in_short(facts["findings"])
     return Step(made.stage, made.key, made.seconds, made.cached, made.reason, size, facts)
+
+
+def _most_sensitive(shares: Mapping[str, float]) -> str:
+    """Says what share of int8's error the first few products make, each alone given back to float."""
+    first = sorted(shares, key=lambda name: -shares[name])[:SENSITIVE]
+    return ", ".join(f"{spoken(name)} {100 * shares[name]:.0f} %" for name in first)

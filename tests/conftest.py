@@ -12,6 +12,8 @@ import pytest
 if TYPE_CHECKING:
     from builds import Sources, TinyBuild
 
+    from edgekit.artifact import Candidates
+
 sys.path.insert(0, str(Path(__file__).parent))
 
 # Before torch is loaded, and for the processes that tests start: the models are so small that a second thread only
@@ -40,3 +42,16 @@ def tiny_build(sources: Sources, tmp_path_factory: pytest.TempPathFactory) -> Ti
     done = builds.run(sources.args(root / "dist"), root / "cache")
     assert done.returncode == 0, done.stderr
     return builds.TinyBuild(sources, root / "cache", root / "dist")
+
+
+@pytest.fixture(scope="session")
+def candidates(tiny_build: TinyBuild, tmp_path_factory: pytest.TempPathFactory) -> Candidates:
+    """Every form that the target's runtime loads, of the finished build's student; the build itself made one."""
+    import builds
+    import tiny
+
+    from edgekit.stages.quantize import Quantize
+
+    given = [builds.made(tiny_build, kind) for kind in Quantize.IN]
+    made: Candidates = tiny.run_stage(Quantize(), given, tmp_path_factory.mktemp("candidates"))
+    return made

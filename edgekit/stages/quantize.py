@@ -133,7 +133,7 @@ class Quantize(Pass):
         )
         enough = needed(teacher, trials.float_score, ctx.target["gate.max_drop"], self.max_loss)
         kept: list[Trial] = []
-        sensitivity: dict[str, Trial] = {}
+        sensitivity: dict[str, float] = {}
         static = [scheme for scheme in schemes if scheme.family == "static"]
         if static:
             best, *others = self._static(trials, static)
@@ -143,17 +143,16 @@ class Quantize(Pass):
                 # It takes the same time: of the two, the more accurate is the one to beat.
                 kept.insert(0 if learned.score > best.score else 1, learned)
             if all(trial.score < enough for trial in kept):
-                sensitivity = alone(trials, best)
-                kept += rungs(trials, best, sensitivity, enough)
+                floats = alone(trials, best)
+                sensitivity = {name: 1 - (one.logit_rmse / best.logit_rmse) ** 2 for name, one in floats.items()}
+                kept += rungs(trials, best, floats, enough)
         kept += [trials.run(scheme) for scheme in schemes if scheme.family != "static"]
         trials.keep(kept)
         facts = {
             "candidates": [trial.file for trial in kept],
             "trials": as_facts([trial for trial in trials.done if trial in kept or not trial.keep_float]),
             "left_out": left_out,
-            "sensitivity": {
-                name: {"logit_rmse": trial.logit_rmse, "score": trial.score} for name, trial in sensitivity.items()
-            },
+            "sensitivity": sensitivity,
             "dev_rows": len(trials.subject.rows),
             "float_score": trials.float_score,
             "max_loss": self.max_loss,
@@ -245,13 +244,13 @@ def alone(trials: Trials, best: Trial) -> dict[str, Trial]:
     return found
 
 
-def rungs(trials: Trials, best: Trial, sensitivity: Mapping[str, Trial], enough: float) -> list[Trial]:
+def rungs(trials: Trials, best: Trial, floats: Mapping[str, Trial], enough: float) -> list[Trial]:
     """Gives products of a static form back to float until its score on dev is enough.
 
     Args:
         trials: gets what is tried.
         best: the form, whose score is not enough.
-        sensitivity: what `alone` returned.
+        floats: what `alone` returned.
         enough: score in percent.
 
     Returns:
@@ -271,7 +270,7 @@ def rungs(trials: Trials, best: Trial, sensitivity: Mapping[str, Trial], enough:
     if not products:
         return []
     weights = {name: product.weights for name, product in products.items()}
-    names = climb(attempt, order(best, sensitivity, weights), enough).keep_float
+    names = climb(attempt, order(best, floats, weights), enough).keep_float
     first = 1 if len(names) <= SHOWN_RUNGS else len(names)
     return [made(names[:count]) for count in range(first, len(names) + 1)]
 
