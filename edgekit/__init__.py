@@ -287,17 +287,33 @@ def lint(
     target: str,
     task: str = "text-classification",
     data: str | Path | None = None,
-    rows: int = 64,
+    rows: int | None = None,
+    columns: Mapping[str, str] | None = None,
     allow_download: bool = False,
 ) -> list[Finding]:
-    """Looks at a model or a graph before time is spent on it; see `edgekit.linting.lint`."""
+    """Looks at a model or a graph before time is spent on it; see `edgekit.linting.lint`.
+
+    Args:
+        model, data, allow_download: as in `edgekit.recipe.Recipe`; or an .onnx file, which takes no data.
+        target: name of a profile, or a .toml file.
+        task: name of the task.
+        rows: training rows to run; 64 by default.
+        columns: role → column of the data, where they cannot be found.
+
+    Raises:
+        InputError: with what is wrong and what to do.
+    """
     from edgekit import linting
     from edgekit.errors import RecipeError
 
-    if rows < 1:
+    if rows is not None and rows < 1:
         raise RecipeError(f"rows is {rows}; it must be at least 1")
+    if str(model).endswith(".onnx") and (data is not None or rows is not None):
+        raise RecipeError(f"{model} is a graph: it is looked at as it is, without data or rows")
+    if data is None and rows is not None:
+        raise RecipeError("rows is given, but no data to take them from")
     given = None if data is None else str(data)
-    return linting.lint(str(model), load_target(target), task, given, rows, allow_download)
+    return linting.lint(str(model), load_target(target), task, given, rows or 64, columns or {}, allow_download)
 
 
 def calibrate(

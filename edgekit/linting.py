@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from edgekit import data, frontends
 from edgekit.backends import load_backend
 from edgekit.checkpoint import inspect, load_classifier, locate
 from edgekit.quant.findings import Finding, in_order, outlier_channels
+from edgekit.quiet import quiet_libraries
 from edgekit.source import resolve
 from edgekit.stages.lint import CURE, drawn_rows, found_in_export, outliers_seen
 from edgekit.target import Target
@@ -17,7 +19,15 @@ if TYPE_CHECKING:
     from edgekit.ir.encoder import EdgekitForSequenceClassification
 
 
-def lint(model: str, target: Target, task: str, rows: str | None, count: int, allow_download: bool) -> list[Finding]:
+def lint(
+    model: str,
+    target: Target,
+    task: str,
+    rows: str | None,
+    count: int,
+    columns: Mapping[str, str],
+    allow_download: bool,
+) -> list[Finding]:
     """Returns what is found in a model or a graph, by check and place.
 
     Args:
@@ -26,6 +36,7 @@ def lint(model: str, target: Target, task: str, rows: str | None, count: int, al
         task: name of the task.
         rows: labelled data whose training rows are run through the model; None estimates from the weights.
         count: rows to run.
+        columns: role → column of the data; the others are found.
         allow_download: whether a hub id may be fetched.
 
     Raises:
@@ -39,12 +50,13 @@ def lint(model: str, target: Target, task: str, rows: str | None, count: int, al
         return in_order(backend.findings(path, target.device.arch, target.device.isa, ops))
     checkpoint = inspect(locate(model, allow_download), task)
     frontends.check(checkpoint.model_type)
-    texts = _texts(rows, task) if rows is not None else None
+    texts = _texts(rows, task, columns) if rows is not None else None
     labels = checkpoint.labels or ("0", "1")  # a new head's channels do not matter: it has no outliers yet
-    encoder = frontends.build(load_classifier(checkpoint.path, () if checkpoint.fine_tuned else labels))
-    drawn = [] if texts is None else drawn_rows(checkpoint.path, texts, count, 0)
-    found = outliers_seen(encoder, drawn) if drawn else estimated(encoder)
-    return in_order([*found, *found_in_export(encoder, backend, target.quant.ops, drawn)])
+    with quiet_libraries(("transformers",)):
+        encoder = frontends.build(load_classifier(checkpoint.path, () if checkpoint.fine_tuned else labels))
+        drawn = [] if texts is None else drawn_rows(checkpoint.path, texts, count, 0)
+        found = outliers_seen(encoder, drawn) if drawn else estimated(encoder)
+        return in_order([*found, *found_in_export(encoder, backend, target.quant.ops, drawn)])
 
 
 def estimated(model: EdgekitForSequenceClassification) -> list[Finding]:
@@ -67,6 +79,6 @@ def estimated(model: EdgekitForSequenceClassification) -> list[Finding]:
     return found
 
 
-def _texts(rows: str, task: str) -> list[str]:
-    columns = data.Columns(candidates=load_task(task).COLUMNS)
+def _texts(rows: str, task: str, chosen: Mapping[str, str]) -> list[str]:
+    columns = data.Columns(candidates=load_task(task).COLUMNS, chosen=chosen)
     return [row[data.TEXT] for row in data.read_rows(data.find_splits(resolve(rows, "data")).train, columns)]

@@ -31,7 +31,18 @@ from edgekit.quant.findings import in_short
 from edgekit.quiet import quiet_libraries
 from edgekit.recipe import Recipe, check_limits, check_seed, make_stage, with_limits
 from edgekit.source import resolve
-from edgekit.stage import Context, Foresighted, Inputs, Progress, Resolvable, Stage, components, difference, key_of
+from edgekit.stage import (
+    Context,
+    Demanding,
+    Foresighted,
+    Inputs,
+    Progress,
+    Resolvable,
+    Stage,
+    components,
+    difference,
+    key_of,
+)
 from edgekit.stages import ORDER
 from edgekit.store import Store
 from edgekit.target import Target, TargetView, load_target
@@ -149,6 +160,8 @@ def open_source(recipe: Recipe) -> Source:
         stage = make_stage(cls, recipe.options.get(cls.NAME, {}))
         if isinstance(stage, Foresighted):
             stage.check_model(checkpoint.config)
+        for target in targets if isinstance(stage, Demanding) else ():
+            stage.check_target(target)
     model = checkpoint.artifact()
     raw = RawData(files.path, data.data_digest(files))
     return Source(recipe, checkpoint, {type(model): model, RawData: raw}, targets)

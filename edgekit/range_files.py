@@ -32,12 +32,14 @@ class Difference:
 
     Attributes:
         tensor: its name.
+        method: of both ranges; empty where a file lacks the tensor.
         before, after: (low, high); None where the file does not have it.
         change: how far the end that moved most did, as a share of the span before; None where there is nothing to
             compare.
     """
 
     tensor: str
+    method: str
     before: tuple[float, float] | None
     after: tuple[float, float] | None
     change: float | None
@@ -111,23 +113,23 @@ def write(path: Path, ranges: RangeFile) -> None:
 def diff(before: RangeFile, after: RangeFile) -> Sequence[Difference]:
     """Returns the tensors whose ranges differ, the largest change first; those that one file lacks come before all.
 
-    The methods are those that both show (`RangeFile.ranges`).
+    Compared are the ranges by each method that both files have.
 
     Raises:
-        RecipeError: they show different methods, which differ whatever the rows.
+        RecipeError: they have none in common.
     """
-    shown = [next(iter(one.methods)) for one in (before, after)]
-    if shown[0] != shown[1]:
-        raise RecipeError(f"one file has ranges by {shown[0]}, the other by {shown[1]}; compare those of one method")
+    methods = [method for method in before.methods if method in after.methods]
+    if not methods:
+        have = [", ".join(file.methods) for file in (before, after)]
+        raise RecipeError(f"one file has ranges by {have[0]}, the other by {have[1]}; compare those of one method")
     found = []
-    for tensor in sorted({*before.ranges, *after.ranges}):
-        one, other = before.ranges.get(tensor), after.ranges.get(tensor)
-        ends = [None if r is None else (r.low, r.high) for r in (one, other)]
-        if one is None or other is None:
-            found.append(Difference(tensor, ends[0], ends[1], None))
-            continue
-        span = max(one.high - one.low, 1e-30)
-        moved = max(abs(one.low - other.low), abs(one.high - other.high)) / span
-        if moved > SAME:
-            found.append(Difference(tensor, ends[0], ends[1], moved))
+    for tensor in sorted({*before.ranges} ^ {*after.ranges}):
+        ends = [(r.low, r.high) if (r := file.ranges.get(tensor)) else None for file in (before, after)]
+        found.append(Difference(tensor, "", ends[0], ends[1], None))
+    for method in methods:
+        for tensor in sorted({*before.ranges} & {*after.ranges}):
+            one, other = before.methods[method][tensor], after.methods[method][tensor]
+            moved = max(abs(one.low - other.low), abs(one.high - other.high)) / max(one.high - one.low, 1e-30)
+            if moved > SAME:
+                found.append(Difference(tensor, method, (one.low, one.high), (other.low, other.high), moved))
     return sorted(found, key=lambda one: -float("inf") if one.change is None else -one.change)

@@ -235,7 +235,7 @@ def make_stage(cls: type[Any], options: Mapping[str, Any]) -> Any:
         RecipeError: an unknown option, or a value that its type does not take.
     """
     hints = typing.get_type_hints(cls)
-    known = {f.name for f in dataclasses.fields(cls)}
+    known = {f.name for f in dataclasses.fields(cls) if not f.metadata.get("internal")}
     for name in options:
         if not known:
             raise RecipeError(f"stage {cls.NAME!r} has no options; limits are set with --max-drop and its like")

@@ -13,7 +13,7 @@ from edgekit.target import load_target, shipped_targets
 from edgekit.tasks import load_task
 
 TEMPLATE = """\
-# What `edgekit build` makes; every key is also a flag of that command.
+# What `edgekit build` makes; every key but `model` is also a flag of that command.
 model = {model}    # a folder, a hub id in the hub's cache, or package:NAME/PATH
 data = {data}    # a folder with train, dev and test files, one file, or package:NAME/PATH
 task = {task}

@@ -14,7 +14,7 @@ import sys
 import tempfile
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -125,3 +125,19 @@ def console() -> Console:
     from rich.console import Console
 
     return Console()
+
+
+def columns_of(settings: Sequence[str], command: str) -> dict[str, str]:
+    """Returns the columns that `--set data.ROLE=COLUMN` names, by role.
+
+    Raises:
+        RecipeError: a setting is of another kind.
+    """
+    from edgekit.errors import RecipeError
+    from edgekit.recipe import parse_settings
+
+    chosen = parse_settings(settings)
+    if set(chosen) - {"data"}:
+        given = ", ".join(settings)
+        raise RecipeError(f"--set {given}: {command} takes columns of the data only, such as data.text=NAME")
+    return chosen.get("data", {})

@@ -122,6 +122,10 @@ class Pass:
             raise StageContractError(f"{type(self).__name__} wrote nothing")
 
 
+INTERNAL = {"internal": True}
+"""Metadata of a field that is part of a stage's key, but no option: `Resolvable.resolved` fills it in."""
+
+
 @runtime_checkable
 class Resolvable(Protocol):
     """A stage one of whose options is only known with the target: a default that it decides, the digest of a file."""
@@ -136,6 +140,15 @@ class Foresighted(Protocol):
     """A stage with options that the model's config.json alone can show to be impossible: told before time is spent."""
 
     def check_model(self, config: Mapping[str, Any]) -> None:
+        """Raises an `EdgekitError` where they are."""
+        ...
+
+
+@runtime_checkable
+class Demanding(Protocol):
+    """A stage with options that a target's profile alone can show to be impossible: told before time is spent."""
+
+    def check_target(self, target: Target) -> None:
         """Raises an `EdgekitError` where they are."""
         ...
 
@@ -190,5 +203,10 @@ def _change(part: str, name: str, old: object, new: object) -> str:
         return "; ".join(
             text for text, key in zip(inner, sorted({*old, *new}), strict=True) if old.get(key) != new.get(key)
         )
+    old, new = (str(v)[:12] + "…" if _is_digest(v) else v for v in (old, new))
     label = {"options": "option", "tools": "version of", "target": "target's", "device": "device's"}.get(part, part)
     return f"{label} {name} {old} → {new}"
+
+
+def _is_digest(value: object) -> bool:
+    return isinstance(value, str) and len(value) == 64 and set(value) <= set("0123456789abcdef")

@@ -240,12 +240,15 @@ def context(folder: Path, stage: Any, target: str = "x86-64", seed: int = 0, pro
 def run_stage(stage: Any, artifacts: Sequence[Any], folder: Path, target: str = "x86-64", seed: int = 0) -> Any:
     """Runs a stage on artifacts of the kinds it takes, as the pipeline does, and returns its output."""
     from edgekit.artifact import tree_digest
-    from edgekit.stage import Inputs
+    from edgekit.stage import Demanding, Inputs
+    from edgekit.target import load_target
 
     out = folder / "out"
     out.mkdir(parents=True)
     ctx = context(folder / "resume", stage, target, seed)
     inputs = Inputs({type(artifact): artifact for artifact in artifacts}, stage.IN)
+    if isinstance(stage, Demanding):
+        stage.check_target(load_target(target))
     stage.requires(inputs, ctx)
     stage.run(inputs, out, ctx)
     stage.ensures(out, ctx)

@@ -46,6 +46,8 @@ def findings(graph: Path, arch: str, isa: Sequence[str], ops: Sequence[str]) -> 
         model = onnx.load(graph)
     except (DecodeError, OSError) as error:
         raise ModelError(f"{graph} is not an ONNX file, or lacks its external data: {error}") from error
+    if not model.graph.node:
+        raise ModelError(f"{graph} is not an ONNX file, or one without operators")
     constants = {i.name: numpy_helper.to_array(i) for i in model.graph.initializer}
     for node in model.graph.node:
         if node.op_type == "Constant":

@@ -72,8 +72,13 @@ def outlier_channels(place: str, magnitudes: np.ndarray, cure: str, least: float
     )
 
 
-def unsteady_ranges(observed: Mapping[str, Observed]) -> list[Finding]:
-    """Finds tensors whose extremes the odd and the even calibration rows disagree on."""
+def unsteady_ranges(observed: Mapping[str, Observed], readers: Mapping[str, str] | None = None) -> list[Finding]:
+    """Finds tensors whose extremes the odd and the even calibration rows disagree on.
+
+    Args:
+        observed: by tensor.
+        readers: tensor → product that it enters, to name it by; others have the tensor's name.
+    """
     found = []
     for name, one in observed.items():
         lows, highs = zip(*((min(low, 0.0), max(high, 0.0)) for low, high in one.halves), strict=True)
@@ -84,11 +89,11 @@ def unsteady_ranges(observed: Mapping[str, Observed]) -> list[Finding]:
             found.append(
                 Finding(
                     "unsteady-range",
-                    name,
+                    f"input of {readers[name]}" if readers and name in readers else name,
                     f"{lows[0]:.3g} to {highs[0]:.3g} on one half of the calibration rows, {lows[1]:.3g} to "
                     f"{highs[1]:.3g} on the other",
                     f"up to {100 * difference:.0f} % of the range is decided by which rows were drawn",
-                    "more rows (--set calibrate.rows=N), or a policy whose method clips, such as mse",
+                    "more rows (--set calibrate.rows=N); policy default also compares methods that clip",
                 )
             )
     return found

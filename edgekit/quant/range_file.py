@@ -11,7 +11,7 @@ from typing import Literal
 from edgekit import codec
 from edgekit.errors import ArtifactError, RecipeError
 from edgekit.quant.findings import Finding
-from edgekit.quant.ranges import AUTO, Range
+from edgekit.quant.ranges import AUTO, COMPARED, Range
 from edgekit.quant.weights import WEIGHT_METHODS
 
 SCHEMA: Literal[1] = 1
@@ -82,8 +82,15 @@ def read_range_file(path: Path) -> RangeFile:
     again = "make it with `edgekit calibrate`"
     if not found.methods or not all(found.methods.values()):
         raise RecipeError(f"{path} holds no ranges; {again}")
-    if found.method != AUTO and found.method not in found.methods:
-        raise RecipeError(f"{path} lacks the ranges of its own method {found.method!r}; {again}")
+    lacking = {
+        "ranges by": set(COMPARED if found.method == AUTO else [found.method]) - set(found.methods),
+        "ranges of": set(found.products.values()) - set(found.ranges),
+        "means of": {tensor for tensor in found.products.values() if not found.means.get(tensor)},
+        "of its rows": {"row_sha256", "length_histogram", "train_rows"} - set(found.drawn),
+    }
+    for what, names in lacking.items():
+        if names:
+            raise RecipeError(f"{path} lacks {what} {', '.join(sorted(names))}; {again}")
     if found.weight_method not in WEIGHT_METHODS:
         raise RecipeError(f"{path}: unknown weight_method {found.weight_method!r}; {again}")
     for method, ranges in found.methods.items():

@@ -167,8 +167,13 @@ def candidates(manifest: Manifest) -> Table:
         cells = [one.figures.get(name) for name in names]
         table.add_row(
             Text(clean(one.name), style="bold green" if one.chosen else ""),
-            *("–" if cell is None else figures.named(name, cell) for name, cell in zip(names, cells, strict=True)),
-            Text(clean(one.reason)),
+            *(
+                "–"
+                if cell is None
+                else f"{figures.named(name, cell)} {MARKS[one.provenance[name]] if name in one.provenance else ' '}"
+                for name, cell in zip(names, cells, strict=True)
+            ),
+            Text(("shipped: " if one.chosen else "") + clean(one.reason)),
         )
     return table
 
@@ -230,21 +235,27 @@ def ranges(found: RangeFile) -> RenderableType:
     for name, one in found.ranges.items():
         ends = [f"{value:.4g}" for value in (one.low, one.high, (one.high - one.low) / STEPS)]
         table.add_row(Text(clean(name)), Text(clean(readers.get(name, ""))), *ends, Text(clean(one.method)))
+    others = [clean(method) for method in found.methods if method != next(iter(found.methods))]
     head = Text(
         f"{clean(found.target)}: {len(found.ranges)} tensors, policy {clean(found.policy)}, {found.rows:,} rows"
+        + (f"; a build chooses between these and those by {', '.join(others)}" if others else "")
     )
     return Group(head, table, *([findings(found.findings)] if found.findings else []))
 
 
 def range_differences(found: Sequence[Difference]) -> RenderableType:
-    """Returns the tensors whose ranges differ, with both and the change of the span."""
+    """Returns the tensors whose ranges differ, with both, and how far the end that moved most did."""
     if not found:
         return Text("no range differs by more than a hundredth")
-    table = _table("Tensor", "Before", "After", "Span", right=(1, 2, 3), whole=(1, 2, 3))
+    table = _table("Tensor", "Method", "Before", "After", "Moved by", right=(2, 3, 4), whole=(1, 2, 3, 4))
     for one in found:
         before, after = ("–" if ends is None else f"{ends[0]:.4g} to {ends[1]:.4g}" for ends in (one.before, one.after))
         table.add_row(
-            Text(clean(one.tensor)), before, after, "–" if one.change is None else f"{100 * one.change:+.1f} %"
+            Text(clean(one.tensor)),
+            Text(clean(one.method)),
+            before,
+            after,
+            "–" if one.change is None else f"{100 * one.change:.1f} %",
         )
     return table
 

@@ -7,7 +7,7 @@ the other, and what it cannot do is recorded with the reason.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import ClassVar
 
@@ -27,11 +27,15 @@ from edgekit.artifact import (
 )
 from edgekit.devices import InstructionCount, LatencyPlan, ModelFile, Samples, TokenRows, Unavailable
 from edgekit.provenance import Provenance
+from edgekit.quant.findings import Finding
 from edgekit.stage import Context, Inputs, Pass
 from edgekit.stages.evaluate import PROCESSOR, draw, processor
 from edgekit.stages.teach import encode_for_teacher
 from edgekit.statistics import histogram, median_of_ratios, percentile
 from edgekit.tokenization import encode, load_tokenizer
+
+UNSTEADY = 0.3
+"""Width of the speedup's interval, as a share of it, from which its figure is not to be relied on."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +55,7 @@ class Benchmark(Pass):
     counted_texts: int = 8
 
     NAME: ClassVar[str] = "benchmark"
-    VERSION: ClassVar[int] = 2
+    VERSION: ClassVar[int] = 3
     IN: ClassVar = (QuantizedGraph, TeacherGraph, Teacher, Vocabulary, LabelledData)
     OUT: ClassVar = Latency
     READS: ClassVar[tuple[str, ...]] = (*PROCESSOR, "device.threads", "runtime.options", "shape.sequence_length")
@@ -105,7 +109,25 @@ class Benchmark(Pass):
         for name, figure in (("latency", latency), ("instructions", instructions), ("memory", memory)):
             write_json(out_dir / f"{name}.json", None if figure is None else manifest.encode(figure))
         write_json(out_dir / "unmeasured.json", unmeasured)
-        write_json(out_dir / FACTS, {"device": ctx.device, "texts": len(texts), "rounds": self.rounds})
+        taken = {"texts": len(texts), "rounds": self.rounds} if latency else {"texts": self.counted_texts}
+        found = [] if latency is None else unsteady_times(latency)
+        write_json(out_dir / FACTS, {"device": ctx.device, **taken, "findings": [asdict(one) for one in found]})
+
+
+def unsteady_times(latency: measured.Latency) -> list[Finding]:
+    """Finds a speedup that the rounds disagree on: something else ran on the device."""
+    speedup, low, high = latency.speedup, latency.speedup_low, latency.speedup_high
+    if speedup is None or low is None or high is None or high - low <= UNSTEADY * speedup:
+        return []
+    return [
+        Finding(
+            "unsteady-times",
+            latency.device,
+            f"{speedup:.2f} times the teacher's speed, {low:.2f} to {high:.2f} over {latency.rounds} rounds",
+            "the next run gives another figure",
+            "edgekit bench when nothing else runs there; a build measures anew with --set benchmark.rounds=16",
+        )
+    ]
 
 
 def why_no_memory(timed: Mapping[str, Samples] | Unavailable) -> str:

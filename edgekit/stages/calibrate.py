@@ -22,7 +22,7 @@ from edgekit.quant.findings import Finding, constant_tensors, in_order, unsteady
 from edgekit.quant.range_file import read_range_file
 from edgekit.quant.ranges import AUTO, COMPARED, observe, ranges_of, write_observed, write_ranges
 from edgekit.source import shown
-from edgekit.stage import Context, Inputs, Pass
+from edgekit.stage import INTERNAL, Context, Inputs, Pass
 from edgekit.target import Target
 from edgekit.tokenization import count_longer, encode, load_tokenizer
 
@@ -45,8 +45,8 @@ class Calibrate(Pass):
     policy: str = "default"
     rows: int = 0
     ranges: str = ""
-    policy_digest: str = ""
-    ranges_digest: str = ""
+    policy_digest: str = dataclasses.field(default="", metadata=INTERNAL)
+    ranges_digest: str = dataclasses.field(default="", metadata=INTERNAL)
 
     NAME: ClassVar[str] = "calibrate"
     VERSION: ClassVar[int] = 6
@@ -105,10 +105,13 @@ class Calibrate(Pass):
         write_observed(made.statistics, observed)
         write_ranges(made.file, {method: ranges_of(observed, method) for method in methods})
         write_json(made.means, {name: one.means.tolist() for name, one in observed.items() if len(one.means)})
+        products = backend.products(graph, ctx.target["quant.ops"])
+        readers = {product.entering: name for name, product in products.items()}
         cut = count_longer(vocabulary.tokenizer, texts, vocabulary.max_length)
         found = [
-            *_findings_of_rows(policy, len(rows), cut, vocabulary.max_length),
-            *unsteady_ranges(observed),
+            *_findings_of_rows(policy, bool(self.rows), len(rows), cut, vocabulary.max_length),
+            *_findings_of_classes(dataset, drawn.rows),
+            *unsteady_ranges(observed, readers),
             *constant_tensors(observed),
         ]
         facts = {
@@ -196,15 +199,30 @@ def _drawn(dataset: data.Dataset, lengths: Sequence[int], teacher: np.ndarray, p
     return _Drawn([usable[i] for i in chosen], len(dataset.train) - len(usable))
 
 
-def _findings_of_rows(policy: Policy, rows: int, cut: int, max_length: int) -> Iterator[Finding]:
+def _findings_of_classes(dataset: data.Dataset, rows: Sequence[int]) -> Iterator[Finding]:
+    """Yields that a class is not among the rows."""
+    seen = {dataset.train[i][1] for i in rows}
+    missing = [label for label in dataset.labels if label not in seen]
+    if missing:
+        yield Finding(
+            "classes-missing",
+            "calibration set",
+            f"{len(rows):,} rows have {len(seen)} of {len(dataset.labels)} classes; {shown(missing)} not",
+            "what only such rows reach is clipped",
+            f"--set calibrate.rows=N with at least {len(dataset.labels)}, from a policy with class_balance",
+        )
+
+
+def _findings_of_rows(policy: Policy, asked: bool, rows: int, cut: int, max_length: int) -> Iterator[Finding]:
     """Yields what is to be said of the rows themselves."""
     if rows < policy.rows:
         yield Finding(
             "few-rows",
             "calibration set",
-            f"policy {policy.name} asks for {policy.rows:,} rows, there are {rows:,}: all of them are used",
-            "ranges rest on fewer rows",
-            f"more training rows, or --set calibrate.rows={rows}",
+            f"{'calibrate.rows' if asked else f'policy {policy.name}'} asks for {policy.rows:,} rows, there are "
+            f"{rows:,}: all of them are used",
+            "none but that there are no more to take",
+            "more training rows",
         )
     if cut == rows:
         yield Finding(

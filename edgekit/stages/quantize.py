@@ -16,7 +16,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -43,6 +43,7 @@ from edgekit.stage import Context, Inputs, Pass
 from edgekit.stages._qat import trained
 from edgekit.stages.evaluate import draw
 from edgekit.stages.export import numbers
+from edgekit.target import Target
 from edgekit.tasks import load_task
 from edgekit.tokenization import encode, load_tokenizer
 from edgekit.world import current_world
@@ -107,25 +108,28 @@ class Quantize(Pass):
             raise ValueError(f"embedding is {self.embedding!r}; known: {', '.join(EMBEDDINGS)}")
         if self.rows < 1:
             raise ValueError(f"rows is {self.rows}; it must be at least 1")
-        if self.max_loss < 0 or self.qat_epochs < 0 or self.qat_rate <= 0:
-            raise ValueError("max_loss and qat_epochs must not be negative, qat_rate must be positive")
+        for name, value in (("max_loss", self.max_loss), ("qat_epochs", self.qat_epochs)):
+            if value < 0:
+                raise ValueError(f"{name} is {value}; it must not be negative")
+        if self.qat_rate <= 0:
+            raise ValueError(f"qat_rate is {self.qat_rate}; it must be positive")
 
-    def requires(self, inputs: Inputs, ctx: Context) -> None:
-        """Refuses options that this target, or this way of building, cannot serve."""
-        if self.qat_epochs and current_world().size > 1:
-            raise RecipeError(
-                "quantize.qat_epochs trains in one process: build without torchrun; what was made is in the store"
-            )
-        quant = ctx.target["quant"]
+    def check_target(self, target: Target) -> None:
+        """Refuses options that a target, or this way of building, cannot serve."""
+        quant = target.as_dict()["quant"]
+        self._schemes(target.runtime.name, target.runtime.version, quant)
         ops = quant["ops"]
         if self.embedding != "int8" and ops != "all" and "Gather" not in ops:
             raise RecipeError(f"quantize.embedding is {self.embedding!r}, but the target's quant.ops lack Gather")
         if self.qat_epochs and (quant["weight"]["granularity"] != "per-channel" or quant["activation"]["symmetric"]):
             raise RecipeError("quantize.qat_epochs needs a target with per-channel weights and asymmetric activations")
+        if self.qat_epochs and current_world().size > 1:
+            raise RecipeError("quantize.qat_epochs trains in one process: build without torchrun")
 
     def run(self, inputs: Inputs, out_dir: Path, ctx: Context) -> None:
         """Writes the candidates' files and what each form measured."""
-        schemes, left_out = self._schemes(ctx)
+        runtime, version = ctx.target["runtime.name"], ctx.target["runtime.version"]
+        schemes, left_out = self._schemes(runtime, version, ctx.target["quant"])
         subject, teacher = self._subject(inputs, out_dir, ctx)
         trials = Trials(
             subject,
@@ -160,20 +164,23 @@ class Quantize(Pass):
         }
         write_json(out_dir / FACTS, facts)
 
-    def _schemes(self, ctx: Context) -> tuple[list[Scheme], dict[str, str]]:
+    def _schemes(self, name: str, has: str, quant: Mapping[str, Any]) -> tuple[list[Scheme], dict[str, str]]:
         """Returns the schemes that the option asks for, the target allows and its runtime loads; why others are not.
+
+        Args:
+            name, has: the target's runtime and its version.
+            quant: the target's section of that name.
 
         Raises:
             RecipeError: none.
         """
-        dtype, static_only = ctx.target["quant"]["weight"]["dtype"], ctx.target["quant"]["scheme"] == "static-qdq"
+        dtype, static_only = quant["weight"]["dtype"], quant["scheme"] == "static-qdq"
         wanted = [s for s in SCHEMES if self.scheme in ("auto", s.family, s.name)]
         found = [s for s in wanted if s.family == "static" or not static_only]
         found = [s for s in found if s.family != "static" or dtype in ("auto", s.weight)]
         if not found:
             allows = f"weights of {dtype}" if any(s.family == "static" for s in wanted) else "static quantization only"
             raise RecipeError(f"quantize.scheme is {self.scheme!r}, but the target allows {allows}")
-        name, has = ctx.target["runtime.name"], ctx.target["runtime.version"]
         backend = load_backend(name)
         oldest = {s: backend.oldest(s, self.embedding) for s in found}
         loadable = [s for s in found if numbers(oldest[s]) <= numbers(has)]

@@ -99,23 +99,33 @@ def choose(trials: Sequence[Trial], least: float, timings: Mapping[str, Any]) ->
     reasons = {}
     for trial in trials:
         if trial is chosen:
-            reasons[trial.file] = _why(passing, bool(faster), bool(usable), bool(costs))
+            reasons[trial.file] = _why(trials, passing, bool(faster), bool(usable), timings)
         elif trial.score < least:
             reasons[trial.file] = f"{trial.score:.2f} % on dev, {least:.2f} % needed"
         elif not usable:
             reasons[trial.file] = "not compared in time"
         else:
-            reasons[trial.file] = "slower than the chosen one" if trial in faster else "not faster by a tenth"
+            slower = usable[trial.file]["ratio"] >= usable[chosen.file]["ratio"]
+            reasons[trial.file] = f"costs {'more' if slower else 'less, but not by a tenth'} in {_measure(timings)}"
     return chosen, reasons
 
 
-def _why(passing: Sequence[Trial], fastest: bool, usable: bool, timed: bool) -> str:
+def _why(
+    trials: Sequence[Trial], passing: Sequence[Trial], cheapest: bool, usable: bool, timings: Mapping[str, Any]
+) -> str:
+    if len(trials) == 1:
+        return "accurate enough on dev, and the only one that was made"
     if len(passing) == 1:
         return "the only one that is accurate enough on dev"
-    if fastest:
-        return "the fastest that is accurate enough on dev"
+    if cheapest:
+        return f"accurate enough on dev, and of those costs least in {_measure(timings)}"
     if usable:
-        return "accurate enough on dev, and none of those is faster by a tenth"
-    if timed:
+        return f"accurate enough on dev, and of those none costs a tenth less in {_measure(timings)}"
+    if timings["costs"]:
         return "accurate enough on dev; times on another processor than the target's do not decide"
     return "accurate enough on dev; the device took no times"
+
+
+def _measure(timings: Mapping[str, Any]) -> str:
+    """Says what the device took: time, or instructions where time says nothing."""
+    return "instructions" if any("instructions" in cost for cost in timings["costs"].values()) else "time"

@@ -265,5 +265,5 @@ def test_impossible_options_are_refused() -> None:
         Quantize(rows=0)
     with pytest.raises(ValueError, match="embedding is 'int2'; known: int8, int8-rows, int4-blocks"):
         Quantize(embedding="int2")
-    with pytest.raises(ValueError, match="qat_rate must be positive"):
+    with pytest.raises(ValueError, match="qat_rate is 0; it must be positive"):
         Quantize(qat_rate=0)
