@@ -124,7 +124,8 @@ def settings() -> dict[str, str]:
     for setting in builds.SETTINGS:
         name, _, value = setting.partition("=")
         stage, _, option = name.partition(".")
-        tables[stage] = tables.get(stage, "") + f"{option} = {value}\n"
+        text = value if value[0].isdigit() else f'"{value}"'
+        tables[stage] = tables.get(stage, "") + f"{option} = {text}\n"
     return tables
 
 

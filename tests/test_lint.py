@@ -52,8 +52,22 @@ def test_a_graph_and_the_exit_codes(tiny_build: TinyBuild, tmp_path: Path) -> No
     assert result.exit_code == 0, result.output
     assert {finding["check"] for finding in json.loads(result.stdout)} == {"int64-input"}
     shown = cli("lint", graph, "--target", "x86-64", "--strict", cache=tmp_path)
-    assert shown.exit_code == 3
+    assert shown.exit_code == 0, "what costs nothing on this target is told, and no more"
     assert "int64-input  input_ids" in shown.stdout
+    (tmp_path / "empty.onnx").write_bytes(b"")
+    result = cli("lint", tmp_path / "empty.onnx", "--target", "x86-64", cache=tmp_path)
+    assert result.exit_code == 2
+    assert "is not an ONNX file" in result.stderr
+    result = cli("lint", graph, "--target", "x86-64", "--data", "x", cache=tmp_path)
+    assert result.exit_code == 2
+    assert "is a graph: it is looked at as it is" in result.stderr
+
+
+def test_strict_fails_where_something_costs(sources: Sources, tmp_path: Path) -> None:
+    hard = with_outliers(sources, tmp_path / "hard")
+    result = cli("lint", hard, "--target", "x86-64", "--strict", cache=tmp_path)
+    assert result.exit_code == 3
+    assert "the weights alone were looked at" in result.stderr
 
 
 @pytest.mark.parametrize(

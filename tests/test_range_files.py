@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from pathlib import Path
+from typing import Any
 
 import builds
 import pytest
@@ -19,11 +20,11 @@ from edgekit.quant.ranges import Range
 from edgekit.range_files import diff
 
 
-def calibrate(build: TinyBuild, *more: str) -> Result:
-    """Runs the command with what the finished build was made with."""
+def calibrate(build: TinyBuild, *more: str, cache: Path | None = None) -> Result:
+    """Runs the command with what the finished build was made with; in a cache of its own where it makes something."""
     settings = [argument for setting in builds.SETTINGS for argument in ("--set", setting)]
     places = ["--data", str(build.sources.data), "--target", str(build.sources.target)]
-    return builds.cli("calibrate", str(build.sources.teacher), *places, *settings, *more, cache=build.cache)
+    return builds.cli("calibrate", str(build.sources.teacher), *places, *settings, *more, cache=cache or build.cache)
 
 
 def test_the_ranges_are_those_of_the_build(tiny_build: TinyBuild, tmp_path: Path) -> None:
@@ -49,13 +50,14 @@ def test_other_rows_make_a_difference_that_is_shown(tiny_build: TinyBuild, tmp_p
     calibrate(tiny_build, "--out", str(out))
     same = calibrate(tiny_build, "--diff", str(out))
     assert "no range differs" in same.stdout
-    other = calibrate(tiny_build, "--rows", "3", "--diff", str(out), "--json")
+    cache = tiny_build.copy_cache(tmp_path / "cache")
+    other = calibrate(tiny_build, "--rows", "3", "--diff", str(out), "--json", cache=cache)
     assert other.exit_code == 0, other.stderr
     differences = json.loads(other.stdout)
     assert differences
     changes = [abs(one["change"]) for one in differences]
     assert changes == sorted(changes, reverse=True)
-    assert "%" in calibrate(tiny_build, "--rows", "3", "--diff", str(out)).stdout
+    assert "%" in calibrate(tiny_build, "--rows", "3", "--diff", str(out), cache=cache).stdout
 
 
 def test_a_build_takes_them(tiny_build: TinyBuild, tmp_path: Path) -> None:
@@ -82,12 +84,12 @@ def test_ranges_of_another_graph_are_refused(tiny_build: TinyBuild, tmp_path: Pa
     result = builds.cli(*tiny_build.sources.args(tmp_path / "dist", "--set", f"calibrate.ranges={out}"), cache=cache)
     assert result.exit_code == 2
     assert "holds the ranges of another graph" in result.stderr
-    name = next(iter(other.ranges))
+    name = next(iter(other.products.values()))
     fewer = {method: {key: value for key, value in of.items() if key != name} for method, of in other.methods.items()}
     edgekit.write_ranges(out, dataclasses.replace(other, methods=fewer))
     result = builds.cli(*tiny_build.sources.args(tmp_path / "dist", "--set", f"calibrate.ranges={out}"), cache=cache)
     assert result.exit_code == 2
-    assert f"lacks {name}" in result.stderr
+    assert f"lacks ranges of {name}" in result.stderr
     assert not (tmp_path / "dist").exists()
 
 
@@ -111,7 +113,8 @@ def test_a_wrong_file_is_refused_with_what_to_do(tmp_path: Path, text: str | Non
 
 def file(**ranges: tuple[float, float]) -> RangeFile:
     made_of = {name: Range(low, high, "minmax", 8) for name, (low, high) in ranges.items()}
-    return RangeFile(1, "0", "x86-64", "0" * 64, "default", "minmax", "mse", 8, {}, {"minmax": made_of}, {}, {}, ())
+    drawn = {"row_sha256": [], "train_rows": [], "length_histogram": {}}
+    return RangeFile(1, "0", "x86-64", "0" * 64, "default", "minmax", "mse", 8, {}, {"minmax": made_of}, {}, drawn, ())
 
 
 def test_a_range_without_zero_and_an_empty_file_are_refused(tmp_path: Path) -> None:
@@ -121,6 +124,23 @@ def test_a_range_without_zero_and_an_empty_file_are_refused(tmp_path: Path) -> N
     edgekit.write_ranges(tmp_path / "b.json", file())
     with pytest.raises(RecipeError, match="holds no ranges"):
         edgekit.read_ranges(tmp_path / "b.json")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"method": "auto"}, "lacks ranges by mse, mse-weighted, percentile-99.99, percentile-99.999"),
+        ({"products": {"layers.0.up": "y"}}, "lacks ranges of y"),
+        ({"products": {"layers.0.up": "x"}, "means": {"x": ()}}, "lacks means of x"),
+        ({"drawn": {"train_rows": []}}, "lacks of its rows length_histogram, row_sha256"),
+    ],
+)
+def test_a_file_that_lacks_what_a_build_takes_from_it_is_refused(
+    tmp_path: Path, change: dict[str, Any], message: str
+) -> None:
+    edgekit.write_ranges(tmp_path / "a.json", dataclasses.replace(file(x=(-1.0, 2.0)), **change))
+    with pytest.raises(RecipeError, match=message):
+        edgekit.read_ranges(tmp_path / "a.json")
 
 
 def test_differences_are_sorted_and_small_ones_left_out() -> None:
