@@ -22,6 +22,7 @@ from edgekit.recipe import (
     with_limits,
 )
 from edgekit.stages import ORDER
+from edgekit.stages.calibrate import Calibrate
 from edgekit.stages.distill import Distill
 from edgekit.target import load_target
 
@@ -222,9 +223,14 @@ def test_every_stage_is_made_from_its_own_defaults_as_text(stage: Any) -> None:
         field.name: "none" if (value := getattr(made, field.name)) is None else
         str(value).lower() if isinstance(value, bool) else
         ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
-        for field in dataclasses.fields(stage)
+        for field in dataclasses.fields(stage) if not field.metadata.get("internal")
     }  # fmt: skip
     assert make_stage(stage, text) == made
+
+
+def test_what_a_stage_fills_in_itself_is_no_option() -> None:
+    with pytest.raises(RecipeError, match="stage 'calibrate' has no option 'ranges_digest'; did you mean 'ranges'"):
+        make_stage(Calibrate, {"ranges_digest": "abc"})
 
 
 @pytest.mark.parametrize(
