@@ -33,6 +33,7 @@ from edgekit.errors import DataError
 from edgekit.source import shown
 
 __all__ = [
+    "LABEL",
     "Columns",
     "Dataset",
     "Row",

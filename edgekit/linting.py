@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from edgekit import data, frontends
@@ -40,7 +40,7 @@ def lint(
         allow_download: whether a hub id may be fetched.
 
     Raises:
-        InputError: the model or the data cannot be used.
+        InputError: the model or the data cannot be used, or are not of each other.
     """
     load_task(task)
     backend = load_backend(target.runtime.name)
@@ -50,7 +50,7 @@ def lint(
         return in_order(backend.findings(path, target.device.arch, target.device.isa, ops))
     checkpoint = inspect(locate(model, allow_download), task)
     frontends.check(checkpoint.model_type)
-    texts = _texts(rows, task, columns) if rows is not None else None
+    texts = _texts(rows, task, columns, checkpoint.labels) if rows is not None else None
     labels = checkpoint.labels or ("0", "1")  # a new head's channels do not matter: it has no outliers yet
     with quiet_libraries(("transformers",)):
         encoder = frontends.build(load_classifier(checkpoint.path, () if checkpoint.fine_tuned else labels))
@@ -79,6 +79,9 @@ def estimated(model: EdgekitForSequenceClassification) -> list[Finding]:
     return found
 
 
-def _texts(rows: str, task: str, chosen: Mapping[str, str]) -> list[str]:
+def _texts(rows: str, task: str, chosen: Mapping[str, str], classes: Sequence[str]) -> list[str]:
     columns = data.Columns(candidates=load_task(task).COLUMNS, chosen=chosen)
-    return [row[data.TEXT] for row in data.read_rows(data.find_splits(resolve(rows, "data")).train, columns)]
+    train = list(data.read_rows(data.find_splits(resolve(rows, "data")).train, columns))
+    if classes:
+        load_task(task).align(classes, sorted({row[data.LABEL] for row in train}))
+    return [row[data.TEXT] for row in train]

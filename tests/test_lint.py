@@ -11,6 +11,7 @@ from builds import Sources, TinyBuild, cli
 from safetensors.torch import load_file, save_file
 
 import edgekit
+from edgekit.errors import DataError
 
 
 def with_outliers(sources: Sources, folder: Path) -> Path:
@@ -38,6 +39,13 @@ def test_outlier_channels_of_a_checkpoint_are_named(data: bool, sources: Sources
     assert found["head.dense"].check == "outlier-channels"
     assert found["head.dense"].detail.startswith("input channels 5 (")
     assert "equalise" in found["head.dense"].cure
+
+
+def test_data_of_other_classes_is_refused(sources: Sources, tmp_path: Path) -> None:
+    other = tmp_path / "train.csv"
+    other.write_text("text,label\nhello there,greeting\nsee you,farewell\n")
+    with pytest.raises(DataError, match="was not trained on 2 of the data's 2 labels: 'farewell', 'greeting'"):
+        edgekit.lint(sources.teacher, target="x86-64", data=other)
 
 
 def test_lint_looks_and_does_not_touch(sources: Sources, tmp_path: Path) -> None:

@@ -152,17 +152,17 @@ def explanation(manifest: Manifest) -> RenderableType:
     ]
     chosen: list[RenderableType] = []
     if manifest.candidates:
-        chosen = [Text(), Text("Candidates", style="bold"), candidates(manifest)]
+        chosen = [Text(), Text("Candidates", style="bold"), candidates(manifest), reasons_of(manifest)]
     gate_part: list[RenderableType] = [Text(), gate, checks(manifest.gate), Text(LEGEND, style="dim"), *reasons]
     return Group(head, table, foot, *chosen, *gate_part)
 
 
 def candidates(manifest: Manifest) -> Table:
-    """Returns the integer forms that were tried, with what they measured and why they are shipped or not."""
+    """Returns the integer forms that were tried, with what they measured."""
     names = list(dict.fromkeys(name for one in manifest.candidates for name in one.figures))
     names = [name for name in names if any(one.figures.get(name) is not None for one in manifest.candidates)]
     places = tuple(range(1, len(names) + 1))
-    table = _table("", *(figures.label(name) for name in names), "Why", right=places, whole=places)
+    table = _table("", *(figures.label(name) for name in names), right=places, whole=places)
     for one in manifest.candidates:
         cells = [one.figures.get(name) for name in names]
         table.add_row(
@@ -173,9 +173,17 @@ def candidates(manifest: Manifest) -> Table:
                 else f"{figures.named(name, cell)} {MARKS[one.provenance[name]] if name in one.provenance else ' '}"
                 for name, cell in zip(names, cells, strict=True)
             ),
-            Text(("shipped: " if one.chosen else "") + clean(one.reason)),
         )
     return table
+
+
+def reasons_of(manifest: Manifest) -> RenderableType:
+    """Returns why each of the integer forms is shipped or not: below their table, where a narrow terminal has room."""
+    grid = Table.grid(padding=(0, 2))
+    for one in manifest.candidates:
+        style = "bold green" if one.chosen else "dim"
+        grid.add_row(Text(clean(one.name), style=style), ("shipped: " if one.chosen else "") + clean(one.reason))
+    return grid
 
 
 def targets(profiles: Iterable[Mapping[str, Any]]) -> Table:
