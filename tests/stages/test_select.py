@@ -34,8 +34,8 @@ def test_the_fastest_that_passes_is_taken() -> None:
     chosen, reasons = choose(trials, 91.0, timings(a=1.0, b=0.8, c=0.6))
     assert chosen is WEIGHTS
     assert reasons == {
-        "a": "costs more in time",
-        "b": "costs more in time",
+        "a": "1.67 times the shipped one's time, round by round",
+        "b": "1.33 times the shipped one's time, round by round",
         "c": "accurate enough on dev, and of those costs least in time",
     }
 
@@ -68,7 +68,7 @@ def test_nearly_as_fast_is_not_faster() -> None:
     assert chosen is STATIC
     assert reasons == {
         "a": "accurate enough on dev, and of those none costs a tenth less in time",
-        "b": "costs less, but not by a tenth in time",
+        "b": "0.90 times the shipped one's time, round by round, less but not by a tenth",
     }
     assert choose([STATIC, DYNAMIC], 91.0, timings(a=1.0, b=0.885))[0] is DYNAMIC
 
