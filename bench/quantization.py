@@ -3,7 +3,8 @@
 Each pair MODEL=DATA is made into two float graphs by edgekit's own stages: the teacher as it is, and the student. Then
 every form is made of the same graph from the same calibration rows: edgekit's own, one range method at a time, and
 onnxruntime's `quantize_static` with each of its calibrators, as its defaults are and as its documentation advises for
-transformers. Times are medians of alternating blocks of one process, given as ratios to the float graph's.
+transformers. Times are medians of alternating blocks of one process, given as ratios to the float graph's. A second
+table has edgekit's choice beside the best of onnxruntime's, row by row: a few rows either way are chance.
 
     python bench/quantization.py banking77=path/to/teacher,path/to/data --out results.jsonl
 """
@@ -193,6 +194,7 @@ def measure(one: Case, target: str, folder: Path) -> list[dict[str, Any]]:
     floats = 100 * float(np.mean(expected.argmax(-1) == one.expected))
     paths, rows = {"float": one.graph}, []
     rows.append({"way": "float", "accuracy": floats, "loss": 0.0, "rmse": 0.0, "bytes": one.graph.stat().st_size})
+    ours: np.ndarray | None = None
     for number, (name, write) in enumerate(forms(one, target, folder)):
         path = folder / f"{number}.onnx"
         try:
@@ -204,10 +206,13 @@ def measure(one: Case, target: str, folder: Path) -> list[dict[str, Any]]:
             rows.append({"way": name, "failed": f"{type(error).__name__}: {str(error)[:120]}"})
             continue
         found = logits(path, one.test)
-        accuracy = 100 * float(np.mean(found.argmax(-1) == one.expected))
+        right = found.argmax(-1) == one.expected
+        ours = right if ours is None else ours  # edgekit's own choice comes first
+        accuracy = 100 * float(np.mean(right))
         rmse = float(np.sqrt(np.mean((found - expected) ** 2)))
-        size = path.stat().st_size
-        rows.append({"way": name, "accuracy": accuracy, "loss": floats - accuracy, "rmse": rmse, "bytes": size})
+        row = {"way": name, "accuracy": accuracy, "loss": floats - accuracy, "rmse": rmse, "bytes": path.stat().st_size}
+        row |= {"only_this_right": int((right & ~ours).sum()), "only_edgekit_right": int((ours & ~right).sum())}
+        rows.append(row)
         paths[name] = path
     timed = ratios(paths, one.test[:TEXTS])
     for row in rows:
@@ -227,6 +232,37 @@ def shown(rows: Sequence[dict[str, Any]]) -> str:
         cells = [_cell(by.get((d, f, way))) for d, f in cases]
         lines.append(f"| {way} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
+
+
+def beside_peer(rows: Sequence[dict[str, Any]]) -> str:
+    """Returns a Markdown table: edgekit's choice beside the peer's best form, with the exact paired test of the two."""
+    lines = [
+        f"| Case | rows | edgekit loses | {PEER}'s best loses | only edgekit right | only {PEER} right | p |",
+        "| --- |" + " ---: |" * 6,
+    ]
+    for dataset, form in dict.fromkeys((row["dataset"], row["form"]) for row in rows):
+        mine = [row for row in rows if (row["dataset"], row["form"]) == (dataset, form)]
+        ours = next(row for row in mine if row["way"].startswith("edgekit ("))
+        best = min((r for r in mine if r["way"].startswith(PEER) and "loss" in r), key=lambda r: (r["loss"], r["rmse"]))
+        gained, lost = best["only_edgekit_right"], best["only_this_right"]
+        lines.append(
+            f"| {dataset}, {form} | {best['rows']:,} | {ours['loss']:+.2f} | {best['loss']:+.2f} "
+            f"({best['way'].removeprefix(PEER + ' ')}) | {gained} | {lost} | {mcnemar(gained, lost):.2f} |"
+        )
+    return "\n".join(lines)
+
+
+def mcnemar(first: int, second: int) -> float:
+    """Returns the two-sided p of the exact paired test: how likely so uneven a split is where both are equally good.
+
+    Args:
+        first, second: rows that only the one, or only the other, answers rightly.
+
+    Ref: McNemar 1947; the exact form is a binomial test at one half.
+    """
+    from scipy.stats import binomtest
+
+    return float(binomtest(first, first + second).pvalue) if first + second else 1.0
 
 
 def _way(name: str) -> str:
@@ -266,7 +302,7 @@ def main() -> None:
                 with given.out.open("a", encoding="utf-8") as stream:
                     stream.writelines(json.dumps(row) + "\n" for row in found)
             print(shown(rows), file=sys.stderr)
-    print(shown(rows))
+    print(shown(rows), beside_peer(rows), sep="\n\n")
 
 
 if __name__ == "__main__":
