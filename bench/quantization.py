@@ -12,6 +12,7 @@ table has edgekit's choice beside the best of onnxruntime's, row by row: a few r
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import logging
 import sys
@@ -146,14 +147,15 @@ def peer(one: Case, calibrator: str, advised: bool, folder: Path, out: Path) -> 
     if advised:
         best = {"per_channel": True, "reduce_range": True, "activation_type": QuantType.QUInt8}
         best["op_types_to_quantize"] = ["MatMul", "Gemm", "Gather"]
-    quantize_static(
-        str(one.graph),
-        str(out),
-        Reader(),
-        calibrate_method=CalibrationMethod[calibrator],
-        extra_options=options,
-        **best,
-    )
+    with contextlib.redirect_stdout(sys.stderr):  # it prints a line a row; stdout is for the tables
+        quantize_static(
+            str(one.graph),
+            str(out),
+            Reader(),
+            calibrate_method=CalibrationMethod[calibrator],
+            extra_options=options,
+            **best,
+        )
 
 
 def logits(path: Path, rows: Sequence[np.ndarray]) -> np.ndarray:
