@@ -69,6 +69,9 @@ def test_command_of_a_page_parses(words: list[str]) -> None:
         assert set(words[1:]) <= set(rules)
     elif words[0] == "edgekit":
         check_values(parse(words[1:]).params)
+    elif words[0] == "python":
+        shown = (ROOT / words[1]).read_text(encoding="utf-8")
+        assert all(f'"{word}"' in shown for word in words[2:] if word.startswith("-"))
     else:
         assert words[0] in OTHERS
 
