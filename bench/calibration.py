@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import resource
 import subprocess
 import sys
 import tempfile
@@ -22,6 +21,7 @@ import numpy as np
 
 from edgekit import data
 from edgekit.backends import load_backend
+from edgekit.devices.runner import peak_rss_bytes
 from edgekit.quant.ranges import observe
 from edgekit.stages.calibrate import ahead
 from edgekit.stages.teach import encode_for_teacher, load_teacher
@@ -65,7 +65,10 @@ def one(graph: Path, rows_file: Path, pad_id: int, what: str) -> dict[str, float
     else:
         load_backend("onnxruntime").logits(graph, rows, pad_id)
     seconds = time.perf_counter() - start
-    return {"seconds": seconds, "peak_rss_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}
+    # Not getrusage's: on Linux a child inherits its parent's, and this parent has exported a model.
+    peak = peak_rss_bytes()
+    assert peak is not None, "this system does not say how much memory a process took"
+    return {"seconds": seconds, "peak_rss_mb": peak / 1e6}
 
 
 def main() -> None:
