@@ -16,6 +16,9 @@ from edgekit.quant.ranges import Observed
 OUTLIER_RATIO = 6.0
 """An input channel this many times the median one costs its tensor more than two of eight bits."""
 
+WITH_RATIO, NAMED = 5, 32
+"""Outlier channels that are told with their ratio, and those that are named at all; there are seldom more."""
+
 WORTH_TELLING = 12.0
 """Ratio from which a build tells of a channel: what is below is seen to, or is not worth a Mul."""
 
@@ -60,8 +63,9 @@ def outlier_channels(place: str, magnitudes: np.ndarray, cure: str, least: float
         return None
     order = np.argsort(-magnitudes, kind="stable")
     channels = [int(i) for i in order if magnitudes[i] >= least * median]
-    shown = ", ".join(f"{i} ({magnitudes[i] / median:.0f} times)" if median else str(i) for i in channels[:5])
-    more = f" and {len(channels) - 5} more" if len(channels) > 5 else ""
+    ratios = [f"{i} ({magnitudes[i] / median:.0f} times)" if median else str(i) for i in channels[:WITH_RATIO]]
+    shown = ", ".join([*ratios, *map(str, channels[WITH_RATIO:NAMED])])
+    more = f" and {len(channels) - NAMED} more" if len(channels) > NAMED else ""
     bits = np.log2(ratio) if np.isfinite(ratio) else 8.0
     return Finding(
         "outlier-channels",

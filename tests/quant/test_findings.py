@@ -20,11 +20,14 @@ def test_outlier_channels_are_named_with_their_ratio() -> None:
     assert outlier_channels("x", np.zeros(4), "") is None
 
 
-def test_more_than_five_are_counted() -> None:
-    finding = outlier_channels("x", np.concatenate([np.ones(40), np.full(9, 10)]), "")
-    assert finding is not None
-    assert finding.detail.count("times") == 5
-    assert "and 4 more" in finding.detail
+def test_all_but_very_many_are_named() -> None:
+    few = outlier_channels("x", np.concatenate([np.ones(40), np.full(9, 10)]), "")
+    assert few is not None
+    assert few.detail.count("times") == 5
+    assert few.detail.endswith("44 (10 times), 45, 46, 47, 48 against the median channel")
+    many = outlier_channels("x", np.concatenate([np.ones(80), np.full(40, 10)]), "")
+    assert many is not None
+    assert "111 and 8 more" in many.detail
 
 
 def test_the_order_does_not_depend_on_that_of_the_checks() -> None:
