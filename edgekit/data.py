@@ -33,7 +33,6 @@ from edgekit.errors import DataError
 from edgekit.source import shown
 
 __all__ = [
-    "LABEL",
     "Columns",
     "Dataset",
     "Row",
@@ -44,6 +43,7 @@ __all__ = [
     "load",
     "read",
     "read_rows",
+    "train_rows",
     "write",
 ]
 
@@ -124,6 +124,21 @@ def load(files: SplitFiles, columns: Columns, *, seed: int, dev_fraction: float 
     splits = {"train": train, "dev": dev, "test": test}
     drawn = [split for split in splits if split not in given]
     return Dataset(train, dev, test, _sorted_labels(known), _facts(splits, source, drawn, seed))
+
+
+def train_rows(path: Path, columns: Columns) -> tuple[Pairs, tuple[str, ...]]:
+    """Reads the training rows alone, and their classes in order.
+
+    Args:
+        path: a file, or a folder with splits.
+        columns: of the roles `text` and `label`.
+
+    Raises:
+        DataError: a file or a row cannot be read.
+    """
+    files = find_splits(path)
+    rows = _name_labels({"train": _pairs(read_rows(files.train, columns))}, files.label_names)["train"]
+    return rows, _sorted_labels({label for _, label in rows})
 
 
 def eval_rows(path: Path, columns: Columns, labels: Sequence[str]) -> Pairs:

@@ -81,7 +81,7 @@ def estimated(model: EdgekitForSequenceClassification) -> list[Finding]:
 
 def _texts(rows: str, task: str, chosen: Mapping[str, str], classes: Sequence[str]) -> list[str]:
     columns = data.Columns(candidates=load_task(task).COLUMNS, chosen=chosen)
-    train = list(data.read_rows(data.find_splits(resolve(rows, "data")).train, columns))
+    train, labels = data.train_rows(resolve(rows, "data"), columns)
     if classes:
-        load_task(task).align(classes, sorted({row[data.LABEL] for row in train}))
-    return [row[data.TEXT] for row in train]
+        load_task(task).align(classes, labels)
+    return [text for text, _ in train]

@@ -48,6 +48,14 @@ def test_data_of_other_classes_is_refused(sources: Sources, tmp_path: Path) -> N
         edgekit.lint(sources.teacher, target="x86-64", data=other)
 
 
+def test_integers_that_labels_json_names_are_the_models_classes(sources: Sources, tmp_path: Path) -> None:
+    """As a build takes them."""
+    names = json.loads((sources.teacher / "config.json").read_text())["id2label"]
+    (tmp_path / "labels.json").write_text(json.dumps(list(names.values())))
+    (tmp_path / "train.csv").write_text("text,label\n" + "".join(f"hello there,{i}\n" for i in range(len(names))))
+    assert edgekit.lint(sources.teacher, target="x86-64", data=tmp_path)
+
+
 def test_lint_looks_and_does_not_touch(sources: Sources, tmp_path: Path) -> None:
     before = {path: path.read_bytes() for path in sources.teacher.iterdir()}
     edgekit.lint(sources.teacher, target="x86-64", data=sources.data)

@@ -182,7 +182,7 @@ def reasons_of(manifest: Manifest) -> RenderableType:
     grid = Table.grid(padding=(0, 2))
     for one in manifest.candidates:
         style = "bold green" if one.chosen else "dim"
-        grid.add_row(Text(clean(one.name), style=style), ("shipped: " if one.chosen else "") + clean(one.reason))
+        grid.add_row(Text(clean(one.name), style=style), Text(("shipped: " if one.chosen else "") + clean(one.reason)))
     return grid
 
 

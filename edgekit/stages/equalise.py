@@ -58,7 +58,7 @@ class Equalise(Pass):
     rows: int = 128
 
     NAME: ClassVar[str] = "equalise"
-    VERSION: ClassVar[int] = 4
+    VERSION: ClassVar[int] = 5
     IN: ClassVar = (Student, Vocabulary, LabelledData)
     OUT: ClassVar = EqualisedStudent
     TOOLS: ClassVar[tuple[str, ...]] = ("torch", "transformers", "tokenizers", "numpy")

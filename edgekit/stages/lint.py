@@ -45,7 +45,7 @@ class Lint(Pass):
     rows: int = 64
 
     NAME: ClassVar[str] = "lint"
-    VERSION: ClassVar[int] = 1
+    VERSION: ClassVar[int] = 2
     IN: ClassVar = (Teacher, LabelledData)
     OUT: ClassVar = Remarks
     READS: ClassVar[tuple[str, ...]] = ("runtime.name", "quant.ops")

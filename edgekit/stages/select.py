@@ -106,8 +106,8 @@ def choose(trials: Sequence[Trial], least: float, timings: Mapping[str, Any]) ->
             reasons[trial.file] = "not compared in time"
         else:
             ratio = usable[trial.file]["ratio"] / usable[chosen.file]["ratio"]
-            less = ", less but not by a tenth" if ratio < 1 else ""
-            reasons[trial.file] = f"{ratio:.2f} times the shipped one's {_measure(timings)}, round by round{less}"
+            less = ", not surely a tenth less" if ratio < 1 else ""
+            reasons[trial.file] = f"{ratio:.2f} times the shipped one's {_measure(timings)}{less}"
     return chosen, reasons
 
 

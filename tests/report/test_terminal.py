@@ -6,7 +6,7 @@ import dataclasses
 import io
 
 import pytest
-from manifests import accuracy, example, example_arm64, latency
+from manifests import accuracy, candidates, example, example_arm64, latency
 from rich.console import Console, RenderableType
 
 from edgekit.manifest import Limits
@@ -116,6 +116,7 @@ def test_hostile_text_does_not_reach_the_terminal() -> None:
         lineage=tuple(
             dataclasses.replace(step, stage=bad, reason=bad, facts={bad: [bad, {bad: None}]}) for step in item.lineage
         ),
+        candidates=tuple(dataclasses.replace(one, name=bad, reason=f"{bad} [/b]") for one in candidates()),
     )
     views = [
         terminal.summary([(bad, item, rejudge(item))]),

@@ -34,8 +34,8 @@ def test_the_fastest_that_passes_is_taken() -> None:
     chosen, reasons = choose(trials, 91.0, timings(a=1.0, b=0.8, c=0.6))
     assert chosen is WEIGHTS
     assert reasons == {
-        "a": "1.67 times the shipped one's time, round by round",
-        "b": "1.33 times the shipped one's time, round by round",
+        "a": "1.67 times the shipped one's time",
+        "b": "1.33 times the shipped one's time",
         "c": "accurate enough on dev, and of those costs least in time",
     }
 
@@ -68,9 +68,19 @@ def test_nearly_as_fast_is_not_faster() -> None:
     assert chosen is STATIC
     assert reasons == {
         "a": "accurate enough on dev, and of those none costs a tenth less in time",
-        "b": "0.90 times the shipped one's time, round by round, less but not by a tenth",
+        "b": "0.90 times the shipped one's time, not surely a tenth less",
     }
     assert choose([STATIC, DYNAMIC], 91.0, timings(a=1.0, b=0.885))[0] is DYNAMIC
+
+
+def test_a_wide_interval_and_instructions_are_told_as_what_they_are() -> None:
+    wide = timings(a=1.0, b=0.85)
+    wide["costs"]["b"]["ratio_high"] = 0.95
+    assert choose([STATIC, DYNAMIC], 91.0, wide)[1]["b"] == "0.85 times the shipped one's time, not surely a tenth less"
+    counted = timings("simulated", a=1.0, b=1.25)
+    for cost in counted["costs"].values():
+        cost["instructions"] = 1000
+    assert choose([STATIC, DYNAMIC], 91.0, counted)[1]["b"] == "1.25 times the shipped one's instructions"
 
 
 def test_times_of_another_processor_do_not_decide() -> None:
