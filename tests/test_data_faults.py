@@ -74,7 +74,7 @@ def test_zero_bytes(tmp_path: Path) -> None:
         ("a.json", "[]"),
         ("a.csv", "text,label\n"),
         ("a.csv", "\n"),
-        ("a.jsonl.gz", gzip.compress(b"")),
+        ("a.jsonl.gz", gzip.compress(b"", mtime=0)),
     ],
 )
 def test_no_rows(tmp_path: Path, name: str, content: str | bytes) -> None:
