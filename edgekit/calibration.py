@@ -84,8 +84,13 @@ def load_policy(name: str) -> Policy:
         raise RecipeError(f"calibration policy {path}: not a text file in UTF-8") from error
     except (tomllib.TOMLDecodeError, OSError) as error:
         raise RecipeError(f"calibration policy {path}: {error}") from error
-    if policy.rows < 1 or policy.length_strata < 1:
-        raise RecipeError(f"calibration policy {path}: 'rows' and 'length_strata' must be at least 1")
+    if policy.name != path.stem:
+        raise RecipeError(
+            f"calibration policy {path}: 'name' is {policy.name!r}; it must be the file's name, {path.stem!r}"
+        )
+    for key, value in (("rows", policy.rows), ("length_strata", policy.length_strata)):
+        if value < 1:
+            raise RecipeError(f"calibration policy {path}: {key!r} is {value}; it must be at least 1")
     if policy.seed < 0:
         raise RecipeError(f"calibration policy {path}: 'seed' is {policy.seed}; it must not be negative")
     if not 0 <= policy.hard_share <= 1:

@@ -183,7 +183,7 @@ def _refuse(where: str, expected: str, value: object) -> typing.NoReturn:
 
 
 def refuse_constant(name: str) -> typing.NoReturn:
-    raise ArtifactError(f"holds {name}, which is not JSON; a figure that nobody took is null")
+    raise ArtifactError(f"holds {name}, which is not JSON")
 
 
 def refuse_repeated(pairs: list[tuple[str, object]]) -> dict[str, object]:

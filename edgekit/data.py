@@ -112,6 +112,8 @@ def load(files: SplitFiles, columns: Columns, *, seed: int, dev_fraction: float 
         _refuse_unknown(rows, known, files.splits()[split], "train lacks; move some of the rows to train or drop them")
 
     train = given["train"]
+    if {text.strip() for text, _ in train} <= {text.strip() for text, _ in given.get("test", ())}:
+        raise DataError(f"every row of {files.train} is also a row of {files.test}; take those rows out of either")
     if "test" in given:
         test = given["test"]
     else:

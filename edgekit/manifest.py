@@ -277,9 +277,10 @@ def read(path: Path) -> Manifest:
             raise ArtifactError(f"{file}: larger than {MAX_BYTES >> 20} MiB, so not a manifest of edgekit")
         text = file.read_bytes().decode("utf-8")
     except OSError as fault:
+        bundles = ", ".join(sorted(str(one.parent) for one in path.glob(f"*/{FILE_NAME}")))
         raise ArtifactError(
-            f"{file}: cannot be read ({fault.strerror}); expected a bundle that `edgekit build` "
-            "wrote, such as dist/arm64"
+            f"{file}: cannot be read ({fault.strerror}); expected a bundle that `edgekit build` wrote, such as "
+            + (bundles or "dist/arm64")
         ) from None
     except UnicodeDecodeError as fault:
         raise ArtifactError(f"{file}: not UTF-8 at byte {fault.start}") from None

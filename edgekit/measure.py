@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -286,14 +286,14 @@ def bench(folder: Path, device: str, runs: int, threads: int, sequence_length: i
     return Timing(latency, instructions, memory, unmeasured)
 
 
-def _contradictions(bundle: _Bundle) -> list[str]:
-    """Says where the manifest contradicts the files that it describes."""
+def _contradictions(bundle: _Bundle, changed: Collection[str] = ()) -> list[str]:
+    """Says where the manifest contradicts the files that it describes, those aside that changed since."""
     item, folder = bundle.manifest, bundle.folder
     sizes = [(item.model.path, item.model.bytes), *((file.path, file.bytes) for file in item.files)]
     faults = [
         f"manifest.json: {name} has {(folder / name).stat().st_size} bytes, not {size}"
         for name, size in sizes
-        if (folder / name).is_file() and (folder / name).stat().st_size != size
+        if name not in changed and (folder / name).stat().st_size != size
     ]
     answers = len(read_golden(folder)[0]["logits"])
     if len(item.labels) != answers:
@@ -340,12 +340,13 @@ def verify(folder: Path, device: str) -> Verification:
     """
     bundle = open_bundle(folder)
     item = bundle.manifest
-    failures = [
-        f"{file.path}: " + ("missing" if not (folder / file.path).is_file() else "changed since it was built")
+    changed = {
+        file.path: "missing" if not (folder / file.path).is_file() else "changed since it was built"
         for file in item.files
         if not (folder / file.path).is_file() or file_digest(folder / file.path) != file.sha256
-    ]
-    failures += _contradictions(bundle)
+    }
+    failures = [f"{name}: {what}" for name, what in changed.items()]
+    failures += _contradictions(bundle, changed)
     known = {file.path for file in item.files} | {item.model.path, manifest.FILE_NAME, REPORT}
     found = {p.relative_to(folder).as_posix() for p in folder.rglob("*") if not p.is_dir()}
     failures += [f"{name}: not part of the bundle" for name in sorted(found - known)]

@@ -59,6 +59,11 @@ def make(recipe: Recipe, store: Store, observer: pipeline.Observer) -> RangeFile
     """
     if len(recipe.targets) != 1:
         raise RecipeError("calibrate takes one target; name it with --target")
+    if "ranges" in recipe.options.get("calibrate", {}):
+        raise RecipeError(
+            "calibrate makes ranges; leave calibrate.ranges to a build. To look at a file of ranges, give it as MODEL; "
+            "to compare, name it with --diff"
+        )
     artifacts = pipeline.make_until(recipe, store, observer, "calibrate")
     ranges, graph = artifacts[Ranges], artifacts[Graph]
     assert isinstance(ranges, Ranges)

@@ -324,8 +324,14 @@ def test_a_fraction_that_is_none(tmp_path: Path, fraction: float) -> None:
 def test_too_few_rows_to_draw_from(tmp_path: Path) -> None:
     refuse(put(tmp_path / "a.jsonl", GOOD * 5), r"a\.jsonl is too small to hold test out of it: .* give a test file")
     put(tmp_path / "train.jsonl", GOOD)
-    put(tmp_path / "test.jsonl", GOOD)
+    put(tmp_path / "test.jsonl", GOOD.replace("one", "three"))
     refuse(tmp_path, r"train\.jsonl is too small to hold dev out of it")
+
+
+def test_nothing_in_train_that_test_lacks(tmp_path: Path) -> None:
+    put(tmp_path / "train.jsonl", GOOD * 20)
+    put(tmp_path / "test.jsonl", GOOD)
+    refuse(tmp_path, r"every row of .*train\.jsonl is also a row of .*test\.jsonl; take those rows out of either")
 
 
 @pytest.mark.parametrize(

@@ -46,6 +46,12 @@ def test_data_of_other_classes_is_refused(sources: Sources, tmp_path: Path) -> N
     other.write_text("text,label\nhello there,greeting\nsee you,farewell\n")
     with pytest.raises(DataError, match="was not trained on 2 of the data's 2 labels: 'farewell', 'greeting'"):
         edgekit.lint(sources.teacher, target="x86-64", data=other)
+    other.write_text("text,label\n" + "".join(f"hello {i},greeting\nsee you {i},farewell\n" for i in range(50)))
+    args = ["build", sources.teacher, "--data", other, "--target", "x86-64", "--out", tmp_path / "dist"]
+    result = cli(*map(str, args), cache=tmp_path / "cache")
+    assert result.exit_code == 2
+    assert "was not trained on 2 of the data's 2 labels" in result.stderr
+    assert "lint       done" not in result.stderr, "before the teacher runs at all"
 
 
 def test_integers_that_labels_json_names_are_the_models_classes(sources: Sources, tmp_path: Path) -> None:

@@ -288,10 +288,19 @@ def test_verify_says_what_is_wrong(damage: str, tiny_build: TinyBuild, tmp_path:
     assert "Traceback" not in result.output
 
 
-def test_verify_of_nothing(tmp_path: Path) -> None:
+def test_a_file_that_changed_is_one_difference(tiny_build: TinyBuild, tmp_path: Path) -> None:
+    bundle = tiny_build.copy_bundle(tmp_path / "bundle")
+    with (bundle / "calibration.json").open("a") as stream:
+        stream.write(" ")
+    assert edgekit.verify(bundle, device="local").failures == ("calibration.json: changed since it was built",)
+
+
+def test_verify_of_nothing(tiny_build: TinyBuild, tmp_path: Path) -> None:
     for place in (tmp_path, tmp_path / "nowhere"):
         with pytest.raises(ArtifactError):
             edgekit.verify(place, device="local")
+    with pytest.raises(ArtifactError, match=f"such as {tiny_build.bundle}"):
+        edgekit.verify(tiny_build.bundle.parent, device="local")
 
 
 def test_a_text_with_a_line_separator_is_one_golden_row(tiny_build: TinyBuild, tmp_path: Path) -> None:

@@ -90,6 +90,10 @@ def test_ranges_of_another_graph_are_refused(tiny_build: TinyBuild, tmp_path: Pa
     result = builds.cli(*tiny_build.sources.args(tmp_path / "dist", "--set", f"calibrate.ranges={out}"), cache=cache)
     assert result.exit_code == 2
     assert f"lacks ranges of {name}" in result.stderr
+    edgekit.write_ranges(out, dataclasses.replace(other, means={**other.means, name: (1.0,)}))
+    result = builds.cli(*tiny_build.sources.args(tmp_path / "dist", "--set", f"calibrate.ranges={out}"), cache=cache)
+    assert result.exit_code == 2
+    assert f"has 1 means of {name!r}, which has {len(other.means[name])} channels" in " ".join(result.stderr.split())
     assert not (tmp_path / "dist").exists()
 
 
@@ -121,6 +125,9 @@ def test_a_range_without_zero_and_an_empty_file_are_refused(tmp_path: Path) -> N
     edgekit.write_ranges(tmp_path / "a.json", file(x=(1.0, 2.0)))
     with pytest.raises(RecipeError, match="the range of 'x' by 'minmax' does not hold zero"):
         edgekit.read_ranges(tmp_path / "a.json")
+    edgekit.write_ranges(tmp_path / "a.json", file(x=(1.0, -1.0)))
+    with pytest.raises(RecipeError, match="the range of 'x' by 'minmax' is upside down"):
+        edgekit.read_ranges(tmp_path / "a.json")
     edgekit.write_ranges(tmp_path / "b.json", file())
     with pytest.raises(RecipeError, match="holds no ranges"):
         edgekit.read_ranges(tmp_path / "b.json")
@@ -133,6 +140,8 @@ def test_a_range_without_zero_and_an_empty_file_are_refused(tmp_path: Path) -> N
         ({"products": {"layers.0.up": "y"}}, "lacks ranges of y"),
         ({"products": {"layers.0.up": "x"}, "means": {"x": ()}}, "lacks means of x"),
         ({"drawn": {"train_rows": []}}, "lacks of its rows length_histogram, row_sha256"),
+        ({"methods": {"minmaks": {}}}, "unknown method 'minmaks'; did you mean 'minmax'"),
+        ({}, "names no products"),
     ],
 )
 def test_a_file_that_lacks_what_a_build_takes_from_it_is_refused(
@@ -172,6 +181,10 @@ def test_options_for_making_are_refused_with_a_file(tmp_path: Path, tiny_build: 
     assert result.exit_code == 2
     assert "--out: only for making one" in result.stderr
     assert not (tmp_path / "b.json").exists()
+    result = calibrate(tiny_build, "--set", f"calibrate.ranges={tmp_path / 'a.json'}")
+    assert result.exit_code == 2
+    assert "calibrate makes ranges" in result.stderr
+    assert "runs" not in result.stderr
     result = builds.cli("calibrate", "model", "--data", "x", cache=tiny_build.cache)
     assert result.exit_code == 2
     assert "name it with --target" in result.stderr

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Literal
 
 from edgekit import codec
-from edgekit.errors import ArtifactError, RecipeError
+from edgekit.errors import ArtifactError, RecipeError, suggestion
 from edgekit.quant.findings import Finding
-from edgekit.quant.ranges import AUTO, COMPARED, Range
+from edgekit.quant.ranges import AUTO, COMPARED, NAMES, Range
 from edgekit.quant.weights import WEIGHT_METHODS
 
 SCHEMA: Literal[1] = 1
@@ -72,6 +72,8 @@ def read_range_file(path: Path) -> RangeFile:
             parse_constant=codec.refuse_constant,
             object_pairs_hook=codec.refuse_repeated,
         )
+        if not isinstance(value, dict):
+            raise RecipeError(f"{path} is not a file of ranges: expected an object; make it with `edgekit calibrate`")
         found: RangeFile = codec.decode(RangeFile, value, "")
     except OSError as error:
         raise RecipeError(
@@ -80,6 +82,9 @@ def read_range_file(path: Path) -> RangeFile:
     except (ArtifactError, ValueError, RecursionError) as error:
         raise RecipeError(f"{path} is not a file of ranges: {error}; make it with `edgekit calibrate`") from error
     again = "make it with `edgekit calibrate`"
+    unknown = sorted(set(found.methods) - set(NAMES))
+    if unknown:
+        raise RecipeError(f"{path}: unknown method {unknown[0]!r}{suggestion(unknown[0], NAMES)}")
     if not found.methods or not all(found.methods.values()):
         raise RecipeError(f"{path} holds no ranges; {again}")
     lacking = {
@@ -96,7 +101,12 @@ def read_range_file(path: Path) -> RangeFile:
     for method, ranges in found.methods.items():
         if set(ranges) != set(found.ranges):
             raise RecipeError(f"{path}: the methods have ranges of different tensors; {again}")
+        wrong = [name for name, one in ranges.items() if one.low > one.high]
+        if wrong:
+            raise RecipeError(f"{path}: the range of {wrong[0]!r} by {method!r} is upside down; {again}")
         wrong = [name for name, one in ranges.items() if not one.low <= 0 <= one.high]
         if wrong:
             raise RecipeError(f"{path}: the range of {wrong[0]!r} by {method!r} does not hold zero; {again}")
+    if not found.products:
+        raise RecipeError(f"{path} names no products; {again}")
     return found

@@ -13,6 +13,8 @@ from edgekit.provenance import Provenance
 
 MARKS = {Provenance.MEASURED: "●", Provenance.SIMULATED: "◐", Provenance.ESTIMATED: "○"}
 LEGEND = "  ".join(f"{mark} {provenance}" for provenance, mark in MARKS.items())
+LISTED = 24
+"""Items of a list that are told; a model may have a hundred labels."""
 PROXY = "Instruction counts are exact within one runtime and precision; across precisions they are a proxy for time."
 
 
@@ -118,7 +120,8 @@ def fact(value: object) -> str:
     if isinstance(value, dict):
         return ", ".join(f"{clean(str(name))} {fact(item)}" for name, item in value.items()) or "none"
     if isinstance(value, list | tuple):
-        return ", ".join(fact(item) for item in value) or "none"
+        more = f" and {len(value) - LISTED:,} more" if len(value) > LISTED else ""
+        return (", ".join(fact(item) for item in value[:LISTED]) or "none") + more
     if value is None or isinstance(value, bool):
         return {None: "none", True: "yes", False: "no"}[value]
     if isinstance(value, float):

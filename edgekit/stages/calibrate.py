@@ -49,7 +49,7 @@ class Calibrate(Pass):
     ranges_digest: str = dataclasses.field(default="", metadata=INTERNAL)
 
     NAME: ClassVar[str] = "calibrate"
-    VERSION: ClassVar[int] = 6
+    VERSION: ClassVar[int] = 7
     IN: ClassVar = (Graph, Vocabulary, LabelledData, TeacherOutputs)
     OUT: ClassVar = Ranges
     READS: ClassVar[tuple[str, ...]] = ("runtime.name", "quant.ops")
@@ -83,9 +83,8 @@ class Calibrate(Pass):
         vocabulary, dataset = inputs[Vocabulary], data.read(inputs[LabelledData].path)
         tokenizer = load_tokenizer(vocabulary.tokenizer, vocabulary.max_length)
         teacher = np.load(inputs[TeacherOutputs].array("train", "logits"), mmap_mode="r")
-        drawn = _drawn(
-            dataset, [len(row) for row in encode(tokenizer, [text for text, _ in dataset.train])], teacher, policy
-        )
+        lengths = [len(row) for row in encode(tokenizer, [text for text, _ in dataset.train])]
+        drawn = _drawn(dataset, lengths, teacher, policy)
         texts = [dataset.train[i][0] for i in drawn.rows]
         rows, graph = encode(tokenizer, texts), inputs[Graph].model
         tensors = backend.quantized_tensors(graph, ctx.target["quant.ops"])
@@ -110,7 +109,7 @@ class Calibrate(Pass):
         cut = count_longer(vocabulary.tokenizer, texts, vocabulary.max_length)
         found = [
             *_findings_of_rows(policy, bool(self.rows), len(rows), cut, vocabulary.max_length),
-            *_findings_of_classes(dataset, drawn.rows),
+            *_findings_of_classes(dataset, drawn.rows, lengths, teacher, policy),
             *unsteady_ranges(observed, readers),
             *constant_tensors(observed),
         ]
@@ -128,11 +127,11 @@ class Calibrate(Pass):
             "tensors": len(observed),
             "findings": [dataclasses.asdict(finding) for finding in in_order(found)],
         }
-        lengths = Counter(len(row) for row in rows)
+        counts = Counter(len(row) for row in rows)
         of_rows = {
             "train_rows": drawn.rows,
             "row_sha256": [hashlib.sha256(text.strip().encode()).hexdigest() for text in texts],
-            "length_histogram": {str(length): lengths[length] for length in sorted(lengths)},
+            "length_histogram": {str(length): counts[length] for length in sorted(counts)},
         }
         write_json(out_dir / MANIFEST, facts | of_rows | {"seed": policy.seed})
         write_json(out_dir / FACTS, facts)
@@ -148,6 +147,12 @@ class Calibrate(Pass):
         lacking = set(backend.quantized_tensors(graph, ctx.target["quant.ops"])) - set(given.ranges)
         if lacking:
             raise RecipeError(f"{self.ranges} lacks {shown(sorted(lacking))}; take them anew with `edgekit calibrate`")
+        for name, weights in backend.input_weights(graph, ctx.target["quant.ops"]).items():
+            if len(given.means.get(name, ())) != len(weights):
+                raise RecipeError(
+                    f"{self.ranges} has {len(given.means.get(name, ()))} means of {name!r}, which has {len(weights)} "
+                    "channels; take them anew with `edgekit calibrate`"
+                )
         made = Ranges(out_dir, "")
         write_ranges(made.file, given.methods)
         write_json(made.means, given.means)
@@ -192,24 +197,37 @@ def _drawn(dataset: data.Dataset, lengths: Sequence[int], teacher: np.ndarray, p
     test = {text.strip() for text, _ in dataset.test}
     usable = [i for i, (text, _) in enumerate(dataset.train) if text.strip() not in test]
     if not usable:
-        raise DataError("the calibration set is empty: every training row is also a row of test")
+        raise DataError(
+            "the calibration set is empty: every training row is also a row of test; take those rows out of either"
+        )
     classes = [dataset.labels.index(dataset.train[i][1]) for i in usable]
     hardness = entropy_of(np.array(teacher[usable])) if policy.hard_share else None
     chosen = draw([lengths[i] for i in usable], classes, policy, None if hardness is None else hardness.tolist())
     return _Drawn([usable[i] for i in chosen], len(dataset.train) - len(usable))
 
 
-def _findings_of_classes(dataset: data.Dataset, rows: Sequence[int]) -> Iterator[Finding]:
-    """Yields that a class is not among the rows."""
+def _missing(dataset: data.Dataset, rows: Sequence[int]) -> list[str]:
+    """Returns the classes that are not among the rows."""
     seen = {dataset.train[i][1] for i in rows}
-    missing = [label for label in dataset.labels if label not in seen]
+    return [label for label in dataset.labels if label not in seen]
+
+
+def _findings_of_classes(
+    dataset: data.Dataset, rows: Sequence[int], lengths: Sequence[int], teacher: np.ndarray, policy: Policy
+) -> Iterator[Finding]:
+    """Yields that a class is not among the rows, and how many rows of the same policy have them all."""
+    missing, more = _missing(dataset, rows), policy
     if missing:
+        while more.rows < len(dataset.train) and _missing(dataset, _drawn(dataset, lengths, teacher, more).rows):
+            more = dataclasses.replace(more, rows=2 * more.rows)
         yield Finding(
             "classes-missing",
             "calibration set",
-            f"{len(rows):,} rows have {len(seen)} of {len(dataset.labels)} classes; {shown(missing)} not",
+            f"{len(rows):,} rows have {len(dataset.labels) - len(missing)} of {len(dataset.labels)} classes; "
+            f"{shown(missing)} not",
             "what only such rows reach is clipped",
-            f"--set calibrate.rows=N with at least {len(dataset.labels)}, from a policy with class_balance",
+            f"--set calibrate.rows={min(more.rows, len(dataset.train))}"
+            + ("" if policy.class_balance else ", or fewer by a policy with class_balance"),
         )
 
 

@@ -13,7 +13,7 @@ import numpy as np
 from edgekit import data, frontends
 from edgekit.artifact import FACTS, LabelledData, Remarks, Teacher, write_json
 from edgekit.backends import Backend, load_backend
-from edgekit.checkpoint import load_classifier
+from edgekit.checkpoint import load_classifier, read_labels
 from edgekit.quant.findings import (
     NO_COST,
     OUTLIER_RATIO,
@@ -27,6 +27,7 @@ from edgekit.quant.findings import (
 from edgekit.quant.ranges import observe
 from edgekit.stage import Context, Inputs, Pass
 from edgekit.stages.teach import encode_for_teacher
+from edgekit.tasks import load_task
 
 if TYPE_CHECKING:
     from edgekit.ir.encoder import EdgekitForSequenceClassification
@@ -54,6 +55,11 @@ class Lint(Pass):
     def __post_init__(self) -> None:
         if self.rows < 1:
             raise ValueError(f"rows is {self.rows}; it must be at least 1")
+
+    def requires(self, inputs: Inputs, ctx: Context) -> None:
+        """Refuses data whose labels the teacher does not know."""
+        labels = data.read(inputs[LabelledData].path).labels
+        load_task(ctx.task).align(read_labels(inputs[Teacher].path), labels)
 
     def run(self, inputs: Inputs, out_dir: Path, ctx: Context) -> None:
         """Writes what was found, as facts."""

@@ -111,6 +111,9 @@ class Quantize(Pass):
         for name, value in (("max_loss", self.max_loss), ("qat_epochs", self.qat_epochs)):
             if value < 0:
                 raise ValueError(f"{name} is {value}; it must not be negative")
+        family = {scheme.name: scheme.family for scheme in SCHEMES}.get(self.scheme, self.scheme)
+        if self.qat_epochs and family not in ("auto", "static"):
+            raise ValueError(f"qat_epochs trains the static form, but scheme is {self.scheme!r}")
         if self.qat_rate <= 0:
             raise ValueError(f"qat_rate is {self.qat_rate}; it must be positive")
 

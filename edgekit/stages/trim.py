@@ -27,11 +27,10 @@ from typing import Any, ClassVar
 
 from edgekit import data
 from edgekit.artifact import FACTS, LabelledData, Teacher, Vocabulary, write_json
-from edgekit.checkpoint import position_limit, read_labels
+from edgekit.checkpoint import position_limit
 from edgekit.errors import ModelError, RecipeError
 from edgekit.stage import Context, Inputs, Pass
 from edgekit.target import Target
-from edgekit.tasks import load_task
 
 LENGTH_STEP = 16
 """The longest input is rounded up to a multiple of this many tokens: room for rows longer than training's."""
@@ -85,9 +84,7 @@ class Trim(Pass):
         return dataclasses.replace(self, enabled=enabled, max_length=int(fixed))
 
     def requires(self, inputs: Inputs, ctx: Context) -> None:
-        """Refuses data whose labels the teacher does not know, and rows longer than it reads."""
-        labels = data.read(inputs[LabelledData].path).labels
-        load_task(ctx.task).align(read_labels(inputs[Teacher].path), labels)
+        """Refuses rows longer than the teacher reads."""
         positions = position_limit(inputs[Teacher].path)
         if self.max_length > positions:
             raise RecipeError(f"trim.max_length is {self.max_length}, but the teacher reads {positions} tokens at most")

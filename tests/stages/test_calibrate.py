@@ -196,6 +196,15 @@ def test_too_few_rows_are_said_to_be(tiny_build: TinyBuild, tmp_path: Path) -> N
     assert "few-rows" not in {f["check"] for f in enough}
 
 
+def test_a_class_that_was_not_drawn_is_named_and_the_cure_cures(tiny_build: TinyBuild, tmp_path: Path) -> None:
+    policy = write(tmp_path, rows="3", length_strata="3", class_balance="false")
+    found = calibrate(tiny_build, tmp_path / "few", Calibrate(policy=policy)).facts["findings"]
+    (missing,) = (one for one in found if one["check"] == "classes-missing")
+    rows = int(missing["cure"].partition("calibrate.rows=")[2].partition(",")[0])
+    found = calibrate(tiny_build, tmp_path / "cured", Calibrate(policy=policy, rows=rows)).facts["findings"]
+    assert "classes-missing" not in {one["check"] for one in found}
+
+
 def test_rows_that_are_all_cut_are_said_to_be(tiny_build: TinyBuild, tmp_path: Path) -> None:
     dataset = data.read(made(tiny_build, LabelledData).path)
     long = tuple((" ".join([text] * 40), label) for text, label in dataset.train)

@@ -267,3 +267,6 @@ def test_impossible_options_are_refused() -> None:
         Quantize(embedding="int2")
     with pytest.raises(ValueError, match="qat_rate is 0; it must be positive"):
         Quantize(qat_rate=0)
+    for scheme in ("dynamic", "weight-only-int4"):
+        with pytest.raises(ValueError, match="qat_epochs trains the static form"):
+            Quantize(scheme=scheme, qat_epochs=1)

@@ -13,7 +13,7 @@ from transformers import AutoTokenizer
 
 from edgekit import data
 from edgekit.artifact import LabelledData, Teacher, Vocabulary
-from edgekit.errors import DataError, RecipeError
+from edgekit.errors import RecipeError
 from edgekit.stages.trim import Trim, unknown_rate
 from edgekit.target import load_target
 from edgekit.tokenization import encode, load_tokenizer
@@ -252,13 +252,6 @@ def test_a_length_beyond_the_teachers_positions_is_refused(tmp_path: Path, rows:
     with pytest.raises(RecipeError, match="the teacher reads 64 tokens"):
         trim(tmp_path, rows, stage=Trim(True, max_length=65))
     assert trim(tmp_path / "b", rows, stage=Trim(True, max_length=64)).max_length == 64
-
-
-def test_labels_that_the_teacher_lacks_are_refused(tmp_path: Path, rows: LabelledData) -> None:
-    labels = ("alarm", "lights", "other")
-    given = teacher(tmp_path / "teacher", id2label=dict(enumerate(labels)), label2id={})
-    with pytest.raises(DataError, match="'music', 'weather'"):
-        trim(tmp_path, rows, given)
 
 
 @pytest.mark.parametrize("given", [{"min_count": 0}, {"min_tokens": -1}, {"max_length": 7}, {"max_length": 513}])
