@@ -215,19 +215,22 @@ def _missing(dataset: data.Dataset, rows: Sequence[int]) -> list[str]:
 def _findings_of_classes(
     dataset: data.Dataset, rows: Sequence[int], lengths: Sequence[int], teacher: np.ndarray, policy: Policy
 ) -> Iterator[Finding]:
-    """Yields that a class is not among the rows, and how many rows of the same policy have them all."""
+    """Yields that a class is not among the rows, and how many rows of the same policy have all that there are."""
     missing, more = _missing(dataset, rows), policy
     if missing:
-        while more.rows < len(dataset.train) and _missing(dataset, _drawn(dataset, lengths, teacher, more).rows):
+        test = {text.strip() for text, _ in dataset.test}
+        never = set(_missing(dataset, [i for i, (text, _) in enumerate(dataset.train) if text.strip() not in test]))
+        while never < set(_missing(dataset, _drawn(dataset, lengths, teacher, more).rows)):
             more = dataclasses.replace(more, rows=2 * more.rows)
+        balance = "" if policy.class_balance else ", or fewer by a policy with class_balance"
+        enough = f"--set calibrate.rows={min(more.rows, len(dataset.train))}{balance}"
         yield Finding(
             "classes-missing",
             "calibration set",
             f"{len(rows):,} rows have {len(dataset.labels) - len(missing)} of {len(dataset.labels)} classes; "
             f"{shown(missing)} not",
             "what only such rows reach is clipped",
-            f"--set calibrate.rows={min(more.rows, len(dataset.train))}"
-            + ("" if policy.class_balance else ", or fewer by a policy with class_balance"),
+            f"training rows of {shown(sorted(never))} that test does not have" if never else enough,
         )
 
 

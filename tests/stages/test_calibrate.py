@@ -205,6 +205,16 @@ def test_a_class_that_was_not_drawn_is_named_and_the_cure_cures(tiny_build: Tiny
     assert "classes-missing" not in {one["check"] for one in found}
 
 
+def test_a_class_that_test_has_all_rows_of_is_cured_by_rows_that_it_has_not(
+    tiny_build: TinyBuild, tmp_path: Path
+) -> None:
+    dataset = data.read(made(tiny_build, LabelledData).path)
+    leaked = dataclasses.replace(dataset, test=tuple(row for row in dataset.train if row[1] == "music"))
+    found = calibrate(tiny_build, tmp_path, Calibrate(), leaked).facts["findings"]
+    (missing,) = (one for one in found if one["check"] == "classes-missing")
+    assert missing["cure"] == "training rows of music that test does not have"
+
+
 def test_rows_that_are_all_cut_are_said_to_be(tiny_build: TinyBuild, tmp_path: Path) -> None:
     dataset = data.read(made(tiny_build, LabelledData).path)
     long = tuple((" ".join([text] * 40), label) for text, label in dataset.train)
