@@ -99,7 +99,7 @@ def load(files: SplitFiles, columns: Columns, *, seed: int, dev_fraction: float 
 
     Raises:
         DataError: a file or a row cannot be read, there is one label only, dev or test hold a label that train lacks,
-            or train is too small to draw from.
+            train is too small to draw from, or has no row that test does not have.
     """
     if not 0 < dev_fraction < 1:
         raise DataError(f"dev_fraction is {dev_fraction}; it must lie between 0 and 1")
@@ -112,8 +112,6 @@ def load(files: SplitFiles, columns: Columns, *, seed: int, dev_fraction: float 
         _refuse_unknown(rows, known, files.splits()[split], "train lacks; move some of the rows to train or drop them")
 
     train = given["train"]
-    if {text.strip() for text, _ in train} <= {text.strip() for text, _ in given.get("test", ())}:
-        raise DataError(f"every row of {files.train} is also a row of {files.test}; take those rows out of either")
     if "test" in given:
         test = given["test"]
     else:
@@ -123,6 +121,11 @@ def load(files: SplitFiles, columns: Columns, *, seed: int, dev_fraction: float 
         dev = given["dev"]
     else:
         train, dev = _hold_out(train, dev_fraction, seed, "dev", files.train)
+    if {text.strip() for text, _ in train} <= {text.strip() for text, _ in test}:
+        raise DataError(
+            f"every row of {files.train} that is left for training is also a row "
+            f"of {files.test or 'the drawn test split'}; take those rows out of either"
+        )
     splits = {"train": train, "dev": dev, "test": test}
     drawn = [split for split in splits if split not in given]
     return Dataset(train, dev, test, _sorted_labels(known), _facts(splits, source, drawn, seed))

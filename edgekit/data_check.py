@@ -24,6 +24,7 @@ _UTF16 = (b"\xff\xfe", b"\xfe\xff")
 _DECIMAL = re.compile(r"[+-]?\d+\.\d*")
 _REFUSED = re.compile("[\0\ud800-\udfff]")
 _SEPARATORS = {".csv": ",", ".tsv": "\t"}
+_SEPARATOR_NAMES = {",": "commas", "\t": "tabs", ";": "semicolons", "|": "vertical bars"}
 
 
 def data_format(path: Path) -> str:
@@ -131,10 +132,11 @@ def read_csv(path: Path) -> Iterator[tuple[str, list[str]]]:
         Where the record starts ("file, line 3"), and as many fields as the header has.
 
     Raises:
-        DataError: no header, a name twice in it, a record with more or fewer fields, a quote that is not closed; see
-            also `read_lines`.
+        DataError: no header, a name twice in it, another separator in it, a record with more or fewer fields, a quote
+            that is not closed; see also `read_lines`.
     """
-    reader = csv.reader(read_lines(path), delimiter=_SEPARATORS[data_format(path)], strict=True)
+    suffix = data_format(path)
+    reader = csv.reader(read_lines(path), delimiter=_SEPARATORS[suffix], strict=True)
     header: list[str] = []
     start = 1
     while True:
@@ -149,7 +151,7 @@ def read_csv(path: Path) -> Iterator[tuple[str, list[str]]]:
         if len(record) <= 1 and not "".join(record).strip():
             continue
         if not header:
-            header = record = _header(record, where)
+            header = record = _header(record, suffix, where)
         elif len(record) != len(header):
             fields = "1 field" if len(record) == 1 else f"{len(record)} fields"
             raise DataError(
@@ -161,7 +163,14 @@ def read_csv(path: Path) -> Iterator[tuple[str, list[str]]]:
         raise DataError(f"{path} has no rows")
 
 
-def _header(record: Sequence[str], where: str) -> list[str]:
+def _header(record: Sequence[str], suffix: str, where: str) -> list[str]:
+    separator = _SEPARATORS[suffix]
+    found = [_SEPARATOR_NAMES[other] for other in _SEPARATOR_NAMES if other != separator and other in record[0]]
+    if found and len(record) == 1:
+        raise DataError(
+            f"{where}: one column, {record[0]!r}; a {suffix} file has {_SEPARATOR_NAMES[separator]} between "
+            f"its fields, not {found[0]}; save it with those that its name says"
+        )
     # pandas writes a frame's index as a first column without a name.
     names = [name.strip() or f"unnamed {i}" for i, name in enumerate(record, 1)]
     for name in names:

@@ -271,16 +271,17 @@ def read(path: Path) -> Manifest:
     Raises:
         ArtifactError: there is none, it is not JSON, or a key is unknown, missing or out of range (which is named).
     """
-    file = path / FILE_NAME if path.is_dir() else path
+    file = path
     try:
+        if path.is_dir():
+            file = path / FILE_NAME
         if file.stat().st_size > MAX_BYTES:
             raise ArtifactError(f"{file}: larger than {MAX_BYTES >> 20} MiB, so not a manifest of edgekit")
         text = file.read_bytes().decode("utf-8")
     except OSError as fault:
-        bundles = ", ".join(sorted(str(one.parent) for one in path.glob(f"*/{FILE_NAME}")))
         raise ArtifactError(
             f"{file}: cannot be read ({fault.strerror}); expected a bundle that `edgekit build` wrote, such as "
-            + (bundles or "dist/arm64")
+            + (_bundle_in(path) or "dist/arm64")
         ) from None
     except UnicodeDecodeError as fault:
         raise ArtifactError(f"{file}: not UTF-8 at byte {fault.start}") from None
@@ -293,6 +294,15 @@ def read(path: Path) -> Manifest:
         raise ArtifactError(f"{file}: not JSON: {fault.msg} at line {fault.lineno}") from None
     except (ValueError, RecursionError) as fault:
         raise ArtifactError(f"{file}: not JSON that can be read ({type(fault).__name__})") from None
+
+
+def _bundle_in(folder: Path) -> str:
+    """Returns a folder in this one that looks like a bundle: the user may have named the folder of all targets."""
+    try:
+        found = sorted(one.parent for one in folder.glob(f"*/{FILE_NAME}") if (one.parent / "golden.jsonl").is_file())
+    except OSError:  # the folder is out of reach, which the caller says
+        return ""
+    return str(found[0]) if found else ""
 
 
 def write(path: Path, manifest: Manifest) -> None:

@@ -183,7 +183,7 @@ def evaluate(
         raise InputError(f"--examples is {examples}; it must not be negative")
     bundle = open_bundle(folder)
     item, task = bundle.manifest, load_task(bundle.manifest.task)
-    faults = _contradictions(bundle)
+    faults = _contradictions(bundle, {item.model.path, f"{item.tokenizer.path}/tokenizer.json"})
     if faults:
         raise ArtifactError(f"{'; '.join(faults)}; build the bundle again")
     options = item.recipe.get("options")
@@ -286,14 +286,14 @@ def bench(folder: Path, device: str, runs: int, threads: int, sequence_length: i
     return Timing(latency, instructions, memory, unmeasured)
 
 
-def _contradictions(bundle: _Bundle, changed: Collection[str] = ()) -> list[str]:
-    """Says where the manifest contradicts the files that it describes, those aside that are gone or known to differ."""
+def _contradictions(bundle: _Bundle, files: Collection[str]) -> list[str]:
+    """Says where the manifest contradicts itself, given files whose digests are as it says."""
     item, folder = bundle.manifest, bundle.folder
     sizes = [(item.model.path, item.model.bytes), *((file.path, file.bytes) for file in item.files)]
     faults = [
         f"manifest.json: {name} has {(folder / name).stat().st_size} bytes, not {size}"
         for name, size in sizes
-        if name not in changed and (folder / name).is_file() and (folder / name).stat().st_size != size
+        if name in files and (folder / name).stat().st_size != size
     ]
     answers = len(read_golden(folder)[0]["logits"])
     if len(item.labels) != answers:
@@ -346,7 +346,7 @@ def verify(folder: Path, device: str) -> Verification:
         if not (folder / file.path).is_file() or file_digest(folder / file.path) != file.sha256
     }
     failures = [f"{name}: {what}" for name, what in changed.items()]
-    failures += _contradictions(bundle, changed)
+    failures += _contradictions(bundle, {item.model.path, *(file.path for file in item.files)} - set(changed))
     known = {file.path for file in item.files} | {item.model.path, manifest.FILE_NAME, REPORT}
     found = {p.relative_to(folder).as_posix() for p in folder.rglob("*") if not p.is_dir()}
     failures += [f"{name}: not part of the bundle" for name in sorted(found - known)]

@@ -59,7 +59,7 @@ def make(recipe: Recipe, store: Store, observer: pipeline.Observer) -> RangeFile
     """
     if len(recipe.targets) != 1:
         raise RecipeError("calibrate takes one target; name it with --target")
-    if "ranges" in recipe.options.get("calibrate", {}):
+    if recipe.options.get("calibrate", {}).get("ranges"):
         raise RecipeError(
             "calibrate makes ranges; leave calibrate.ranges to a build. To look at a file of ranges, give it as MODEL; "
             "to compare, name it with --diff"

@@ -157,11 +157,27 @@ def test_an_array_is_no_json_lines(tmp_path: Path) -> None:
         ("text,label\none,a\rtwo,b\n", r"line 2: a carriage return without a line feed"),
         ("text,label\none," + "x" * 200_000 + "\n", r"line 2: a field is longer than \d+ characters"),
         ("text,text,label\none,two,a\n", r"line 1: two columns are named 'text'"),
+        ('"text,label"\n"one,a"\n', r"has no column 'text' or .*, its columns are 'text,label'; name the one"),
         ("one,a\ntwo,b\n", r"has no column 'text' or .*, its columns are 'a', 'one'; name the one that holds the text"),
     ],
 )
 def test_a_bad_csv_file(tmp_path: Path, content: str, match: str) -> None:
     refuse(put(tmp_path / "a.csv", content), rf"a\.csv,? {match}")
+
+
+@pytest.mark.parametrize(
+    ("name", "separator", "match"),
+    [
+        ("a.csv", ";", r"'text;label'; a \.csv file has commas between its fields, not semicolons"),
+        ("a.csv", "\t", r"a \.csv file has commas between its fields, not tabs"),
+        ("a.csv.gz", "|", r"a \.csv file has commas between its fields, not vertical bars"),
+        ("a.tsv", ",", r"'text,label'; a \.tsv file has tabs between its fields, not commas"),
+    ],
+)
+def test_another_separator_is_named(tmp_path: Path, name: str, separator: str, match: str) -> None:
+    content = f"text{separator}label\none{separator}a\ntwo{separator}b\n".encode()
+    path = put(tmp_path / name, gzip.compress(content) if name.endswith("gz") else content)
+    refuse(path, rf"line 1: .*{match}")
 
 
 def test_a_stray_quote_in_tsv(tmp_path: Path) -> None:
@@ -329,9 +345,15 @@ def test_too_few_rows_to_draw_from(tmp_path: Path) -> None:
 
 
 def test_nothing_in_train_that_test_lacks(tmp_path: Path) -> None:
-    put(tmp_path / "train.jsonl", GOOD * 20)
-    put(tmp_path / "test.jsonl", GOOD)
-    refuse(tmp_path, r"every row of .*train\.jsonl is also a row of .*test\.jsonl; take those rows out of either")
+    rows = [json.dumps({"text": f"row {i}", "label": "ab"[i % 2]}) + "\n" for i in range(20)]
+    everything = r"every row of .*train\.jsonl that is left for training is also a row of .*test\.jsonl; take those"
+    put(tmp_path / "train.jsonl", "".join(rows))
+    put(tmp_path / "test.jsonl", "".join(rows))
+    refuse(tmp_path, everything)
+    put(tmp_path / "test.jsonl", "".join(rows[:10]))
+    held = {text for text, _ in data.load(data.find_splits(tmp_path), AS_GIVEN, seed=0).dev}
+    put(tmp_path / "test.jsonl", "".join(row for row in rows if json.loads(row)["text"] not in held))
+    refuse(tmp_path, everything)
 
 
 @pytest.mark.parametrize(

@@ -201,6 +201,8 @@ def test_refuses_infinity_written_as_a_number_and_lone_surrogates(tmp_path: Path
 def test_refuses_a_file_that_is_no_manifest(tmp_path: Path) -> None:
     with pytest.raises(ArtifactError, match="cannot be read"):
         manifests.read(tmp_path)
+    with pytest.raises(ArtifactError, match=r"cannot be read .*; expected a bundle"):
+        manifests.read(tmp_path / ("a" * 5000))
     large = tmp_path / "manifest.json"
     with large.open("wb") as stream:
         stream.truncate(manifests.MAX_BYTES + 1)

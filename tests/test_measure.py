@@ -290,9 +290,11 @@ def test_verify_says_what_is_wrong(damage: str, tiny_build: TinyBuild, tmp_path:
 
 def test_eval_does_without_files_that_it_does_not_read(tiny_build: TinyBuild, tmp_path: Path) -> None:
     bundle = tiny_build.copy_bundle(tmp_path / "bundle")
+    with (bundle / "calibration.json").open("a") as stream:
+        stream.write("\n")
+    assert edgekit.evaluate(bundle, tiny_build.sources.data, device="local", examples=5).examples == 5
     (bundle / "calibration.json").unlink()
-    found = edgekit.evaluate(bundle, tiny_build.sources.data, device="local", examples=5)
-    assert found.examples == 5
+    assert edgekit.evaluate(bundle, tiny_build.sources.data, device="local", examples=5).examples == 5
 
 
 def test_a_file_that_changed_is_one_difference(tiny_build: TinyBuild, tmp_path: Path) -> None:

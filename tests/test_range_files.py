@@ -141,7 +141,6 @@ def test_a_range_without_zero_and_an_empty_file_are_refused(tmp_path: Path) -> N
         ({"products": {"layers.0.up": "x"}, "means": {"x": ()}}, "lacks means of x"),
         ({"drawn": {"train_rows": []}}, "lacks of its rows length_histogram, row_sha256"),
         ({"methods": {"minmaks": {}}}, "unknown method 'minmaks'; did you mean 'minmax'"),
-        ({}, "names no products"),
     ],
 )
 def test_a_file_that_lacks_what_a_build_takes_from_it_is_refused(

@@ -107,6 +107,4 @@ def read_range_file(path: Path) -> RangeFile:
         wrong = [name for name, one in ranges.items() if not one.low <= 0 <= one.high]
         if wrong:
             raise RecipeError(f"{path}: the range of {wrong[0]!r} by {method!r} does not hold zero; {again}")
-    if not found.products:
-        raise RecipeError(f"{path} names no products; {again}")
     return found

@@ -49,7 +49,7 @@ class Calibrate(Pass):
     ranges_digest: str = dataclasses.field(default="", metadata=INTERNAL)
 
     NAME: ClassVar[str] = "calibrate"
-    VERSION: ClassVar[int] = 7
+    VERSION: ClassVar[int] = 8
     IN: ClassVar = (Graph, Vocabulary, LabelledData, TeacherOutputs)
     OUT: ClassVar = Ranges
     READS: ClassVar[tuple[str, ...]] = ("runtime.name", "quant.ops")
@@ -182,6 +182,12 @@ class _Drawn:
     left_out: int
 
 
+def _usable(dataset: data.Dataset) -> list[int]:
+    """Returns the training rows that test does not have."""
+    test = {text.strip() for text, _ in dataset.test}
+    return [i for i, (text, _) in enumerate(dataset.train) if text.strip() not in test]
+
+
 def _drawn(dataset: data.Dataset, lengths: Sequence[int], teacher: np.ndarray, policy: Policy) -> _Drawn:
     """Draws rows of train that test does not have: what is gated must not have set the ranges.
 
@@ -194,8 +200,7 @@ def _drawn(dataset: data.Dataset, lengths: Sequence[int], teacher: np.ndarray, p
     Raises:
         DataError: there is no such row.
     """
-    test = {text.strip() for text, _ in dataset.test}
-    usable = [i for i, (text, _) in enumerate(dataset.train) if text.strip() not in test]
+    usable = _usable(dataset)
     if not usable:
         raise DataError(
             "the calibration set is empty: every training row is also a row of test; take those rows out of either"
@@ -215,22 +220,26 @@ def _missing(dataset: data.Dataset, rows: Sequence[int]) -> list[str]:
 def _findings_of_classes(
     dataset: data.Dataset, rows: Sequence[int], lengths: Sequence[int], teacher: np.ndarray, policy: Policy
 ) -> Iterator[Finding]:
-    """Yields that a class is not among the rows, and how many rows of the same policy have all that there are."""
-    missing, more = _missing(dataset, rows), policy
+    """Yields that a class is not among the rows, and what brings each in: more rows of the policy, or new ones."""
+    missing = _missing(dataset, rows)
     if missing:
-        test = {text.strip() for text, _ in dataset.test}
-        never = set(_missing(dataset, [i for i, (text, _) in enumerate(dataset.train) if text.strip() not in test]))
-        while never < set(_missing(dataset, _drawn(dataset, lengths, teacher, more).rows)):
-            more = dataclasses.replace(more, rows=2 * more.rows)
-        balance = "" if policy.class_balance else ", or fewer by a policy with class_balance"
-        enough = f"--set calibrate.rows={min(more.rows, len(dataset.train))}{balance}"
+        usable, cures = _usable(dataset), []
+        never = _missing(dataset, usable)
+        if len(never) < len(missing):
+            more = policy
+            while len(never) < len(_missing(dataset, _drawn(dataset, lengths, teacher, more).rows)):
+                more = dataclasses.replace(more, rows=2 * more.rows)
+            balance = "" if policy.class_balance else ", or fewer by a policy with class_balance"
+            cures.append(f"--set calibrate.rows={min(more.rows, len(usable))}{balance}")
+        if never:
+            cures.append(f"training rows of {shown(never)} that test does not have")
         yield Finding(
             "classes-missing",
             "calibration set",
             f"{len(rows):,} rows have {len(dataset.labels) - len(missing)} of {len(dataset.labels)} classes; "
             f"{shown(missing)} not",
             "what only such rows reach is clipped",
-            f"training rows of {shown(sorted(never))} that test does not have" if never else enough,
+            "; ".join(cures),
         )
 
 

@@ -215,6 +215,26 @@ def test_a_class_that_test_has_all_rows_of_is_cured_by_rows_that_it_has_not(
     assert missing["cure"] == "training rows of music that test does not have"
 
 
+def test_classes_that_need_different_cures_get_both(tiny_build: TinyBuild, tmp_path: Path) -> None:
+    dataset = data.read(made(tiny_build, LabelledData).path)
+    by_label = {label: [row for row in dataset.train if row[1] == label] for label in dataset.labels}
+    assert len(by_label) > 2
+    gone, scarce = dataset.labels[:2]
+    test = (*by_label[gone], *by_label[scarce][1:])
+    leaked = dataclasses.replace(dataset, test=test)
+    policy = write(tmp_path, rows=str(len(dataset.labels) - 2), length_strata="1", class_balance="false")
+    found = calibrate(tiny_build, tmp_path / "few", Calibrate(policy=policy), leaked).facts["findings"]
+    (missing,) = (one for one in found if one["check"] == "classes-missing")
+    enough, _, rows = missing["cure"].partition("; ")
+    assert rows == f"training rows of {gone} that test does not have"
+    enough = int(enough.removeprefix("--set calibrate.rows=").partition(",")[0])
+    cured = calibrate(tiny_build, tmp_path / "more", Calibrate(policy=policy, rows=enough), leaked).facts
+    assert {one["detail"].rpartition("; ")[2] for one in cured["findings"] if one["check"] == "classes-missing"} == {
+        f"{gone} not"
+    }
+    assert cured["rows"] == enough
+
+
 def test_rows_that_are_all_cut_are_said_to_be(tiny_build: TinyBuild, tmp_path: Path) -> None:
     dataset = data.read(made(tiny_build, LabelledData).path)
     long = tuple((" ".join([text] * 40), label) for text, label in dataset.train)
