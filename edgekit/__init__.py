@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING, Any
 from edgekit import registration
 
 if TYPE_CHECKING:
+    from edgekit.action import Observer
     from edgekit.manifest import Manifest
     from edgekit.measure import Evaluation, Timing, Verification
-    from edgekit.pipeline import Observer, Planned
+    from edgekit.pipeline import Planned
     from edgekit.quant.findings import Finding
     from edgekit.quant.range_file import RangeFile
     from edgekit.range_files import Difference

@@ -140,6 +140,41 @@ class TeacherOutputs(Artifact):
 
 
 @dataclass(frozen=True)
+class TeacherOutline(Artifact):
+    """What the teacher's heads, channels and layers are worth."""
+
+    KIND = "teacher-outline"
+
+    @property
+    def file(self) -> Path:
+        """The JSON file (`edgekit.search.structure.Outline`)."""
+        return self.path / "outline.json"
+
+
+@dataclass(frozen=True)
+class Plan(Artifact):
+    """The student's structure, as options of the stages that make it; the facts say how it was found.
+
+    It is no input of those stages: they depend on the options alone, so that targets with one structure share them.
+    """
+
+    KIND = "plan"
+
+    @property
+    def options(self) -> Mapping[str, Mapping[str, Any]]:
+        """stage → option → value, in the place of the defaults."""
+        options: Mapping[str, Mapping[str, Any]] = json.loads((self.path / "plan.json").read_text(encoding="utf-8"))
+        return options
+
+
+@dataclass(frozen=True)
+class Floor(Artifact):
+    """What a linear model of word counts reaches on the same data; the facts hold it."""
+
+    KIND = "floor"
+
+
+@dataclass(frozen=True)
 class Student(Artifact):
     """A model of the IR that `from_pretrained` loads, with its tokenizer."""
 

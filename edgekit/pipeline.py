@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import tempfile
-import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from edgekit import data, devices, frontends, manifest
-from edgekit.artifact import Artifact, RawData
+from edgekit.action import Actions, Made, Observer, action_components
+from edgekit.artifact import Artifact, Plan, RawData
 from edgekit.backends import load_backend
 from edgekit.checkpoint import Checkpoint, inspect, locate
 from edgekit.devices import processor_of
@@ -21,57 +19,30 @@ from edgekit.disk import full_explained
 from edgekit.errors import (
     ArtifactError,
     InputError,
-    OutputError,
     RecipeError,
     TargetError,
     suggestion,
 )
 from edgekit.publish import check_out, previous_keys, publish
 from edgekit.quant.findings import in_short
-from edgekit.quiet import quiet_libraries
-from edgekit.recipe import Recipe, check_limits, check_seed, make_stage, with_limits
+from edgekit.recipe import Recipe, check_limits, check_seed, make_stage, merged_options, with_limits
 from edgekit.source import resolve
 from edgekit.stage import (
-    Context,
+    Conducting,
     Demanding,
     Foresighted,
-    Inputs,
-    Progress,
     Resolvable,
     Stage,
-    components,
-    difference,
     key_of,
 )
-from edgekit.stages import ORDER
+from edgekit.stages import ORDER, SEARCHING, search
 from edgekit.store import Store
-from edgekit.target import Target, TargetView, load_target
+from edgekit.target import Target, load_target
 from edgekit.tasks import load_task
 from edgekit.verdict import limits_of
-from edgekit.world import World, current_world
+from edgekit.world import current_world
 
 UNKNOWN = "depends on what runs before it"
-
-
-@dataclass(frozen=True)
-class Made:
-    """A stage that was run or found.
-
-    Attributes:
-        stage: its name.
-        key: of the action.
-        seconds: of the run that made the output, now or earlier.
-        cached: whether this build found it.
-        reason: why it was run, or where it was found.
-        artifact: the output.
-    """
-
-    stage: str
-    key: str
-    seconds: float
-    cached: bool
-    reason: str
-    artifact: Artifact
 
 
 @dataclass(frozen=True)
@@ -104,26 +75,6 @@ class Source:
         for kind, digest in now.items():
             if kind not in self.artifacts or self.artifacts[kind].digest != digest:
                 raise InputError(f"the {kind.KIND} changed during the build; run it again when nothing writes to it")
-
-
-class Observer(Protocol):
-    """What a build tells while it runs."""
-
-    def started(self, target: str, stage: str, reason: str) -> None:
-        """A stage starts, and why."""
-        ...
-
-    def progressed(self, done: int, total: int, what: str) -> None:
-        """A stage got further."""
-        ...
-
-    def finished(self, target: str, made: Made) -> None:
-        """A stage was run or found."""
-        ...
-
-    def noted(self, text: str) -> None:
-        """Something the user should know."""
-        ...
 
 
 def open_source(recipe: Recipe) -> Source:
@@ -188,14 +139,23 @@ def _check_target(target: Target) -> None:
 def stages_for(
     target: Target, options: Mapping[str, Mapping[str, Any]], given: Mapping[type[Artifact], Artifact]
 ) -> list[Stage]:
-    """Returns the stages of a target with their options, without those whose output is given."""
+    """Returns the stages of a target with their options, without those whose output is given or not wanted."""
     stages: list[Stage] = []
     for cls in ORDER:
-        if cls.OUT in given:
+        if cls.OUT in given or (cls in SEARCHING and not search.wanted(options)):
             continue
         stage: Stage = make_stage(cls, options.get(cls.NAME, {}))
+        if isinstance(stage, Conducting):
+            stage = stage.knowing(options)
         stages.append(stage.resolved(target) if isinstance(stage, Resolvable) else stage)
     return stages
+
+
+def planned_stages(stages: Sequence[Stage], plan: Plan, source: Source, target: Target) -> dict[str, Stage]:
+    """Returns the stages anew, by name, with what a search decided in the place of defaults; the recipe's stay."""
+    options = merged_options(plan.options, source.recipe.options)
+    anew = {stage.NAME: stage for stage in stages_for(target, options, source.artifacts)}
+    return {stage.NAME: anew.get(stage.NAME, stage) for stage in stages}
 
 
 def plan(source: Source, store: Store, use_cache: bool = True) -> list[Planned]:
@@ -204,14 +164,21 @@ def plan(source: Source, store: Store, use_cache: bool = True) -> list[Planned]:
     for target in source.targets:
         artifacts = dict(source.artifacts)
         device, _ = devices.choose(target.name, processor_of(target.device), source.recipe.device)
-        for stage in stages_for(target, source.recipe.options, source.artifacts):
-            if not all(kind in artifacts for kind in stage.IN):
+        stages = stages_for(target, source.recipe.options, source.artifacts)
+        current = {stage.NAME: stage for stage in stages}
+        for name in list(current):
+            stage = current[name]
+            # What a search that has not run yet decides is not known; before it, all inputs that are there decide.
+            unsearched = Plan not in artifacts and any(Plan is other.OUT for other in stages) and name in search.FIXES
+            if unsearched or not all(kind in artifacts for kind in stage.IN):
                 planned.append(Planned(target.name, stage.NAME, False, UNKNOWN))
                 continue
-            key = key_of(_components(stage, artifacts, target, source.recipe, device))
+            key = key_of(action_components(stage, artifacts, target, source.recipe, device))
             found = store.find(key, stage.OUT) if use_cache else None
             if found is not None:
                 artifacts[stage.OUT] = found[1]
+                if isinstance(found[1], Plan):
+                    current = planned_stages(stages, found[1], source, target)
             absent = "no such entry in the store" if use_cache else "the cache is off"
             reason = absent if found is None else "found in the store"
             planned.append(Planned(target.name, stage.NAME, found is not None, reason))
@@ -283,120 +250,23 @@ def _walk(
     use_cache: bool,
 ) -> tuple[dict[type[Artifact], Artifact], list[Made]]:
     """Runs or finds a target's stages, one after the other; returns all artifacts, and what was done for each."""
-    recipe, world = source.recipe, current_world()
+    recipe = source.recipe
     device, note = "", None
     if any(stage.MEASURES for stage in stages):
         device, note = devices.choose(target.name, processor_of(target.device), recipe.device)
     if note:
         observer.noted(note)
+    actions = Actions(recipe, target, device, store, observer, before, made_now, use_cache, source.check_unchanged)
     artifacts, lineage = dict(source.artifacts), list[Made]()
-    for stage in stages:
-        values = _components(stage, artifacts, target, recipe, device)
-        runner = _Runner(stage, values, Inputs(artifacts, stage.IN), target, recipe, device)
-        made = runner.make(store, world, observer, before.get(stage.NAME), made_now, use_cache, source.check_unchanged)
+    current = {stage.NAME: stage for stage in stages}
+    for name in list(current):
+        stage = current[name]
+        made = actions.make(stage, artifacts)
         artifacts[stage.OUT] = made.artifact
+        if isinstance(made.artifact, Plan):
+            current = planned_stages(stages, made.artifact, source, target)
         lineage.append(made)
         observer.finished(target.name, made)
         for text in in_short(made.artifact.facts.get("findings", ())):
             observer.noted(f"{target.name}: {text}")
     return artifacts, lineage
-
-
-def _components(
-    stage: Stage, artifacts: Mapping[type[Artifact], Artifact], target: Target, recipe: Recipe, device: str
-) -> dict[str, Any]:
-    fingerprint = None
-    if stage.MEASURES:
-        fingerprint = {"uri": device, **devices.connect(device).fingerprint()}
-    values = components(stage, Inputs(artifacts, stage.IN), target, recipe.task, recipe.seed, fingerprint)
-    if "runtime.name" in stage.READS:
-        values["tools"] |= {name: version(name) for name in load_backend(target.runtime.name).TOOLS}
-    if stage.PARALLEL:
-        values["processes"] = current_world().size
-    return values
-
-
-@dataclass(frozen=True)
-class _Runner:
-    """One stage with all that it runs on."""
-
-    stage: Stage
-    values: Mapping[str, Any]
-    inputs: Inputs
-    target: Target
-    recipe: Recipe
-    device: str
-
-    def make(
-        self,
-        store: Store,
-        world: World,
-        observer: Observer,
-        before: str | None,
-        made_now: dict[str, str],
-        use_cache: bool,
-        unchanged: Callable[[], None],
-    ) -> Made:
-        """Finds the output or runs the stage; every process of torchrun comes out with the same artifact."""
-        stage, key = self.stage, key_of(self.values)
-        with ExitStack() as stack:
-            found = None
-            if world.leads:
-                waits = f"{self.target.name}: another build is running stage {stage.NAME}; waiting for it"
-                stack.enter_context(store.claim(key, lambda: observer.noted(waits)))
-                if use_cache or key in made_now:
-                    found = store.find(key, stage.OUT)
-            if world.share(found is not None):
-                action, artifact = found or _required(store.find(key, stage.OUT), stage)
-                shared = made_now.get(key)
-                reason = f"shared with {shared}" if shared else "nothing that it depends on changed"
-                return Made(stage.NAME, key, action.seconds, True, reason, artifact)
-            reason = self._why(store, before, key, use_cache)
-            observer.started(self.target.name, stage.NAME, reason)
-            started = time.monotonic()
-            if world.leads:
-                with store.output(key) as folder:
-                    self._run(folder, store.resume_dir(key), world, observer.progressed)
-                    unchanged()
-                    seconds = time.monotonic() - started
-                    artifact = store.commit(key, self.values, folder, stage.OUT, seconds)
-            elif stage.PARALLEL:
-                with tempfile.TemporaryDirectory() as scratch:
-                    self._run(Path(scratch), store.resume_dir(key), world, lambda *_: None)
-            world.share("done")
-            if not world.leads:
-                action, artifact = _required(store.find(key, stage.OUT), stage)
-            made_now[key] = self.target.name
-            return Made(stage.NAME, key, time.monotonic() - started, False, reason, artifact)
-
-    def _run(self, folder: Path, resume_dir: Path, world: World, progress: Progress) -> None:
-        ctx = Context(
-            target=TargetView(self.target, self.stage.READS, self.stage.NAME),
-            task=self.recipe.task,
-            seed=self.recipe.seed,
-            resume_dir=resume_dir,
-            device=self.device if self.stage.MEASURES else "",
-            rank=world.rank,
-            processes=world.size if self.stage.PARALLEL else 1,
-            progress=progress,
-        )
-        with quiet_libraries(self.stage.TOOLS):
-            self.stage.requires(self.inputs, ctx)
-            self.stage.run(self.inputs, folder, ctx)
-            self.stage.ensures(folder, ctx)
-
-    def _why(self, store: Store, before: str | None, key: str, use_cache: bool) -> str:
-        if not use_cache:
-            return "the cache is off"
-        if before is None:
-            return "not built before"
-        if before == key:
-            return "its entry in the store was missing or damaged"
-        record = store.record(before)
-        return difference(record.components, self.values) if record else "the earlier build's entry is gone"
-
-
-def _required(found: Any, stage: Stage) -> Any:
-    if found is None:
-        raise OutputError(f"the output of stage {stage.NAME} is not in the store that the first process wrote it to")
-    return found

@@ -54,7 +54,7 @@ from edgekit.store import Store
 from edgekit.target import Target
 
 if TYPE_CHECKING:
-    from edgekit.pipeline import Made
+    from edgekit.action import Made
 
 REPORT = "report.html"
 WEIGHTS = {

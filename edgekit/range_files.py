@@ -11,6 +11,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from edgekit import pipeline
+from edgekit.action import Observer
 from edgekit.artifact import Graph, Ranges, file_digest, json_text
 from edgekit.backends import load_backend
 from edgekit.errors import OutputError, RecipeError
@@ -45,7 +46,7 @@ class Difference:
     change: float | None
 
 
-def make(recipe: Recipe, store: Store, observer: pipeline.Observer) -> RangeFile:
+def make(recipe: Recipe, store: Store, observer: Observer) -> RangeFile:
     """Runs a build's stages up to calibration for one target.
 
     Args:

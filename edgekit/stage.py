@@ -25,6 +25,9 @@ A = TypeVar("A", bound=Artifact)
 Progress = Callable[[int, int, str], None]
 """Called with units done, units in all, and what they are."""
 
+Make = Callable[["Stage", Mapping[type[Artifact], Artifact]], Artifact]
+"""Runs a stage, or finds its output."""
+
 
 class Inputs:
     """The artifacts that a stage declared in IN, by class."""
@@ -61,6 +64,8 @@ class Context:
         device: URI of the device to measure on; empty for stages that do not measure.
         rank, processes: this process among those of torchrun.
         progress: to be called now and then.
+        make: has another stage run, or finds its output, with the given artifacts as its inputs: an action with a key
+            of its own. Only what that key depends on may decide how it is called.
     """
 
     target: TargetView
@@ -71,6 +76,7 @@ class Context:
     rank: int
     processes: int
     progress: Progress
+    make: Make
 
 
 @runtime_checkable
@@ -132,6 +138,15 @@ class Resolvable(Protocol):
 
     def resolved(self, target: Target) -> Stage:
         """Returns the stage with that option set, before its key is made."""
+        ...
+
+
+@runtime_checkable
+class Conducting(Protocol):
+    """A stage that has others run (`Context.make`): what the recipe sets of those is part of its own key."""
+
+    def knowing(self, options: Mapping[str, Mapping[str, Any]]) -> Stage:
+        """Returns the stage with the recipe's options, before its key is made."""
         ...
 
 

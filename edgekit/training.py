@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from transformers import TrainerControl, TrainerState
 
 LABELS = "labels"
+METRIC, MERIT = "dev", "merit"  # what the Trainer logs of each epoch, behind "eval_"
 COMPLETE = "complete"  # marks a checkpoint folder whose files are all there
 MEGA_BATCHES = 50  # batches that are sorted by length together: more pads less and shuffles less
 
@@ -49,14 +50,22 @@ class Rows:
     """Rows to train on.
 
     Attributes:
-        ids: token ids of each row.
+        ids: token ids of each row: the texts, then the views of the first text, those of the second, and so on.
         expected: class of each row, (rows,).
         arrays: further values by name, first axis rows; memory-mapped where they are large.
+        views: further rows that say the same as a text, the same number for each. A pass takes each text once, as it
+            is or as one of its views.
     """
 
     ids: Sequence[np.ndarray]
     expected: np.ndarray
     arrays: Mapping[str, np.ndarray] = field(default_factory=dict)
+    views: int = 0
+
+    @property
+    def texts(self) -> int:
+        """How many texts there are, views not counted: the rows of a pass."""
+        return len(self.ids) // (1 + self.views)
 
 
 @dataclass(frozen=True)
@@ -64,8 +73,9 @@ class Schedule:
     """How long and how fast.
 
     Attributes:
-        epochs: passes over the rows, unless that is fewer steps than `min_steps`.
+        epochs: passes over the texts, unless that makes fewer steps than `min_steps` or more than `max_steps`.
         min_steps: steps to take at least, in whole epochs: a small data set needs more passes.
+        max_steps: steps to take at most, in whole epochs, at least one: a large data set needs fewer; 0 is no bound.
         batch_size: rows a step, over all processes together.
         learning_rate: peak of a linear warm-up and decay.
         embedding_rate: factor on the learning rate of the word table; 0 freezes it.
@@ -82,11 +92,13 @@ class Schedule:
     weight_decay: float = 0.01
     patience: int = 0
     min_steps: int = 0
+    max_steps: int = 0
 
-    def passes(self, rows: int) -> int:
-        """Returns the epochs to train `rows` rows."""
-        steps_an_epoch = max(1, -(-rows // self.batch_size))
-        return max(self.epochs, -(-self.min_steps // steps_an_epoch))
+    def passes(self, texts: int) -> int:
+        """Returns the epochs to train on that many texts."""
+        steps_an_epoch = max(1, -(-texts // self.batch_size))
+        wanted = max(self.epochs, -(-self.min_steps // steps_an_epoch))
+        return min(wanted, max(1, self.max_steps // steps_an_epoch)) if self.max_steps else wanted
 
 
 def train(
@@ -98,13 +110,26 @@ def train(
     schedule: Schedule,
     pad_id: int,
     ctx: Context,
+    merit: Callable[[np.ndarray], float] | None = None,
 ) -> dict[str, Any]:
     """Trains the model in place and leaves it at its best epoch on dev.
 
     A run that was killed goes on from its last whole checkpoint in `ctx.resume_dir` and ends with the same weights.
 
+    Args:
+        model: to train.
+        rows: to train on.
+        dev: to choose the epoch by.
+        metric: the task's, of logits and expected classes: reported of each epoch.
+        loss: to minimise.
+        schedule: how long and how fast.
+        pad_id: fills shorter rows.
+        ctx: of the stage.
+        merit: of logits on dev, larger is better: chooses the epoch in the metric's place. Of a student that is taught
+            by another model the divergence from it tells epochs apart that have the same right answers.
+
     Returns:
-        Facts: the metric on dev after each epoch, the best one, and the steps taken.
+        Facts: the metric on dev after each epoch, that of the epoch kept, its merit, and the steps taken.
     """
     last = _last_checkpoint(ctx)
     done = _dev_by_epoch(last)
@@ -115,7 +140,7 @@ def train(
         )
     arguments = TrainingArguments(
         output_dir=str(ctx.resume_dir),
-        num_train_epochs=len(done) if stopped else schedule.passes(len(rows.ids)),
+        num_train_epochs=len(done) if stopped else schedule.passes(rows.texts),
         per_device_train_batch_size=schedule.batch_size // ctx.processes,
         learning_rate=schedule.learning_rate,
         lr_scheduler_type="linear",
@@ -125,7 +150,7 @@ def train(
         save_strategy="epoch",
         save_total_limit=2,
         load_best_model_at_end=True,
-        metric_for_best_model="dev",
+        metric_for_best_model=MERIT,
         greater_is_better=True,
         logging_strategy="no",
         report_to="none",
@@ -140,20 +165,27 @@ def train(
     trainer = _Trainer(
         model=model,
         args=arguments,
-        train_dataset=_Indices(len(rows.ids)),
+        train_dataset=_Indices(rows.texts),
         eval_dataset=_Indices(len(dev.ids)),
         data_collator=lambda indices: collate(rows, indices, pad_id),
         callbacks=callbacks,
         optimizers=(_optimizer(model, schedule), None),
     )
     trainer.remove_callback(PrinterCallback)  # it would print the Trainer's own logs to stdout
-    trainer.prepare(loss, dev, metric, pad_id, [len(r) for r in rows.ids], schedule.batch_size)
+    sampler = _LengthGrouped([len(r) for r in rows.ids], schedule.batch_size, ctx.seed, rows.views)
+    trainer.prepare(loss, dev, metric, merit, pad_id, sampler)
     trainer.train(resume_from_checkpoint=last)
     if ctx.processes > 1:  # rank 0 deletes the checkpoints, once all have read the best of them
         torch.distributed.barrier()
-    history = _evaluations(trainer.state.log_history)
     model.eval()
-    return {"dev_by_epoch": history, "dev_best": max(history), "steps": trainer.state.global_step}
+    history, merits = (_evaluations(trainer.state.log_history, name) for name in (METRIC, MERIT))
+    best = merits.index(max(merits))
+    return {
+        "dev_by_epoch": history,
+        "dev_best": history[best],
+        "merit": merits[best],
+        "steps": trainer.state.global_step,
+    }
 
 
 class _Indices(Dataset[int]):
@@ -172,14 +204,16 @@ class _Indices(Dataset[int]):
 class _LengthGrouped(Sampler[int]):
     """Shuffles rows by epoch and sorts them by length within groups of batches, so that little is padded.
 
-    The order depends on the seed and the epoch alone, never on a global generator: a resumed run sees the same batches.
+    Where texts have views, each epoch draws for each text whether it is taken as it is or as one of them. The order
+    depends on the seed and the epoch alone, never on a global generator: a resumed run sees the same batches.
     """
 
-    def __init__(self, lengths: Sequence[int], batch_size: int, seed: int) -> None:
-        self._lengths, self._batch_size, self._seed, self._epoch = np.array(lengths), batch_size, seed, 0
+    def __init__(self, lengths: Sequence[int], batch_size: int, seed: int, views: int = 0) -> None:
+        self._lengths, self._batch_size, self._seed, self._views = np.array(lengths), batch_size, seed, views
+        self._epoch = 0
 
     def __len__(self) -> int:
-        return len(self._lengths)
+        return len(self._lengths) // (1 + self._views)
 
     def set_epoch(self, epoch: int) -> None:
         """Chooses the epoch's order; the Trainer calls it."""
@@ -187,7 +221,10 @@ class _LengthGrouped(Sampler[int]):
 
     def __iter__(self) -> Iterator[int]:
         random = np.random.Generator(np.random.PCG64([self._seed, self._epoch]))
-        order = random.permutation(len(self._lengths))
+        order = random.permutation(len(self))
+        if self._views:
+            drawn = random.integers(0, self._views + 1, len(self))
+            order = np.where(drawn == 0, order, len(self) + order * self._views + drawn - 1)
         groups: list[np.ndarray] = []
         for start in range(0, len(order), self._batch_size * MEGA_BATCHES):
             mega = order[start : start + self._batch_size * MEGA_BATCHES]
@@ -208,13 +245,13 @@ class _Trainer(Trainer):
         loss: Loss,
         dev: Rows,
         metric: Callable[[np.ndarray, np.ndarray], float],
+        merit: Callable[[np.ndarray], float] | None,
         pad_id: int,
-        lengths: Sequence[int],
-        batch_size: int,
+        sampler: _LengthGrouped,
     ) -> None:
         """Sets what the Trainer's own constructor has no place for."""
-        self._loss, self._dev, self._metric, self._pad_id = loss, dev, metric, pad_id
-        self._sampler = _LengthGrouped(lengths, batch_size, self.args.seed)
+        self._loss, self._dev, self._metric, self._merit, self._pad_id = loss, dev, metric, merit, pad_id
+        self._sampler = sampler
 
     def compute_loss(
         self, model: Any, inputs: Mapping[str, Tensor], return_outputs: bool = False, num_items_in_batch: Any = None
@@ -230,11 +267,13 @@ class _Trainer(Trainer):
     def evaluate(
         self, eval_dataset: Any = None, ignore_keys: Any = None, metric_key_prefix: str = "eval"
     ) -> dict[str, float]:
-        """Computes the task's metric on dev, in every process alike, and tells the Trainer."""
+        """Computes metric and merit on dev, in every process alike, and tells the Trainer."""
         training = self.model.training
         logits = run_rows(self.model, self._dev.ids, self._pad_id, lambda *_: None)
         self.model.train(training)
-        metrics = {f"{metric_key_prefix}_dev": self._metric(logits, self._dev.expected)}
+        score = self._metric(logits, self._dev.expected)
+        merit = score if self._merit is None else self._merit(logits)
+        metrics = {f"{metric_key_prefix}_{METRIC}": score, f"{metric_key_prefix}_{MERIT}": merit}
         self.log(metrics)
         self.control: TrainerControl = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
@@ -260,8 +299,8 @@ class _Stops(TrainerCallback):
             control.should_training_stop = True
 
 
-def _evaluations(log: Sequence[Mapping[str, float]]) -> list[float]:
-    return [entry["eval_dev"] for entry in log if "eval_dev" in entry]
+def _evaluations(log: Sequence[Mapping[str, float]], name: str = METRIC) -> list[float]:
+    return [entry[f"eval_{name}"] for entry in log if f"eval_{name}" in entry]
 
 
 def _dev_by_epoch(checkpoint: str | None) -> list[float]:

@@ -234,7 +234,13 @@ def context(folder: Path, stage: Any, target: str = "x86-64", seed: int = 0, pro
 
     folder.mkdir(parents=True, exist_ok=True)
     view = TargetView(load_target(target), stage.READS, stage.NAME)
-    return Context(view, "text-classification", seed, folder, "", 0, 1, progress or (lambda done, total, what: None))
+
+    def make(other: Any, artifacts: Any) -> Any:
+        return run_stage(other, [artifacts[kind] for kind in other.IN], folder / other.NAME, target, seed)
+
+    return Context(
+        view, "text-classification", seed, folder, "", 0, 1, progress or (lambda done, total, what: None), make
+    )
 
 
 def run_stage(stage: Any, artifacts: Sequence[Any], folder: Path, target: str = "x86-64", seed: int = 0) -> Any:

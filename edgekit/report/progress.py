@@ -19,7 +19,7 @@ LOG_EVERY_S = 60.0
 
 
 class Progress:
-    """An observer of builds (`edgekit.pipeline.Observer`) that prints; a context manager."""
+    """An observer of builds (`edgekit.action.Observer`) that prints; a context manager."""
 
     def __init__(self) -> None:
         # A log gets whole lines, which a search finds; a terminal's width is its own.

@@ -12,11 +12,14 @@ from edgekit.stages.equalise import Equalise
 from edgekit.stages.evaluate import Evaluate
 from edgekit.stages.export import Export
 from edgekit.stages.finetune import Finetune
+from edgekit.stages.floor import Linear
 from edgekit.stages.gate import Gate
 from edgekit.stages.lint import Lint
+from edgekit.stages.outline import Outlining
 from edgekit.stages.prune import Prune
 from edgekit.stages.quantize import Quantize
 from edgekit.stages.reference import Compare
+from edgekit.stages.search import Search
 from edgekit.stages.select import Select
 from edgekit.stages.teach import Teach
 from edgekit.stages.timing import Time
@@ -26,8 +29,11 @@ ORDER = (
     ReadData,  # raw data        → labelled data
     Finetune,  # model           → teacher
     Lint,  # teacher         → remarks on what int8 will cost
+    Linear,  # labelled data   → what a linear model reaches
     Trim,  # teacher         → vocabulary
     Teach,  # teacher         → its outputs on train and dev
+    Outlining,  # teacher         → what its parts are worth
+    Search,  # outline         → structure of the student
     Distill,  # teacher         → wide student
     Prune,  # wide student    → student
     Compare,  # both            → their logits on test
@@ -43,3 +49,6 @@ ORDER = (
     Gate,  # figures         → verdict
     Pack,  # int8 graph      → bundle
 )
+
+SEARCHING = (Outlining, Search)
+"""What is left out where the recipe gives the student's structure."""

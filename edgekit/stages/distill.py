@@ -23,6 +23,7 @@ from edgekit.checkpoint import read_labels
 from edgekit.errors import RecipeError
 from edgekit.stage import Context, Inputs, Pass
 from edgekit.stages.teach import load_teacher
+from edgekit.statistics import divergence
 from edgekit.tasks import load_task
 from edgekit.tokenization import encode, load_tokenizer
 
@@ -45,8 +46,10 @@ class Distill(Pass):
         layers: layers of the student, evenly spaced over the teacher's, its last always among them; 0 takes four, or
             all of a teacher that has fewer.
         keep: the teacher's layers that the student copies, counted from 0 and increasing, in place of a number.
-        epochs: passes over the training split and its views; 0 takes the copied layers as they are.
+        epochs: passes over the training texts, each as it is or as one of its views; 0 takes the copied layers as they
+            are.
         min_steps: steps at least, in whole epochs, for data sets so small that the epochs make fewer.
+        max_steps: steps at most, in whole epochs, for data sets so large that the epochs make more; 0 is no bound.
         batch_size: rows a step.
         learning_rate: peak, for all but the word table.
         embedding_rate: factor on the learning rate of the word table; 0 freezes it.
@@ -58,6 +61,7 @@ class Distill(Pass):
     keep: tuple[int, ...] = ()
     epochs: int = 3
     min_steps: int = 800
+    max_steps: int = 0
     batch_size: int = 32
     learning_rate: float = 2e-4
     embedding_rate: float = 0.1
@@ -67,15 +71,16 @@ class Distill(Pass):
     labels: float = 0.1
 
     NAME: ClassVar[str] = "distill"
-    VERSION: ClassVar[int] = 2
+    VERSION: ClassVar[int] = 3
     IN: ClassVar = (Teacher, LabelledData, Vocabulary, TeacherOutputs)
     OUT: ClassVar = WideStudent
     TOOLS: ClassVar = ("torch", "transformers", "tokenizers", "accelerate", "optimum", "numpy")
     PARALLEL: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        if self.min_steps < 0:
-            raise ValueError(f"min_steps is {self.min_steps}; it must not be negative")
+        for name in ("min_steps", "max_steps"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must not be negative")
         if self.layers < 0 or self.epochs < 0 or self.batch_size < 1:
             raise ValueError("layers and epochs must not be negative, batch_size at least 1")
         if self.layers and self.keep:
@@ -124,10 +129,16 @@ class Distill(Pass):
         if self.epochs:
             rows, dev = student_rows(inputs, ctx, layers)
             schedule = Schedule(
-                self.epochs, self.batch_size, self.learning_rate, self.embedding_rate, min_steps=self.min_steps
+                self.epochs,
+                self.batch_size,
+                self.learning_rate,
+                self.embedding_rate,
+                min_steps=self.min_steps,
+                max_steps=self.max_steps,
             )
             loss = distillation_loss(self.temperature, self.logits, self.states, self.labels)
-            facts = train(student, rows, dev, load_task(ctx.task).metric, loss, schedule, pad_id, ctx)
+            metric, merit = load_task(ctx.task).metric, nearness(dev)
+            facts = train(student, rows, dev, metric, loss, schedule, pad_id, ctx, merit)
         facts |= {"teacher_layers": layers, "parameters": sum(p.numel() for p in student.parameters())}
         save_student(student, vocabulary, layers, facts, out_dir)
 
@@ -144,7 +155,7 @@ def evenly_spaced(total: int, kept: int) -> list[int]:
 
 
 def student_rows(inputs: Inputs, ctx: Context, layers: Sequence[int]) -> tuple[Rows, Rows]:
-    """Returns train and dev in the student's tokenisation, with the teacher's outputs for the given layers."""
+    """Returns train with its views, and dev, in the student's tokens, with the teacher's outputs for these layers."""
     from edgekit.training import Rows
 
     dataset = data.read(inputs[LabelledData].path)
@@ -153,12 +164,13 @@ def student_rows(inputs: Inputs, ctx: Context, layers: Sequence[int]) -> tuple[R
     classes = load_task(ctx.task).align(read_labels(inputs[Teacher].path), dataset.labels)
 
     def rows(split: str, pairs: Sequence[tuple[str, str]], views: Sequence[str]) -> Rows:
+        each = len(views) // len(pairs) if pairs else 0
         ids = encode(tokenizer, [*(text for text, _ in pairs), *views])
         expected = np.array([classes[label] for _, label in pairs] + [UNLABELLED] * len(views))
         logits = np.load(outputs.array(split, "logits"), mmap_mode="r")
         states = np.load(outputs.array(split, "states"), mmap_mode="r")
         chosen = _Columns(states, [0, *(layer + 1 for layer in layers)])
-        return Rows(ids, expected, {"teacher_logits": logits, "teacher_states": chosen})  # type: ignore[dict-item]
+        return Rows(ids, expected, {"teacher_logits": logits, "teacher_states": chosen}, each)  # type: ignore[dict-item]
 
     return rows("train", dataset.train, outputs.views), rows("dev", dataset.dev, ())
 
@@ -196,6 +208,15 @@ def distillation_loss(
         return total
 
     return loss
+
+
+def nearness(dev: Rows) -> Callable[[np.ndarray], float]:
+    """Returns how near logits on dev are to the teacher's: minus their divergence, in nats.
+
+    A dev split of a thousand rows moves by half a point of accuracy from epoch to epoch; the divergence does not.
+    """
+    teacher = np.asarray(dev.arrays["teacher_logits"])
+    return lambda logits: -divergence(teacher, logits)
 
 
 def set_dropout(model: EdgekitForSequenceClassification, probability: float) -> None:

@@ -1,5 +1,7 @@
 """Removes attention heads and FFN channels that the loss hardly needs, then trains what is left against the teacher.
 
+How many go is an option: a share over all layers, or the widths of each layer, which `search` decides.
+
 The importance of a head (or channel) is the first-order change of the loss when a gate on its output closes:
 |dL/dgate| = |sum of weight * gradient| over its columns in the matrix that reads it, averaged over training batches.
 Scores are normalised within each layer, so that layers of larger gradients do not keep everything, and ranked over all
@@ -21,8 +23,9 @@ import numpy as np
 
 from edgekit.artifact import LabelledData, Student, Teacher, TeacherOutputs, Vocabulary, WideStudent
 from edgekit.errors import RecipeError
+from edgekit.inference import run_rows
 from edgekit.stage import Context, Inputs, Pass
-from edgekit.stages.distill import TEACHER_LAYERS, distillation_loss, save_student, set_dropout, student_rows
+from edgekit.stages.distill import TEACHER_LAYERS, distillation_loss, nearness, save_student, set_dropout, student_rows
 from edgekit.tasks import load_task
 
 if TYPE_CHECKING:
@@ -30,6 +33,9 @@ if TYPE_CHECKING:
 
     from edgekit.ir.encoder import EdgekitForSequenceClassification, Layer
     from edgekit.training import Rows
+
+DEV_LOGITS = "dev.logits.npy"
+"""The student's answers on dev, which the search compares students by."""
 
 
 @dataclass(frozen=True)
@@ -39,9 +45,12 @@ class Prune(Pass):
     Attributes:
         heads: share of attention heads kept over all layers, in (0, 1].
         ffn: share of FFN channels kept over all layers, in (0, 1].
+        layer_heads: attention heads that each layer keeps, in place of a share.
+        layer_ffn: FFN channels that each layer keeps, in place of a share.
         batches: training batches that the importance is taken on.
         epochs: of recovery; 0 for none.
         min_steps: steps at least, in whole epochs, for data sets so small that the epochs make fewer.
+        max_steps: steps at most, in whole epochs, for data sets so large that the epochs make more; 0 is no bound.
         batch_size: rows a step.
         learning_rate: peak, for all but the word table.
         embedding_rate: factor on the learning rate of the word table; 0 freezes it.
@@ -51,9 +60,12 @@ class Prune(Pass):
 
     heads: float = 0.75
     ffn: float = 0.5
+    layer_heads: tuple[int, ...] = ()
+    layer_ffn: tuple[int, ...] = ()
     batches: int = 32
     epochs: int = 5
     min_steps: int = 1200
+    max_steps: int = 0
     batch_size: int = 32
     learning_rate: float = 2e-4
     embedding_rate: float = 0.1
@@ -63,7 +75,7 @@ class Prune(Pass):
     labels: float = 0.1
 
     NAME: ClassVar[str] = "prune"
-    VERSION: ClassVar[int] = 1
+    VERSION: ClassVar[int] = 2
     IN: ClassVar = (Teacher, WideStudent, LabelledData, Vocabulary, TeacherOutputs)
     OUT: ClassVar = Student
     READS: ClassVar[tuple[str, ...]] = ("shape.head_multiple", "shape.ffn_multiple")
@@ -74,15 +86,23 @@ class Prune(Pass):
         for name in ("heads", "ffn"):
             if not 0 < getattr(self, name) <= 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must lie in (0, 1]")
-        if self.min_steps < 0:
-            raise ValueError(f"min_steps is {self.min_steps}; it must not be negative")
+        for name in ("layer_heads", "layer_ffn"):
+            if min(getattr(self, name), default=1) < 1:
+                raise ValueError(f"{name} is {list(getattr(self, name))}; every layer keeps at least 1")
+        if len(self.layer_heads) != len(self.layer_ffn):
+            raise ValueError("layer_heads and layer_ffn name different numbers of layers; give both")
+        if self.layer_heads and (self.heads, self.ffn) != (Prune.heads, Prune.ffn):
+            raise ValueError("heads or ffn is given as a share and by layer; leave one out")
+        for name in ("min_steps", "max_steps"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must not be negative")
         if self.epochs < 0 or self.batches < 1 or self.batch_size < 1:
             raise ValueError("epochs must not be negative, batches and batch_size at least 1")
         if self.temperature <= 0 or self.learning_rate <= 0:
             raise ValueError("temperature and learning_rate must be positive")
 
     def run(self, inputs: Inputs, out_dir: Path, ctx: Context) -> None:
-        """Writes a checkpoint of the IR with its tokenizer."""
+        """Writes a checkpoint of the IR with its tokenizer, and its logits on dev."""
         from edgekit.ir.encoder import EdgekitForSequenceClassification
         from edgekit.ir.surgery import keep_widths
         from edgekit.training import Schedule, train
@@ -95,8 +115,12 @@ class Prune(Pass):
         loss = distillation_loss(self.temperature, self.logits, self.states, self.labels)
         chosen = _sample(len(rows.ids), self.batches * self.batch_size, ctx.seed)
         head_scores, channel_scores = importance(model, rows, loss, chosen, self.batch_size, pad_id)
-        kept_heads = select(head_scores, self.heads, ctx.target["shape.head_multiple"])
-        kept_channels = select(channel_scores, self.ffn, ctx.target["shape.ffn_multiple"])
+        if self.layer_heads:
+            kept_heads = best(head_scores, self.layer_heads, "layer_heads")
+            kept_channels = best(channel_scores, self.layer_ffn, "layer_ffn")
+        else:
+            kept_heads = select(head_scores, self.heads, ctx.target["shape.head_multiple"])
+            kept_channels = select(channel_scores, self.ffn, ctx.target["shape.ffn_multiple"])
         pruned = keep_widths(model, kept_heads, kept_channels)
         set_dropout(pruned, 0.0)
         facts: dict[str, Any] = {
@@ -108,9 +132,18 @@ class Prune(Pass):
         }
         if self.epochs:
             schedule = Schedule(
-                self.epochs, self.batch_size, self.learning_rate, self.embedding_rate, min_steps=self.min_steps
+                self.epochs,
+                self.batch_size,
+                self.learning_rate,
+                self.embedding_rate,
+                min_steps=self.min_steps,
+                max_steps=self.max_steps,
             )
-            facts |= train(pruned, rows, dev, load_task(ctx.task).metric, loss, schedule, pad_id, ctx)
+            metric, merit = load_task(ctx.task).metric, nearness(dev)
+            facts |= train(pruned, rows, dev, metric, loss, schedule, pad_id, ctx, merit)
+        logits = run_rows(pruned, dev.ids, pad_id, lambda *_: None)
+        np.save(out_dir / DEV_LOGITS, logits)
+        facts["dev"] = load_task(ctx.task).metric(logits, dev.expected)
         save_student(pruned, vocabulary, layers, facts, out_dir)
 
 
@@ -161,6 +194,31 @@ def _closed_gate(weight: Tensor) -> Tensor:
     """Returns, for each column, the loss's derivative by a gate on the column's input: sum of weight * gradient."""
     assert weight.grad is not None
     return (weight.detach() * weight.grad).sum(0)
+
+
+def best(scores: Sequence[np.ndarray], counts: Sequence[int], option: str) -> list[list[int]]:
+    """Chooses what stays where each layer's count is given.
+
+    Args:
+        scores: for each layer the scores of its units.
+        counts: units that each keeps.
+        option: the counts' name, for messages.
+
+    Returns:
+        For each layer the kept indices, increasing.
+
+    Raises:
+        RecipeError: there are other layers, or fewer units in one.
+    """
+    if len(counts) != len(scores):
+        raise RecipeError(f"prune.{option} is for {len(counts)} layers, the student has {len(scores)}")
+    for layer, count in zip(scores, counts, strict=True):
+        if count > len(layer):
+            raise RecipeError(f"prune.{option} keeps {count} units of a layer that has {len(layer)}")
+    return [
+        sorted(int(i) for i in np.argsort(-layer, kind="stable")[:count])
+        for layer, count in zip(scores, counts, strict=True)
+    ]
 
 
 def select(scores: Sequence[np.ndarray], share: float, multiple: int) -> list[list[int]]:

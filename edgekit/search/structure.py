@@ -1,0 +1,179 @@
+"""Structures that a student may have, and the widths that lose least at a given cost.
+
+A structure names the teacher's layers that the student copies and how many heads and FFN channels each keeps. Within a
+set of layers the widths are a knapsack: every layer chooses one pair, losses and costs add up, and a dynamic program
+over binned costs finds the least loss for every cost at once. Between sets of layers losses do not compare (a removed
+layer is no removed channel), so a structure of each depth is kept, and short trainings tell them apart.
+
+What a structure costs is here the work that it takes on any processor, in multiply-adds: the same structures then serve
+every target, so that what is trained for one is found by the next. A target's own costs (`search.costs`) decide which
+of them it takes.
+
+Ref: Frantar and Alistarh 2022, SPDY (2201.13096), section 3.2 (the dynamic program); Shen et al. 2022, HALP
+(2210.06659).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+LAYER_OVERHEAD = 0.4e6
+"""Multiply-adds that the nodes of a layer beside its products are worth: at a dozen tokens they take as long."""
+
+ONE_ROW = 3.0
+"""What a multiply-add of a product of one row takes beside one of many: its weights are read for that row alone."""
+
+FACTOR = 1.4
+"""Between the works of two rungs."""
+
+BINS = 400
+"""Of the dynamic program's cost axis."""
+
+
+@dataclass(frozen=True)
+class Structure:
+    """A student's structure.
+
+    Attributes:
+        layers: the teacher's layers that are copied, counted from 0, increasing.
+        heads: attention heads that each keeps, at least 1.
+        ffn: FFN channels that each keeps, at least 1.
+    """
+
+    layers: tuple[int, ...]
+    heads: tuple[int, ...]
+    ffn: tuple[int, ...]
+
+    def __str__(self) -> str:
+        layers = f"layer {self.layers[0]}" if len(self.layers) == 1 else f"layers {_listed(self.layers)}"
+        return f"{layers}, heads {_listed(self.heads)}, FFN {_listed(self.ffn)}"
+
+
+@dataclass(frozen=True)
+class Outline:
+    """What is known of a teacher before a student is trained (stage `outline`).
+
+    Attributes:
+        hidden: width of the residual stream.
+        head_dim: of an attention head.
+        labels: classes.
+        tokens: of a typical row, its median length.
+        head_loss: for each layer the loss when its k best heads stay, k = 0 … all; not increasing, ends in 0.
+        channel_loss: the same of its FFN channels.
+        depths: the layers that a student of that many copies.
+    """
+
+    hidden: int
+    head_dim: int
+    labels: int
+    tokens: int
+    head_loss: tuple[tuple[float, ...], ...]
+    channel_loss: tuple[tuple[float, ...], ...]
+    depths: Mapping[int, tuple[int, ...]]
+
+    def whole(self, layers: Sequence[int]) -> Structure:
+        """Returns the structure that keeps all of the given layers."""
+        heads = tuple(len(self.head_loss[i]) - 1 for i in layers)
+        return Structure(tuple(layers), heads, tuple(len(self.channel_loss[i]) - 1 for i in layers))
+
+    def work(self, structure: Structure) -> float:
+        """Returns the multiply-adds of one inference of a typical row, with what other nodes are worth.
+
+        Of the last layer query, output projection and FFN run for the first token alone.
+        """
+        layers = [
+            self.layer_work(heads, ffn, last=place == len(structure.layers) - 1)
+            for place, (heads, ffn) in enumerate(zip(structure.heads, structure.ffn, strict=True))
+        ]
+        return sum(layers) + ONE_ROW * self.hidden * (self.hidden + self.labels) + LAYER_OVERHEAD
+
+    def layer_work(self, heads: int, ffn: int, last: bool) -> float:
+        """Returns the part of `work` that one layer adds."""
+        width, rows = heads * self.head_dim, ONE_ROW if last else self.tokens
+        products = self.hidden * (2 * width * self.tokens + (2 * width + 2 * ffn) * rows)
+        return products + 2 * width * self.tokens * rows + LAYER_OVERHEAD
+
+
+def rungs(outline: Outline, head_multiple: int, ffn_multiple: int) -> list[float]:
+    """Returns the works that structures are sought at, from that of the whole teacher down to the least there can be.
+
+    Each is less by the same factor: what the next one saves is then worth as much everywhere.
+    """
+    works = [outline.work(outline.whole(range(len(outline.head_loss))))]
+    while alternatives(outline, works[-1] / FACTOR, head_multiple, ffn_multiple):
+        works.append(works[-1] / FACTOR)
+    return works
+
+
+def alternatives(outline: Outline, work: float, head_multiple: int, ffn_multiple: int) -> list[Structure]:
+    """Returns the best structure of each depth on a rung, shallow ones first; of depths that can use the work."""
+    found = (
+        best_widths(outline, outline.depths[depth], work, head_multiple, ffn_multiple)
+        for depth in sorted(outline.depths)
+    )
+    return [one for one in found if one is not None and outline.work(one) * FACTOR > work]
+
+
+def choices(whole: int, multiple: int) -> list[int]:
+    """Returns the widths that a layer of `whole` units may keep: multiples, at most a dozen and a half, and all."""
+    step = multiple * max(1, -(-whole // (multiple * 16)))
+    return sorted({*range(step, whole + 1, step), *((whole,) if whole % multiple == 0 or whole < multiple else ())})
+
+
+def best_widths(
+    outline: Outline, layers: Sequence[int], work: float, head_multiple: int, ffn_multiple: int
+) -> Structure | None:
+    """Chooses the widths of the given layers that lose least within a bound of the work.
+
+    Args:
+        outline: of the teacher.
+        layers: that the student copies.
+        work: bound of `Outline.work`.
+        head_multiple, ffn_multiple: what the target's kernels like counts to be multiples of.
+
+    Returns:
+        The structure, or None where even the narrowest one is beyond the bound.
+    """
+    smallest = outline.work(Structure(tuple(layers), (0,) * len(layers), (0,) * len(layers)))
+    room = work - smallest
+    if room <= 0:
+        return None
+    loss = np.zeros(BINS + 1)
+    taken: list[np.ndarray] = []
+    pairs: list[list[tuple[int, int]]] = []
+    for place, layer in enumerate(layers):
+        last = place == len(layers) - 1
+        heads_of, channels_of = outline.head_loss[layer], outline.channel_loss[layer]
+        options = [
+            (heads, ffn)
+            for heads in choices(len(heads_of) - 1, head_multiple)
+            for ffn in choices(len(channels_of) - 1, ffn_multiple)
+        ]
+        bare = outline.layer_work(0, 0, last)
+        # Rounded up, so that a structure that fits by bins fits by its work too.
+        costs = np.array([np.ceil(BINS * (outline.layer_work(h, f, last) - bare) / room) for h, f in options])
+        losses = np.array([heads_of[h] + channels_of[f] for h, f in options])
+        total = np.full((BINS + 1, len(options)), np.inf)
+        for index, cost in enumerate(costs):
+            if cost <= BINS:
+                total[int(cost) :, index] = loss[: BINS + 1 - int(cost)] + losses[index]
+        taken.append(total.argmin(axis=1))
+        pairs.append(options)
+        loss = total.min(axis=1)
+    if not np.isfinite(loss[BINS]):
+        return None
+    kept, left = list[tuple[int, int]](), BINS
+    for place in reversed(range(len(layers))):
+        heads, ffn = pairs[place][int(taken[place][left])]
+        kept.append((heads, ffn))
+        last = place == len(layers) - 1
+        left -= int(np.ceil(BINS * (outline.layer_work(heads, ffn, last) - outline.layer_work(0, 0, last)) / room))
+    kept.reverse()
+    return Structure(tuple(layers), tuple(h for h, _ in kept), tuple(f for _, f in kept))
+
+
+def _listed(values: Sequence[int]) -> str:
+    return "/".join(str(value) for value in values)

@@ -1,0 +1,61 @@
+"""Fits a linear model of word and character counts to the data: who needs a transformer where that is enough?
+
+It is no candidate: an app that takes it needs other code than a model file. But a build whose gate a linear model would
+pass says so, because its user may want to know before they ship anything else.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+
+from edgekit import data
+from edgekit.artifact import FACTS, Floor, LabelledData, write_json
+from edgekit.stage import Context, Inputs, Pass
+from edgekit.stages.evaluate import draw
+from edgekit.tasks import load_task
+
+MODEL = "linear SVM on TF-IDF of words, word pairs and pieces of 2 to 5 characters"
+
+
+@dataclass(frozen=True)
+class Linear(Pass):
+    """Trains on train, reports on dev and test; nothing of the build depends on it.
+
+    Attributes:
+        rows: training rows at most, drawn by the seed: a linear model has learned what it can from these.
+    """
+
+    rows: int = 50_000
+
+    NAME: ClassVar[str] = "floor"
+    VERSION: ClassVar[int] = 1
+    IN: ClassVar = (LabelledData,)
+    OUT: ClassVar = Floor
+    TOOLS: ClassVar[tuple[str, ...]] = ("scikit-learn", "numpy")
+
+    def __post_init__(self) -> None:
+        if self.rows < 1:
+            raise ValueError(f"rows is {self.rows}; it must be at least 1")
+
+    def run(self, inputs: Inputs, out_dir: Path, ctx: Context) -> None:
+        """Writes what the model reaches, in percent of the task's metric."""
+        from sklearn.feature_extraction.text import TfidfVectorizer
+        from sklearn.pipeline import make_pipeline, make_union
+        from sklearn.svm import LinearSVC
+
+        dataset, task = data.read(inputs[LabelledData].path), load_task(ctx.task)
+        train = [dataset.train[i] for i in draw(len(dataset.train), self.rows, ctx.seed)]
+        words = TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True)
+        pieces = TfidfVectorizer(analyzer="char_wb", ngram_range=(2, 5), sublinear_tf=True)
+        model = make_pipeline(make_union(words, pieces), LinearSVC(random_state=ctx.seed))
+        model.fit([text for text, _ in train], [label for _, label in train])
+        facts: dict[str, object] = {"model": MODEL}
+        place = {label: i for i, label in enumerate(dataset.labels)}
+        for split, rows in (("dev", dataset.dev), ("test", dataset.test)):
+            answers = np.eye(len(place))[[place[label] for label in model.predict([text for text, _ in rows])]]
+            facts[split] = task.metric(answers, np.array([place[label] for _, label in rows]))
+        write_json(out_dir / FACTS, facts)

@@ -1,0 +1,238 @@
+"""Finds the cheapest structure of a student that stays within the allowed drop, by training a few.
+
+Structures are tried on rungs of falling work. On a rung the widths of each depth are those that lose least
+(`edgekit.search.structure`), and short trainings tell depths apart; the best one is then trained whole, and its answers
+on dev decide whether the next rung is a cheaper or a dearer one. Nothing of this depends on the target but the limits
+that it sets, so what is trained for one target is found by the next. Of what was trained the target takes the one that
+costs least by its own table of costs.
+
+How far a student falls behind is estimated from disagreements with the teacher, each weighted by how much likelier the
+teacher holds its own answer to be, not from right answers alone: on a thousand rows of dev those move by a point by
+chance (`edgekit.statistics.shortfall`).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+
+from edgekit.artifact import (
+    FACTS,
+    LabelledData,
+    Plan,
+    Teacher,
+    TeacherOutline,
+    TeacherOutputs,
+    Vocabulary,
+    WideStudent,
+    write_json,
+)
+from edgekit.recipe import make_stage
+from edgekit.search.structure import Outline, Structure, alternatives, rungs
+from edgekit.stage import INTERNAL, Context, Inputs, Pass
+from edgekit.stages.distill import Distill
+from edgekit.stages.outline import read_outline
+from edgekit.stages.prune import DEV_LOGITS, Prune
+from edgekit.statistics import divergence, shortfall
+
+START = 0.09
+"""Share of the teacher's work on whose rung the search begins: two layers of six, half as wide."""
+
+FIXES = {"distill": ("layers", "keep"), "prune": ("heads", "ffn", "layer_heads", "layer_ffn")}
+"""Options that give the student's structure: with one of them there is nothing to search."""
+
+
+LENGTH = ("epochs", "min_steps", "max_steps")
+"""Options that say how long a whole training takes; a short one has its own."""
+
+
+@dataclass(frozen=True)
+class Search(Pass):
+    """Searches the student's structure.
+
+    Attributes:
+        enabled: whether to search. Where not, or where options of `distill` or `prune` give a structure, those decide.
+        epochs: passes of a whole training over the training texts; dearer structures than that of the first rung get
+            as many fewer as they are dearer, at least `probe_epochs`.
+        probe_epochs: passes of a short training.
+        min_steps, max_steps: bounds of a whole training's steps.
+        trainings: whole trainings at most.
+        given: options of `distill` and `prune` that the recipe sets, filled in by the pipeline.
+    """
+
+    enabled: bool = True
+    epochs: int = 20
+    probe_epochs: int = 3
+    min_steps: int = 3000
+    max_steps: int = 8000
+    trainings: int = 5
+    given: Mapping[str, Mapping[str, Any]] = field(default_factory=dict, metadata=INTERNAL)
+
+    NAME: ClassVar[str] = "search"
+    VERSION: ClassVar[int] = 1
+    IN: ClassVar = (Teacher, LabelledData, Vocabulary, TeacherOutputs, TeacherOutline)
+    OUT: ClassVar = Plan
+    READS: ClassVar[tuple[str, ...]] = ("shape.head_multiple", "shape.ffn_multiple", "gate.max_drop")
+    TOOLS: ClassVar[tuple[str, ...]] = ("torch", "transformers", "tokenizers", "accelerate", "optimum", "numpy")
+    PARALLEL: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "probe_epochs", "trainings"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
+        if min(self.min_steps, self.max_steps) < 0:
+            raise ValueError("min_steps and max_steps must not be negative")
+
+    def knowing(self, options: Mapping[str, Mapping[str, Any]]) -> Search:
+        """Returns the stage knowing what the recipe sets of the stages that it has run."""
+        return dataclasses.replace(self, given={name: dict(options.get(name, {})) for name in FIXES})
+
+    def run(self, inputs: Inputs, out_dir: Path, ctx: Context) -> None:
+        """Writes plan.json: the options of `distill` and `prune` that make the chosen student."""
+        outline = read_outline(inputs[TeacherOutline].file)
+        multiples = ctx.target["shape.head_multiple"], ctx.target["shape.ffn_multiple"]
+        trainer = _Trainer(self, inputs, ctx, outline)
+        ladder = [alternatives(outline, work, *multiples) for work in rungs(outline, *multiples)]
+        works = [outline.work(rung[-1]) for rung in ladder]
+        first = int(np.argmin([abs(np.log(work / (START * works[0]))) for work in works]))
+        limit = ctx.target["gate.max_drop"]
+        whole: dict[int, Trained] = {}
+        for place in bisection(first, len(ladder), lambda at: whole[at].shortfall <= limit, self.trainings):
+            whole[place] = trainer.whole(trainer.best(ladder[place]))
+        passing = [one for one in whole.values() if one.shortfall <= limit]
+        chosen = min(passing, key=lambda one: outline.work(one.structure), default=None)
+        if chosen is None:
+            chosen = min(whole.values(), key=lambda one: one.shortfall)
+        write_json(out_dir / "plan.json", trainer.options(chosen.structure, chosen.epochs))
+        facts = {
+            "structure": str(chosen.structure),
+            "shortfall": chosen.shortfall,
+            "limit": limit,
+            "short_trainings": len(trainer.probes),
+            "points": [
+                one.as_fact(outline) for one in sorted(whole.values(), key=lambda o: -outline.work(o.structure))
+            ],
+        }
+        write_json(out_dir / FACTS, facts)
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A structure that was trained whole.
+
+    Attributes:
+        structure: what was trained.
+        epochs: passes.
+        shortfall: estimated drop against the teacher, in points.
+        score: the task's metric on dev, in percent.
+    """
+
+    structure: Structure
+    epochs: int
+    shortfall: float
+    score: float
+
+    def as_fact(self, outline: Outline) -> dict[str, Any]:
+        """Returns what reports tell of it."""
+        return {
+            "structure": str(self.structure),
+            "work": round(outline.work(self.structure)),
+            "epochs": self.epochs,
+            "shortfall": round(self.shortfall, 3),
+            "dev": round(self.score, 3),
+        }
+
+
+def wanted(options: Mapping[str, Mapping[str, Any]]) -> bool:
+    """Says whether a recipe with these options leaves the structure to the search."""
+    fixed = any(name in options.get(stage, {}) for stage, names in FIXES.items() for name in names)
+    return not fixed and options.get(Search.NAME, {}).get("enabled", True) in (True, "true")
+
+
+class _Trainer:
+    """Has structures trained, short and whole, each once."""
+
+    def __init__(self, stage: Search, inputs: Inputs, ctx: Context, outline: Outline) -> None:
+        self._stage, self._inputs, self._ctx, self._outline = stage, inputs, ctx, outline
+        outputs = inputs[TeacherOutputs]
+        self._teacher = np.load(outputs.array("dev", "logits"))
+        self._middle = START * outline.work(outline.whole(range(len(outline.head_loss))))
+        self.probes: dict[Structure, float] = {}
+
+    def best(self, rung: Sequence[Structure]) -> Structure:
+        """Returns the structure of a rung that is nearest the teacher after a short training."""
+        if len(rung) == 1:
+            return rung[0]
+        for structure in rung:
+            if structure not in self.probes:
+                logits, _ = self._trained(structure, self._stage.probe_epochs, short=True)
+                self.probes[structure] = divergence(self._teacher, logits)
+        return min(rung, key=lambda structure: self.probes[structure])
+
+    def whole(self, structure: Structure) -> Trained:
+        """Trains a structure whole."""
+        dearer = max(1.0, self._outline.work(structure) / self._middle)
+        epochs = max(self._stage.probe_epochs, round(self._stage.epochs / dearer))
+        logits, score = self._trained(structure, epochs, short=False)
+        return Trained(structure, epochs, shortfall(self._teacher, logits), score)
+
+    def options(self, structure: Structure, epochs: int, short: bool = False) -> dict[str, dict[str, Any]]:
+        """Returns the options of the stages that make a student of that structure; the recipe's own go before."""
+        stage = self._stage
+        steps = {} if short else {"min_steps": stage.min_steps, "max_steps": stage.max_steps}
+        made: dict[str, dict[str, Any]] = {
+            "distill": {"keep": list(structure.layers), "epochs": 0},
+            "prune": {
+                "layer_heads": list(structure.heads),
+                "layer_ffn": list(structure.ffn),
+                "epochs": epochs,
+                **({"min_steps": 0} | steps),
+            },
+        }
+        return {
+            name: {**options, **{k: v for k, v in stage.given.get(name, {}).items() if not (short and k in LENGTH)}}
+            for name, options in made.items()
+        }
+
+    def _trained(self, structure: Structure, epochs: int, short: bool) -> tuple[np.ndarray, float]:
+        """Returns the student's logits on dev, and the task's metric of them."""
+        artifacts = {kind: self._inputs[kind] for kind in (Teacher, LabelledData, Vocabulary, TeacherOutputs)}
+        options = self.options(structure, epochs, short)
+        artifacts[WideStudent] = self._ctx.make(make_stage(Distill, options["distill"]), artifacts)
+        student = self._ctx.make(make_stage(Prune, options["prune"]), artifacts)
+        return np.load(student.path / DEV_LOGITS), student.facts["dev"]
+
+
+def bisection(first: int, count: int, passes: Callable[[int], bool], most: int) -> Iterator[int]:
+    """Yields places on a ladder to look at, until the last one that passes is found.
+
+    Places are assumed to pass up to some one and to fail behind it. From the first place strides of two go towards the
+    change; then what lies between is halved.
+
+    Args:
+        first: where to begin.
+        count: places there are.
+        passes: whether a place that was yielded passes; asked when the next is wanted.
+        most: places to yield at most.
+    """
+    best, worst = -1, count  # the last that passes, the first that fails
+    place = first
+    for _ in range(most):
+        yield place
+        if passes(place):
+            best = max(best, place)
+        else:
+            worst = min(worst, place)
+        if worst - best <= 1:
+            return
+        if worst == count:
+            place = min(best + 2, count - 1)
+        elif best == -1:
+            place = max(worst - 2, 0)
+        else:
+            place = (best + worst) // 2
