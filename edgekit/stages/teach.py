@@ -38,7 +38,7 @@ class Teach(Pass):
         view_rate: share of words that a view changes.
     """
 
-    views: int = 0
+    views: int = 4
     view_rate: float = 0.2
 
     NAME: ClassVar[str] = "teach"

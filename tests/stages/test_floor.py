@@ -1,0 +1,47 @@
+"""The linear model: what it reaches on rows that word counts tell apart, and on rows that they do not."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tiny
+
+from edgekit import data
+from edgekit.artifact import LabelledData
+from edgekit.stages.floor import Linear
+
+
+def written(folder: Path, train: list[tuple[str, str]], test: list[tuple[str, str]]) -> LabelledData:
+    """Writes rows in normal form; dev is test."""
+    folder.mkdir()
+    labels = tuple(sorted({label for _, label in train}))
+    facts = {"rows": {"train": len(train), "dev": len(test), "test": len(test)}}
+    data.write(data.Dataset(tuple(train), tuple(test), tuple(test), labels, facts), folder)
+    return LabelledData(folder, "")
+
+
+def test_words_tell_the_classes_apart(tmp_path: Path) -> None:
+    rows = [(text, label) for text, label in tiny.sentences(200, 0)]
+    found = tiny.run_stage(Linear(), [written(tmp_path / "data", rows, tiny.sentences(60, 1))], tmp_path)
+    assert found.facts["test"] == 100
+    assert found.facts["dev"] == 100
+
+
+def test_what_only_the_order_of_words_tells_is_out_of_reach_without_pairs(tmp_path: Path) -> None:
+    random = np.random.default_rng(0)
+
+    def rows(count: int) -> list[tuple[str, str]]:
+        return [
+            (" ".join(random.permutation(["alpha", "beta", "gamma", "delta"])), str(random.integers(2)))
+            for _ in range(count)
+        ]
+
+    found = tiny.run_stage(Linear(), [written(tmp_path / "data", rows(200), rows(200))], tmp_path)
+    assert 30 < found.facts["test"] < 70, "labels drawn by chance"
+
+
+def test_no_rows_are_refused() -> None:
+    with pytest.raises(ValueError, match="at least 1"):
+        Linear(rows=0)
