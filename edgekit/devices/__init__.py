@@ -99,7 +99,8 @@ class Samples:
     Attributes:
         load_ms: time to make the session.
         cold_ms: the first inference after load.
-        block_ms: shape (rounds, block_runs), milliseconds; run k of round r is of row r * block_runs + k, counted round.
+        block_ms: shape (rounds, block_runs), milliseconds; run k of round r is of row r * block_runs + k, modulo
+            the number of rows.
         peak_rss_bytes: of a process of its own that loads and runs this model alone; None where it cannot be read, or
             was not asked for.
     """

@@ -147,9 +147,7 @@ class QemuDevice:
             result[key] = InstructionCount(float(net.mean()), float(net_of.mean()), len(net), tuple(net.tolist()))
         return result
 
-    def _count(
-        self, folder: Path, models: Sequence[tuple[ModelFile, TokenRows]], together: bool
-    ) -> list[np.ndarray]:
+    def _count(self, folder: Path, models: Sequence[tuple[ModelFile, TokenRows]], together: bool) -> list[np.ndarray]:
         """Returns the instructions of an inference of each row of each model, runner included; each (rows,)."""
         settings = {"passes": PASSES, "mark_fd": MARK_FD}
         at_once = max(1, min(MAX_SHARES, usable_cores(), len(models)))
@@ -190,7 +188,9 @@ def counted_rows(path: Path, uri: str, rows: int) -> np.ndarray:
     """
     totals = [int(line) for line in path.read_text().split()] if path.exists() else []
     if len(totals) != PASSES * rows + 1:
-        raise DeviceError(f"{uri}: the instruction counter left {len(totals)} totals for {PASSES} passes of {rows} rows")
+        raise DeviceError(
+            f"{uri}: the instruction counter left {len(totals)} totals for {PASSES} passes of {rows} rows"
+        )
     taken: np.ndarray = np.diff(totals).reshape(PASSES, rows)[SETTLING_PASSES:].mean(axis=0)
     return taken
 
