@@ -12,7 +12,7 @@ from edgekit.search.costs import CostTable
 
 
 def table(found: CostTable) -> RenderableType:
-    """Returns a table of costs: where it is from, each model's cost at each length, and the errors of the fits."""
+    """Returns a table of costs: where it is from, its models at two of the lengths, and the errors of the fits."""
     setting, mark = found.setting, MARKS[found.provenance]
     unit = "milliseconds" if found.unit == "ms" else "instructions"
     head = [
@@ -21,12 +21,13 @@ def table(found: CostTable) -> RenderableType:
         f"taken {found.date} on {setting.fingerprint.get('device', 'a device')}, {found.runtime}; {found.reason}",
     ]
     shown = Table("Heads", "FFN", "Labels", box=SIMPLE_HEAD)
-    for family in found.families:
-        for length in found.lengths:
-            shown.add_column(f"{family[:3]} {length}", justify="right")
+    places = sorted({len(found.lengths) // 2, len(found.lengths) - 1})
+    columns = [(place, family) for place in places for family in found.families]
+    for place, family in columns:
+        shown.add_column(f"{family}\n{found.lengths[place]} tokens", justify="right", no_wrap=True)
     for place, point in enumerate(found.points):
-        costs = [figure(cost, found.unit) for family in found.families for cost in point.costs[family]]
-        heads, ffn = ("/".join(map(str, widths)) for widths in (point.shape.heads, point.shape.ffn))
+        costs = [figure(point.costs[family][at], found.unit) for at, family in columns]
+        heads, ffn = (", ".join(map(str, widths)) for widths in (point.shape.heads, point.shape.ffn))
         star = " *" if place == found.reference else ""
         shown.add_row(heads, ffn + star, str(point.shape.labels), *costs)
     errors = [
@@ -41,4 +42,4 @@ def table(found: CostTable) -> RenderableType:
 
 def figure(cost: float, unit: str) -> str:
     """Returns a cost in few digits: milliseconds, or millions of instructions."""
-    return f"{cost:.3f}" if unit == "ms" else f"{cost / 1e6:.3f} M"
+    return f"{cost:.3f}" if unit == "ms" else f"{cost / 1e6:.2f} M"

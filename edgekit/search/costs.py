@@ -144,7 +144,7 @@ class CostTable:
     @property
     def families(self) -> tuple[str, ...]:
         """The families that it has costs of."""
-        return tuple(self.fits)
+        return tuple(family for family in FAMILIES if family in self.fits)
 
     def cost(self, shape: Shape, lengths: Sequence[int], families: Sequence[str] = ()) -> float:
         """Returns what an inference takes: the mean over rows of those lengths, of the family that takes least.
