@@ -36,9 +36,7 @@ def graph(tmp_path_factory: pytest.TempPathFactory) -> Path:
         num_labels=SHAPE.labels,
     )
     with quiet_libraries(("torch", "transformers")):
-        load_backend("onnxruntime").export_student(
-            EdgekitForSequenceClassification(config).eval(), "dynamic", 16, path
-        )
+        load_backend("onnxruntime").export_student(EdgekitForSequenceClassification(config).eval(), "dynamic", 16, path)
     return path
 
 
