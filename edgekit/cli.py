@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +39,9 @@ main.add_command(calibrate)
 @click.option("--max-latency-ms", type=float, metavar="MS", help="Largest p95 of an inference.")
 @click.option("--max-instructions", type=int, metavar="N", help="Most instructions an inference.")
 @click.option("--max-size-mb", type=float, metavar="MB", help="Largest model file, in 10^6 bytes.")
+@click.option("--max-memory-mb", type=float, metavar="MB", help="Largest peak memory of a process, in 10^6 bytes.")
 @click.option("--confidence", type=float, metavar="P", help="Confidence of the accuracy check, such as 0.95.")
+@click.option("--sweep", is_flag=True, help="Also build and measure dearer and cheaper students: what can be had.")
 @device_option
 @click.option("--out", metavar="DIR", help="Folder that gets one bundle a target; default dist.")
 @click.option("--recipe", type=click.Path(path_type=Path), help="Recipe file; without MODEL, edgekit.toml here.")
@@ -52,6 +55,7 @@ def build(
     model: str | None,
     recipe: Path | None,
     settings: tuple[str, ...],
+    sweep: bool,
     only_plan: bool,
     no_cache: bool,
     as_json: bool,
@@ -65,9 +69,13 @@ def build(
     """
     from edgekit.recipe import DEFAULT_FILE, Limits, parse_settings
 
-    names = ("max_drop", "max_latency_ms", "max_instructions", "max_size_mb", "confidence")
+    names = ("max_drop", "max_latency_ms", "max_instructions", "max_size_mb", "max_memory_mb", "confidence")
     limits = Limits(**{name: flags.pop(name) for name in names})
-    overrides = flags | {"model": model, "limits": limits, "options": parse_settings(settings)}
+    overrides = flags | {
+        "model": model,
+        "limits": limits,
+        "options": parse_settings((*settings, *(["search.sweep=true"] if sweep else []))),
+    }
     if recipe is not None or model is None:
         wanted = edgekit.load_recipe(recipe or Path(DEFAULT_FILE), **overrides)
     else:
@@ -89,9 +97,20 @@ def build(
     if not as_json:
         for one in built:
             click.echo(f"{one.target}: {one.folder / 'report.html'}")
+        _show_fronts(built)
     from edgekit.verdict import exit_code
 
     sys.exit(exit_code(b.manifest.gate for b in built))
+
+
+def _show_fronts(built: Sequence[edgekit.Built]) -> None:
+    """Prints what a sweep found, and where its page is."""
+    from edgekit.report import sweep
+
+    for one in built:
+        if one.front:
+            console().print(sweep.table(one.target, one.front))
+            click.echo(f"{one.target}: {one.folder.parent / f'{one.target}.sweep.html'}")
 
 
 def _print_plan(planned: Any, as_json: bool) -> None:

@@ -29,6 +29,7 @@ class Limits:
         max_latency_ms: p95.
         max_instructions: of the target's ISA, an inference.
         max_size_mb: model file, in 10^6 bytes.
+        max_memory_mb: peak resident memory of a process that runs the model, in 10^6 bytes.
         confidence: of the accuracy check, between 0.5 and 1; None compares the drop itself.
     """
 
@@ -36,6 +37,7 @@ class Limits:
     max_latency_ms: float | None = None
     max_instructions: int | None = None
     max_size_mb: float | None = None
+    max_memory_mb: float | None = None
     confidence: float | None = None
 
 
@@ -161,7 +163,7 @@ def check_limits(limits: Limits) -> None:
     """
     if limits.max_drop is not None and not 0 <= limits.max_drop <= 100:
         raise RecipeError(f"max_drop is {limits.max_drop}; it must lie between 0 and 100 points")
-    for name in ("max_latency_ms", "max_instructions", "max_size_mb"):
+    for name in ("max_latency_ms", "max_instructions", "max_size_mb", "max_memory_mb"):
         value = getattr(limits, name)
         if value is not None and not 0 < value < math.inf:
             raise RecipeError(f"{name} is {value}; it must be positive and finite")
@@ -203,6 +205,7 @@ def with_limits(target: Target, limits: Limits) -> Target:
         "latency_p95_ms": limits.max_latency_ms,
         "instructions": limits.max_instructions,
         "file_bytes": None if limits.max_size_mb is None else int(limits.max_size_mb * 1e6),
+        "peak_rss_bytes": None if limits.max_memory_mb is None else int(limits.max_memory_mb * 1e6),
     }
     gate: dict[str, Any] = {"max_drop": limits.max_drop, "confidence": limits.confidence}
     return dataclasses.replace(

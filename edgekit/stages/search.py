@@ -8,7 +8,8 @@ costs least by its own table of costs.
 
 How far a student falls behind is estimated from disagreements with the teacher, each weighted by how much likelier the
 teacher holds its own answer to be, not from right answers alone: on a thousand rows of dev those move by a point by
-chance (`edgekit.statistics.shortfall`).
+chance (`edgekit.statistics.shortfall`). A teacher that was trained on dev is surer of itself there than anywhere else;
+students are then held against a large student, not against the teacher.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ from edgekit.artifact import (
     WideStudent,
     write_json,
 )
+from edgekit.quant.findings import Finding
 from edgekit.recipe import make_stage
 from edgekit.search.structure import Outline, Structure, alternatives, rungs
 from edgekit.stage import INTERNAL, Context, Inputs, Pass
@@ -42,6 +44,12 @@ from edgekit.statistics import divergence, shortfall
 
 START = 0.09
 """Share of the teacher's work on whose rung the search begins: two layers of six, half as wide."""
+
+REFERENCE = 0.3
+"""Share of the work of the student that others are compared with where dev tells nothing of the teacher."""
+
+SWEPT = 0.5
+"""Share of the work from which on `sweep` trains all rungs."""
 
 FIXES = {"distill": ("layers", "keep"), "prune": ("heads", "ffn", "layer_heads", "layer_ffn")}
 """Options that give the student's structure: with one of them there is nothing to search."""
@@ -62,6 +70,7 @@ class Search(Pass):
         probe_epochs: passes of a short training.
         min_steps, max_steps: bounds of a whole training's steps.
         trainings: whole trainings at most.
+        sweep: whether to train the best structure of every rung whole, for a front of all that can be had.
         given: options of `distill` and `prune` that the recipe sets, filled in by the pipeline.
     """
 
@@ -71,6 +80,7 @@ class Search(Pass):
     min_steps: int = 3000
     max_steps: int = 8000
     trainings: int = 5
+    sweep: bool = False
     given: Mapping[str, Mapping[str, Any]] = field(default_factory=dict, metadata=INTERNAL)
 
     NAME: ClassVar[str] = "search"
@@ -96,27 +106,42 @@ class Search(Pass):
         """Writes plan.json: the options of `distill` and `prune` that make the chosen student."""
         outline = read_outline(inputs[TeacherOutline].file)
         multiples = ctx.target["shape.head_multiple"], ctx.target["shape.ffn_multiple"]
-        trainer = _Trainer(self, inputs, ctx, outline)
         ladder = [alternatives(outline, work, *multiples) for work in rungs(outline, *multiples)]
-        works = [outline.work(rung[-1]) for rung in ladder]
-        first = int(np.argmin([abs(np.log(work / (START * works[0]))) for work in works]))
-        limit = ctx.target["gate.max_drop"]
+        shares = [outline.work(rung[-1]) / outline.work(ladder[0][-1]) for rung in ladder]
+        trainer, limit = _Trainer(self, inputs, ctx, outline), ctx.target["gate.max_drop"]
         whole: dict[int, Trained] = {}
-        for place in bisection(first, len(ladder), lambda at: whole[at].shortfall <= limit, self.trainings):
-            whole[place] = trainer.whole(trainer.best(ladder[place]))
-        passing = [one for one in whole.values() if one.shortfall <= limit]
-        chosen = min(passing, key=lambda one: outline.work(one.structure), default=None)
-        if chosen is None:
-            chosen = min(whole.values(), key=lambda one: one.shortfall)
+        findings: list[Finding] = []
+        base = 0.0
+        if knows_dev(inputs[TeacherOutputs].facts, len(trainer.teacher)):
+            place = nearest(shares, REFERENCE)
+            whole[place] = trainer.whole(ladder[place][len(ladder[place]) // 2])
+            base = whole[place].shortfall
+            findings.append(_dev_known(inputs[TeacherOutputs].facts, base))
+
+        def passes(place: int) -> bool:
+            return whole[place].shortfall - base <= limit
+
+        for place in bisection(nearest(shares, START), len(ladder), passes, self.trainings):
+            if place not in whole:
+                whole[place] = trainer.whole(trainer.best(ladder[place]))
+        for place in range(nearest(shares, SWEPT), len(ladder)) if self.sweep else ():
+            if place not in whole:
+                whole[place] = trainer.whole(trainer.best(ladder[place]))
+        cheapest = max((place for place in whole if passes(place)), default=None)
+        chosen = whole[min(whole, key=lambda at: whole[at].shortfall) if cheapest is None else cheapest]
         write_json(out_dir / "plan.json", trainer.options(chosen.structure, chosen.epochs))
         facts = {
             "structure": str(chosen.structure),
             "shortfall": chosen.shortfall,
+            "base": base,
             "limit": limit,
             "short_trainings": len(trainer.probes),
             "points": [
-                one.as_fact(outline) for one in sorted(whole.values(), key=lambda o: -outline.work(o.structure))
+                whole[place].as_fact(outline)
+                | {"options": trainer.options(whole[place].structure, whole[place].epochs)}
+                for place in sorted(whole)
             ],
+            "findings": [dataclasses.asdict(finding) for finding in findings],
         }
         write_json(out_dir / FACTS, facts)
 
@@ -154,32 +179,66 @@ def wanted(options: Mapping[str, Mapping[str, Any]]) -> bool:
     return not fixed and options.get(Search.NAME, {}).get("enabled", True) in (True, "true")
 
 
+def sweeps(options: Mapping[str, Mapping[str, Any]]) -> bool:
+    """Says whether a recipe with these options asks for the front."""
+    return options.get(Search.NAME, {}).get("sweep", False) in (True, "true")
+
+
+def knows_dev(facts: Mapping[str, Any], rows: int) -> bool:
+    """Says whether a teacher answers dev as well as the rows that it was trained on: then it was trained on dev too.
+
+    Args:
+        facts: of the teacher's outputs: its accuracy on train and on dev, in percent.
+        rows: of dev.
+    """
+    expected = rows * (1 - facts["accuracy_train"] / 100)
+    return rows * (1 - facts["accuracy_dev"] / 100) <= expected + 2 * expected**0.5
+
+
+def _dev_known(facts: Mapping[str, Any], base: float) -> Finding:
+    train, dev = facts["accuracy_train"], facts["accuracy_dev"]
+    return Finding(
+        "dev-known",
+        "dev",
+        f"the teacher answers {dev:.2f} % of it and {train:.2f} % of train: it was trained on these rows",
+        f"students seem further behind than they are; they are held against a large one, {base:.2f} points behind",
+        "a dev split that the teacher was not trained on",
+    )
+
+
+def nearest(shares: Sequence[float], wanted: float) -> int:
+    """Returns the place whose share of the work is nearest, as a ratio."""
+    return int(np.argmin(np.abs(np.log(np.array(shares) / wanted))))
+
+
 class _Trainer:
     """Has structures trained, short and whole, each once."""
 
     def __init__(self, stage: Search, inputs: Inputs, ctx: Context, outline: Outline) -> None:
         self._stage, self._inputs, self._ctx, self._outline = stage, inputs, ctx, outline
         outputs = inputs[TeacherOutputs]
-        self._teacher = np.load(outputs.array("dev", "logits"))
+        self.teacher = np.load(outputs.array("dev", "logits"))
         self._middle = START * outline.work(outline.whole(range(len(outline.head_loss))))
+        self._depth: int | None = None  # of the last structure that was best: on the next rung one layer more or less
         self.probes: dict[Structure, float] = {}
 
     def best(self, rung: Sequence[Structure]) -> Structure:
         """Returns the structure of a rung that is nearest the teacher after a short training."""
-        if len(rung) == 1:
-            return rung[0]
-        for structure in rung:
+        near = [one for one in rung if self._depth is None or abs(len(one.layers) - self._depth) <= 1] or list(rung)
+        for structure in near if len(near) > 1 else ():
             if structure not in self.probes:
                 logits, _ = self._trained(structure, self._stage.probe_epochs, short=True)
-                self.probes[structure] = divergence(self._teacher, logits)
-        return min(rung, key=lambda structure: self.probes[structure])
+                self.probes[structure] = divergence(self.teacher, logits)
+        found = min(near, key=lambda structure: self.probes.get(structure, 0.0))
+        self._depth = len(found.layers)
+        return found
 
     def whole(self, structure: Structure) -> Trained:
         """Trains a structure whole."""
         dearer = max(1.0, self._outline.work(structure) / self._middle)
         epochs = max(self._stage.probe_epochs, round(self._stage.epochs / dearer))
         logits, score = self._trained(structure, epochs, short=False)
-        return Trained(structure, epochs, shortfall(self._teacher, logits), score)
+        return Trained(structure, epochs, shortfall(self.teacher, logits), score)
 
     def options(self, structure: Structure, epochs: int, short: bool = False) -> dict[str, dict[str, Any]]:
         """Returns the options of the stages that make a student of that structure; the recipe's own go before."""
