@@ -33,6 +33,7 @@ main.add_command(calibrate)
 @click.option(
     "--data", metavar="DIR|FILE|package:NAME/PATH", help="Labelled data: a folder with train/dev/test, or a file."
 )
+@click.option("--unlabelled", metavar="FILE", help="Further texts of the same kind, without labels, to distil on.")
 @click.option("--task", metavar="NAME", help="Task; default text-classification.")
 @click.option("--target", "targets", multiple=True, metavar="NAME", help="Target profile, or a .toml file; repeatable.")
 @click.option("--max-drop", type=float, metavar="POINTS", help="Largest drop of the metric against the teacher.")
@@ -55,6 +56,7 @@ def build(
     model: str | None,
     recipe: Path | None,
     settings: tuple[str, ...],
+    unlabelled: str | None,
     sweep: bool,
     only_plan: bool,
     no_cache: bool,

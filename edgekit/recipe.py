@@ -29,16 +29,16 @@ class Limits:
         max_latency_ms: p95.
         max_instructions: of the target's ISA, an inference.
         max_size_mb: model file, in 10^6 bytes.
-        max_memory_mb: peak resident memory of a process that runs the model, in 10^6 bytes.
         confidence: of the accuracy check, between 0.5 and 1; None compares the drop itself.
+        max_memory_mb: peak resident memory of a process that runs the model, in 10^6 bytes.
     """
 
     max_drop: float | None = None
     max_latency_ms: float | None = None
     max_instructions: int | None = None
     max_size_mb: float | None = None
-    max_memory_mb: float | None = None
     confidence: float | None = None
+    max_memory_mb: float | None = None
 
 
 @dataclass(frozen=True)
@@ -127,11 +127,15 @@ def _options(table: object, path: Path) -> dict[str, dict[str, Any]]:
 
 
 def _anchor_files(options: dict[str, dict[str, Any]], path: Path) -> None:
-    """Makes the paths of the user's own policy and ranges absolute: all paths of a recipe are relative to it."""
-    for name, ending in (("policy", ".toml"), ("ranges", ".json")):
-        given = options.get("calibrate", {}).get(name)
-        if isinstance(given, str) and given.endswith(ending):
-            options["calibrate"] = {**options["calibrate"], name: str(path.parent / Path(given).expanduser())}
+    """Makes the paths of files that options name absolute: all paths of a recipe are relative to it."""
+    for stage, name, ending in (
+        ("calibrate", "policy", ".toml"),
+        ("calibrate", "ranges", ".json"),
+        ("teach", "unlabelled", ""),
+    ):
+        given = options.get(stage, {}).get(name)
+        if isinstance(given, str) and given and given.endswith(ending):
+            options[stage] = {**options[stage], name: str(path.parent / Path(given).expanduser())}
 
 
 def merged_limits(before: Limits | None, given: Limits | None) -> Limits | None:

@@ -14,7 +14,7 @@ from builds import TinyBuild, made
 from manifests import accuracy, latency
 
 from edgekit import manifest
-from edgekit.artifact import FACTS, Accuracy, Artifact, Floor, Latency, QuantizedGraph, Verdict, write_json
+from edgekit.artifact import FACTS, Artifact, Verdict, write_json
 from edgekit.manifest import Check
 from edgekit.measured import Instructions, Memory
 from edgekit.provenance import Provenance
@@ -37,7 +37,7 @@ def given(folder: Path, figures: Mapping[str, Any], unmeasured: Mapping[str, str
     for artifact in found:
         artifact.path.mkdir(parents=True)
     graph, right, taken, floor = found
-    write_json(floor.path / FACTS, {"model": "linear SVM", "dev": 50.0, "test": 50.0})
+    write_json(floor.path / FACTS, {"model": "linear SVM", "dev": 10.0, "test": 10.0})
     (graph.path / "model.onnx").write_bytes(bytes(MODEL_BYTES))
     for name, figure in figures.items():
         text = json.dumps(None if figure is None else manifest.encode(figure))
@@ -138,7 +138,7 @@ def test_a_teacher_at_its_floor_is_no_base_of_comparison(tmp_path: Path) -> None
 def test_the_finished_builds_verdict_is_in_its_manifest(tiny_build: TinyBuild, tmp_path: Path) -> None:
     written = json.loads((made(tiny_build, Verdict).path / "gate.json").read_text())
     assert written == builds.manifest(tiny_build.bundle)["gate"]
-    taken = [made(tiny_build, kind) for kind in (QuantizedGraph, Accuracy, Latency)]
+    taken = [made(tiny_build, kind) for kind in Gate.IN]
     target = builds.write_target(
         tmp_path / "strict.toml", ("max_drop = 30.0", "max_drop = 0.0"), budget("instructions", 1)
     )
