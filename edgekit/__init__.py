@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from edgekit.quant.range_file import RangeFile
     from edgekit.range_files import Difference
     from edgekit.recipe import Limits, Recipe
+    from edgekit.search.costs import CostTable
     from edgekit.store import Store
     from edgekit.target import Target
     from edgekit.verdict import Gate
@@ -42,9 +43,12 @@ __all__ = [
     "make_recipe",
     "open_store",
     "plan",
+    "profile",
+    "read_costs",
     "read_ranges",
     "student",
     "verify",
+    "write_costs",
     "write_ranges",
 ]
 
@@ -123,9 +127,10 @@ def load_recipe(
     Raises:
         RecipeError: no such file, or it is invalid.
     """
+    from edgekit.recipe import assembled
     from edgekit.recipe import load_recipe as load
 
-    return _recipe(load(Path(path)), model, data, targets, task, out, device, seed, limits, options, allow_download)
+    return assembled(load(Path(path)), model, data, targets, task, out, device, seed, limits, options, allow_download)
 
 
 def make_recipe(
@@ -149,41 +154,9 @@ def make_recipe(
     Raises:
         RecipeError: the model or the data is empty, or the seed is out of range.
     """
-    return _recipe({}, model, data, targets, task, out, device, seed, limits, options, allow_download)
+    from edgekit.recipe import assembled
 
-
-def _recipe(
-    file: Mapping[str, Any],
-    model: str | Path | None,
-    data: str | Path | None,
-    targets: Sequence[str],
-    task: str | None,
-    out: str | Path | None,
-    device: str | None,
-    seed: int | None,
-    limits: Limits | None,
-    options: Mapping[str, Mapping[str, Any]] | None,
-    allow_download: bool,
-) -> Recipe:
-    """Makes a recipe of what a file holds and what is given over it; what is empty leaves the file's, or a default."""
-    from edgekit.errors import RecipeError
-    from edgekit.recipe import Recipe, check_seed, check_types, merged_limits, merged_options
-
-    given: dict[str, Any] = {"task": task, "device": device, "seed": seed, "allow_download": allow_download or None}
-    given |= {
-        name: str(p) if isinstance(p, Path) else p for name, p in (("model", model), ("data", data), ("out", out))
-    }
-    given["targets"] = tuple(targets) if isinstance(targets, Sequence) and not isinstance(targets, str) else targets
-    given["limits"] = merged_limits(file.get("limits"), limits)
-    given["options"] = merged_options(file.get("options", {}), options)
-    values = {**file, **{name: value for name, value in given.items() if value not in (None, (), {}, "")}}
-    for name in ("model", "data"):
-        if not values.get(name):
-            raise RecipeError(f"no {name} given; name it, or put `{name} = …` into the recipe")
-    recipe = Recipe(**values)
-    check_types(recipe)
-    check_seed(recipe.seed)
-    return recipe
+    return assembled({}, model, data, targets, task, out, device, seed, limits, options, allow_download)
 
 
 def open_store() -> Store:
@@ -221,10 +194,11 @@ def build(
         EdgekitError: with what is wrong and what to do (see `edgekit.errors`).
     """
     from edgekit import front, manifest, pipeline
+    from edgekit.action import Silent
     from edgekit.report import html, sweep
     from edgekit.stages.search import sweeps
 
-    folders = pipeline.build(recipe, store or open_store(), observer or _Silent(), html.render, use_cache)
+    folders = pipeline.build(recipe, store or open_store(), observer or Silent(), html.render, use_cache)
     fronts: dict[str, Sequence[Point]] = {}
     for name, folder in folders.items() if sweeps(recipe.options) else ():
         fronts[name] = front.read_front(folder.parent, name)
@@ -279,15 +253,9 @@ def student(folder: str | Path, *, store: Store | None = None) -> Path:
     Raises:
         ArtifactError: the folder is no bundle, or the store does not have its student any more.
     """
-    from edgekit import manifest
-    from edgekit.artifact import Student
-    from edgekit.errors import ArtifactError
+    from edgekit import publish
 
-    keys = [step.key for step in manifest.read(Path(folder)).lineage if step.stage == "prune"]
-    found = (store or open_store()).find(keys[0], Student) if keys else None
-    if found is None:
-        raise ArtifactError(f"the store does not have the student of {folder}; run its build again")
-    return found[1].path
+    return publish.student_of(Path(folder), store or open_store())
 
 
 def lint(
@@ -313,16 +281,9 @@ def lint(
         InputError: with what is wrong and what to do.
     """
     from edgekit import linting
-    from edgekit.errors import RecipeError
 
-    if rows is not None and rows < 1:
-        raise RecipeError(f"rows is {rows}; it must be at least 1")
-    if str(model).endswith(".onnx") and (data is not None or rows is not None):
-        raise RecipeError(f"{model} is a graph: it is looked at as it is, without data or rows")
-    if data is None and rows is not None:
-        raise RecipeError("rows is given, but no data to take them from")
     given = None if data is None else str(data)
-    return linting.lint(str(model), load_target(target), task, given, rows or 64, columns or {}, allow_download)
+    return linting.lint(str(model), load_target(target), task, given, rows, columns or {}, allow_download)
 
 
 def calibrate(
@@ -352,6 +313,7 @@ def calibrate(
         EdgekitError: with what is wrong and what to do.
     """
     from edgekit import range_files
+    from edgekit.action import Silent
     from edgekit.recipe import merged_options
 
     given = {name: value for name, value in (("policy", policy), ("rows", rows)) if value is not None}
@@ -360,7 +322,7 @@ def calibrate(
     recipe = make_recipe(
         model, data, targets=targets, task=task, options=merged, seed=seed, allow_download=allow_download
     )
-    return range_files.make(recipe, store or open_store(), observer or _Silent())
+    return range_files.make(recipe, store or open_store(), observer or Silent())
 
 
 def read_ranges(path: str | Path) -> RangeFile:
@@ -392,6 +354,46 @@ def diff_ranges(before: RangeFile, after: RangeFile) -> Sequence[Difference]:
     return range_files.diff(before, after)
 
 
+def profile(
+    target: str,
+    *,
+    model: str | Path | None = None,
+    hidden: int | None = None,
+    head_dim: int | None = None,
+    device: str = "",
+    seed: int = 0,
+    observer: Observer | None = None,
+) -> CostTable:
+    """Takes what shapes of students cost on a target's runtime; see `edgekit.profiling.make`."""
+    from edgekit import profiling
+    from edgekit.action import Silent
+
+    given = None if model is None else str(model)
+    return profiling.make(load_target(target), given, hidden, head_dim, device, seed, observer or Silent())
+
+
+def read_costs(path: str | Path) -> CostTable:
+    """Reads a table that `write_costs` wrote.
+
+    Raises:
+        RecipeError: it is missing, or not such a file.
+    """
+    from edgekit.search.costs import read_costs
+
+    return read_costs(Path(path))
+
+
+def write_costs(path: str | Path, table: CostTable) -> None:
+    """Writes a table for `profile.table` of a later build.
+
+    Raises:
+        OutputError: the file cannot be written.
+    """
+    from edgekit import profiling
+
+    profiling.write(Path(path), table)
+
+
 def gate(dist: str | Path) -> Sequence[tuple[str, Manifest, Gate]]:
     """Judges the bundles of a folder again from the figures in their manifests alone.
 
@@ -401,19 +403,3 @@ def gate(dist: str | Path) -> Sequence[tuple[str, Manifest, Gate]]:
     from edgekit import verdict
 
     return verdict.judge_dist(Path(dist))
-
-
-class _Silent:
-    """An observer that tells nobody."""
-
-    def started(self, target: str, stage: str, reason: str) -> None:
-        """Ignores a start."""
-
-    def progressed(self, done: int, total: int, what: str) -> None:
-        """Ignores progress."""
-
-    def finished(self, target: str, made: object) -> None:
-        """Ignores an end."""
-
-    def noted(self, text: str) -> None:
-        """Ignores a note."""

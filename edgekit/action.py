@@ -68,6 +68,22 @@ class Observer(Protocol):
         ...
 
 
+class Silent:
+    """An observer that tells nobody."""
+
+    def started(self, target: str, stage: str, reason: str) -> None:
+        """Ignores a start."""
+
+    def progressed(self, done: int, total: int, what: str) -> None:
+        """Ignores progress."""
+
+    def finished(self, target: str, made: object) -> None:
+        """Ignores an end."""
+
+    def noted(self, text: str) -> None:
+        """Ignores a note."""
+
+
 @dataclass(frozen=True)
 class Actions:
     """What all actions of one target in one build share.

@@ -269,6 +269,18 @@ class Candidates(Artifact):
 
 
 @dataclass(frozen=True)
+class Costs(Artifact):
+    """What shapes of students cost on a device (`edgekit.search.costs`)."""
+
+    KIND = "costs"
+
+    @property
+    def file(self) -> Path:
+        """The table."""
+        return self.path / "costs.json"
+
+
+@dataclass(frozen=True)
 class Timings(Artifact):
     """What each candidate costs on a device: timings.json, by the candidate's file."""
 

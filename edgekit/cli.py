@@ -12,6 +12,7 @@ import click
 
 import edgekit
 from edgekit.cli_model import calibrate, lint
+from edgekit.cli_profile import profile
 from edgekit.shell import FaultGroup, columns_of, console, device_option, json_option, plain, print_json, print_result
 from edgekit.world import current_world
 
@@ -26,6 +27,7 @@ def main() -> None:
 
 main.add_command(lint)
 main.add_command(calibrate)
+main.add_command(profile)
 
 
 @main.command(epilog="Example: edgekit build my-model --data my-data --target arm64 --max-drop 1.5")

@@ -95,10 +95,10 @@ def calibrate(
     Exit code: 0; 2 the input is wrong.
     """
     from edgekit.errors import RecipeError
-    from edgekit.range_files import check_writable
     from edgekit.recipe import parse_settings
     from edgekit.report import terminal
     from edgekit.report.progress import Progress
+    from edgekit.store import check_writable
 
     making = {
         "data": data,
@@ -129,7 +129,7 @@ def calibrate(
         if doubled:
             raise RecipeError(f"--{doubled[0]} and --set calibrate.{doubled[0]} are both given; leave one out")
         if out is not None:
-            check_writable(out)
+            check_writable(out, "ranges")
         with Progress() as observer:
             found = edgekit.calibrate(
                 model,

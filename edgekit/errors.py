@@ -53,6 +53,12 @@ class DeviceError(EdgekitError):
     exit_code = 5
 
 
+class UnmeasurableError(EdgekitError):
+    """A figure is asked for that the device cannot take: exit code 4."""
+
+    exit_code = 4
+
+
 class StoreError(EdgekitError):
     """The artifact store is inconsistent in a way that a rebuild does not cure."""
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from edgekit import data, frontends
 from edgekit.backends import load_backend
 from edgekit.checkpoint import inspect, load_classifier, locate
+from edgekit.errors import RecipeError
 from edgekit.quant.findings import Finding, in_order, outlier_channels
 from edgekit.quiet import quiet_libraries
 from edgekit.source import resolve
@@ -18,13 +19,16 @@ from edgekit.tasks import load_task
 if TYPE_CHECKING:
     from edgekit.ir.encoder import EdgekitForSequenceClassification
 
+ROWS = 64
+"""Training rows that are run where no number is given."""
+
 
 def lint(
     model: str,
     target: Target,
     task: str,
     rows: str | None,
-    count: int,
+    count: int | None,
     columns: Mapping[str, str],
     allow_download: bool,
 ) -> list[Finding]:
@@ -35,13 +39,19 @@ def lint(
         target: decides what saturates and what stays float.
         task: name of the task.
         rows: labelled data whose training rows are run through the model; None estimates from the weights.
-        count: rows to run.
+        count: rows to run; 64 by default.
         columns: role → column of the data; the others are found.
         allow_download: whether a hub id may be fetched.
 
     Raises:
         InputError: the model or the data cannot be used, or are not of each other.
     """
+    if count is not None and count < 1:
+        raise RecipeError(f"rows is {count}; it must be at least 1")
+    if model.endswith(".onnx") and (rows is not None or count is not None):
+        raise RecipeError(f"{model} is a graph: it is looked at as it is, without data or rows")
+    if rows is None and count is not None:
+        raise RecipeError("rows is given, but no data to take them from")
     load_task(task)
     backend = load_backend(target.runtime.name)
     if model.endswith(".onnx"):
@@ -54,7 +64,7 @@ def lint(
     labels = checkpoint.labels or ("0", "1")  # a new head's channels do not matter: it has no outliers yet
     with quiet_libraries(("transformers",)):
         encoder = frontends.build(load_classifier(checkpoint.path, () if checkpoint.fine_tuned else labels))
-        drawn = [] if texts is None else drawn_rows(checkpoint.path, texts, count, 0)
+        drawn = [] if texts is None else drawn_rows(checkpoint.path, texts, count or ROWS, 0)
         found = outliers_seen(encoder, drawn) if drawn else estimated(encoder)
         return in_order([*found, *found_in_export(encoder, backend, target.quant.ops, drawn)])
 

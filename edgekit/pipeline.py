@@ -31,6 +31,7 @@ from edgekit.source import resolve
 from edgekit.stage import (
     Conducting,
     Demanding,
+    Fitted,
     Foresighted,
     Resolvable,
     Stage,
@@ -138,17 +139,17 @@ def _check_target(target: Target) -> None:
         raise RecipeError(f"target {target.name}: an impossible limit: {error}") from error
 
 
-def stages_for(
-    target: Target, options: Mapping[str, Mapping[str, Any]], given: Mapping[type[Artifact], Artifact]
-) -> list[Stage]:
+def stages_for(target: Target, options: Mapping[str, Mapping[str, Any]], source: Source) -> list[Stage]:
     """Returns the stages of a target with their options, without those whose output is given or not wanted."""
     stages: list[Stage] = []
     for cls in ORDER:
-        if cls.OUT in given or (cls in SEARCHING and not search.wanted(options)):
+        if cls.OUT in source.artifacts or (cls in SEARCHING and not search.wanted(options)):
             continue
         stage: Stage = make_stage(cls, options.get(cls.NAME, {}))
         if isinstance(stage, Conducting):
             stage = stage.knowing(options)
+        if isinstance(stage, Fitted):
+            stage = stage.for_width(*frontends.width_of(source.checkpoint.path))
         stages.append(stage.resolved(target) if isinstance(stage, Resolvable) else stage)
     return stages
 
@@ -158,7 +159,7 @@ def planned_stages(
 ) -> list[Stage]:
     """Returns stages anew, with what a search decided in the place of their defaults; the recipe's options stay."""
     options = merged_options(planned, source.recipe.options)
-    anew = {stage.NAME: stage for stage in stages_for(target, options, source.artifacts)}
+    anew = {stage.NAME: stage for stage in stages_for(target, options, source)}
     return [anew.get(stage.NAME, stage) for stage in stages]
 
 
@@ -168,7 +169,7 @@ def plan(source: Source, store: Store, use_cache: bool = True) -> list[Planned]:
     for target in source.targets:
         artifacts = dict(source.artifacts)
         device, _ = devices.choose(target.name, processor_of(target.device), source.recipe.device)
-        left = stages_for(target, source.recipe.options, source.artifacts)
+        left = stages_for(target, source.recipe.options, source)
         unplanned = any(Plan is stage.OUT for stage in left)
         while left:
             stage = left.pop(0)
@@ -214,7 +215,7 @@ def build(
     with full_explained(written), store.session():
         for target in source.targets:
             before = previous_keys(Path(recipe.out) / target.name)
-            stages = stages_for(target, recipe.options, source.artifacts)
+            stages = stages_for(target, recipe.options, source)
             actions = _actions(source, target, stages, store, observer, before, made_now, use_cache)
             artifacts, lineage = _walk(actions, stages, source.artifacts, source)
             points = _swept(actions, stages, artifacts, source) if search.sweeps(recipe.options) else None
@@ -240,7 +241,7 @@ def make_until(recipe: Recipe, store: Store, observer: Observer, last: str) -> d
     """
     source = open_source(recipe)
     target = source.targets[0]
-    stages = stages_for(target, recipe.options, source.artifacts)
+    stages = stages_for(target, recipe.options, source)
     stages = stages[: [stage.NAME for stage in stages].index(last) + 1]
     with full_explained((store.root, Path(tempfile.gettempdir()))), store.session():
         actions = _actions(source, target, stages, store, observer, {}, {}, use_cache=True)

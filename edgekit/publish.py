@@ -332,3 +332,16 @@ def _most_sensitive(shares: Mapping[str, float]) -> str:
     """Says what share of int8's error the first few products make, each alone given back to float."""
     first = sorted(shares, key=lambda name: -shares[name])[:SENSITIVE]
     return ", ".join(f"{spoken(name)} {100 * shares[name]:.0f} %" for name in first)
+
+
+def student_of(folder: Path, store: Store) -> Path:
+    """Returns the checkpoint of the float student behind a bundle.
+
+    Raises:
+        ArtifactError: the folder is no bundle, or the store does not have its student any more.
+    """
+    keys = [step.key for step in manifests.read(folder).lineage if step.stage == "prune"]
+    found = store.find(keys[0], Student) if keys else None
+    if found is None:
+        raise ArtifactError(f"the store does not have the student of {folder}; run its build again")
+    return found[1].path

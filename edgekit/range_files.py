@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -14,13 +13,13 @@ from edgekit import pipeline
 from edgekit.action import Observer
 from edgekit.artifact import Graph, Ranges, file_digest, json_text
 from edgekit.backends import load_backend
-from edgekit.errors import OutputError, RecipeError
+from edgekit.errors import RecipeError
 from edgekit.quant.findings import Finding
 from edgekit.quant.range_file import SCHEMA, RangeFile
 from edgekit.quant.ranges import read_ranges
 from edgekit.recipe import Recipe
 from edgekit.stages.calibrate import MANIFEST
-from edgekit.store import Store, write_atomically
+from edgekit.store import Store, write_file
 from edgekit.target import load_target
 
 SAME = 0.01
@@ -89,31 +88,13 @@ def make(recipe: Recipe, store: Store, observer: Observer) -> RangeFile:
     )
 
 
-def check_writable(path: Path) -> None:
-    """Refuses a file that could not be written, before time is spent.
-
-    Raises:
-        OutputError: it is a folder, or its folder is missing or cannot be written.
-    """
-    if path.is_dir():
-        raise OutputError(f"ranges cannot be written to {path}: it is a folder")
-    try:
-        with tempfile.TemporaryFile(dir=path.parent):
-            pass
-    except OSError as error:
-        raise OutputError(f"ranges cannot be written to {path}: {error.strerror}") from error
-
-
 def write(path: Path, ranges: RangeFile) -> None:
     """Writes a file of ranges, or nothing.
 
     Raises:
         OutputError: it cannot be written.
     """
-    try:
-        write_atomically(path, json_text(dataclasses.asdict(ranges)))
-    except OSError as error:
-        raise OutputError(f"ranges cannot be written to {path}: {error.strerror}") from error
+    write_file(path, "ranges", json_text(dataclasses.asdict(ranges)))
 
 
 def diff(before: RangeFile, after: RangeFile) -> Sequence[Difference]:

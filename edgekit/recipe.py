@@ -203,6 +203,41 @@ def check_seed(seed: int) -> None:
         raise RecipeError(f"seed is {seed}; it must lie between 0 and {(1 << 32) - 1}")
 
 
+def assembled(
+    file: Mapping[str, Any],
+    model: str | Path | None,
+    data: str | Path | None,
+    targets: Sequence[str],
+    task: str | None,
+    out: str | Path | None,
+    device: str | None,
+    seed: int | None,
+    limits: Limits | None,
+    options: Mapping[str, Mapping[str, Any]] | None,
+    allow_download: bool,
+) -> Recipe:
+    """Makes a recipe of what a file holds and what is given over it; what is empty leaves the file's, or a default.
+
+    Raises:
+        RecipeError: the model or the data is empty, a value is of the wrong type, or the seed is out of range.
+    """
+    given: dict[str, Any] = {"task": task, "device": device, "seed": seed, "allow_download": allow_download or None}
+    given |= {
+        name: str(p) if isinstance(p, Path) else p for name, p in (("model", model), ("data", data), ("out", out))
+    }
+    given["targets"] = tuple(targets) if isinstance(targets, Sequence) and not isinstance(targets, str) else targets
+    given["limits"] = merged_limits(file.get("limits"), limits)
+    given["options"] = merged_options(file.get("options", {}), options)
+    values = {**file, **{name: value for name, value in given.items() if value not in (None, (), {}, "")}}
+    for name in ("model", "data"):
+        if not values.get(name):
+            raise RecipeError(f"no {name} given; name it, or put `{name} = …` into the recipe")
+    recipe = Recipe(**values)
+    check_types(recipe)
+    check_seed(recipe.seed)
+    return recipe
+
+
 def with_limits(target: Target, limits: Limits) -> Target:
     """Returns the target with the recipe's limits in place of its own."""
     budget: dict[str, Any] = {

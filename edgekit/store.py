@@ -20,6 +20,7 @@ import os
 import re
 import secrets
 import shutil
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -256,6 +257,37 @@ def write_atomically(path: Path, text: str) -> None:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def check_writable(path: Path, what: str) -> None:
+    """Refuses a file that could not be written, before time is spent.
+
+    Args:
+        path: of the file.
+        what: it holds, for the message.
+
+    Raises:
+        OutputError: it is a folder, or its folder is missing or cannot be written.
+    """
+    if path.is_dir():
+        raise OutputError(f"{what} cannot be written to {path}: it is a folder")
+    try:
+        with tempfile.TemporaryFile(dir=path.parent):
+            pass
+    except OSError as error:
+        raise OutputError(f"{what} cannot be written to {path}: {error.strerror}") from error
+
+
+def write_file(path: Path, what: str, text: str) -> None:
+    """Writes a file that the user asked for, whole or not at all; arguments as `check_writable`.
+
+    Raises:
+        OutputError: it cannot be written.
+    """
+    try:
+        write_atomically(path, text)
+    except OSError as error:
+        raise OutputError(f"{what} cannot be written to {path}: {error.strerror}") from error
 
 
 def _size_bytes(root: Path) -> int:

@@ -82,12 +82,14 @@ class LatencyPlan:
         block_runs: timed runs in a block; at least 50.
         warmup_runs: untimed runs at the start of each block (the other model has evicted the caches).
         threads: intra-op threads of the runtime.
+        memory: whether each model's peak memory is taken too, in a process of its own.
     """
 
     rounds: int = 8
     block_runs: int = 60
     warmup_runs: int = 5
     threads: int = 1
+    memory: bool = True
 
 
 @dataclass(frozen=True)
@@ -97,8 +99,10 @@ class Samples:
     Attributes:
         load_ms: time to make the session.
         cold_ms: the first inference after load.
-        block_ms: shape (rounds, block_runs), milliseconds.
-        peak_rss_bytes: of a process of its own that loads and runs this model alone; None where it cannot be read.
+        block_ms: shape (rounds, block_runs), milliseconds; run k of round r is of row r * block_runs + k, modulo
+            the number of rows.
+        peak_rss_bytes: of a process of its own that loads and runs this model alone; None where it cannot be read, or
+            was not asked for.
     """
 
     load_ms: float
@@ -115,11 +119,13 @@ class InstructionCount:
         per_inference: mean over the rows, net of `runner_overhead`.
         runner_overhead: instructions an inference of an empty model, the cost of Python and the session call.
         rows: rows over which the mean was taken.
+        by_row: of each row, in their order, net as well; empty where a device knows the mean alone.
     """
 
     per_inference: float
     runner_overhead: float
     rows: int
+    by_row: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -160,9 +166,12 @@ class Device(Protocol):
         ...
 
     def instructions(
-        self, models: Mapping[str, tuple[ModelFile, TokenRows]], threads: int
+        self, models: Mapping[str, tuple[ModelFile, TokenRows]], threads: int, together: bool = False
     ) -> Mapping[str, InstructionCount] | Unavailable:
-        """Counts executed instructions an inference of each model over its rows."""
+        """Counts executed instructions an inference of each model over its rows.
+
+        With `together` many models may share a process, which is quicker and a little less exact.
+        """
         ...
 
 

@@ -128,13 +128,13 @@ class LocalDevice:
                 load_ms=float(timed["load_ms"]),
                 cold_ms=float(timed["cold_ms"]),
                 block_ms=block_ms[index],
-                peak_rss_bytes=self._peak_rss_bytes(*models[timed["name"]], plan.threads),
+                peak_rss_bytes=self._peak_rss_bytes(*models[timed["name"]], plan.threads) if plan.memory else None,
             )
             for index, timed in enumerate(event["models"])
         }
 
     def instructions(
-        self, models: Mapping[str, tuple[ModelFile, TokenRows]], threads: int
+        self, models: Mapping[str, tuple[ModelFile, TokenRows]], threads: int, together: bool = False
     ) -> Mapping[str, InstructionCount] | Unavailable:
         """Says why there is no count here."""
         return Unavailable(

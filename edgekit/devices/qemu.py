@@ -113,7 +113,7 @@ class QemuDevice:
         return Unavailable("under emulation wall time says nothing of the device; instruction counts are taken instead")
 
     def instructions(
-        self, models: Mapping[str, tuple[ModelFile, TokenRows]], threads: int
+        self, models: Mapping[str, tuple[ModelFile, TokenRows]], threads: int, together: bool = False
     ) -> Mapping[str, InstructionCount] | Unavailable:
         """Counts the Arm instructions of an inference, exactly.
 
@@ -125,6 +125,8 @@ class QemuDevice:
             models: by name, the model file and its rows.
             threads: has no influence: one thread is used, because how long threads wait for each other differs from
                 run to run, and the work does not become less by being shared.
+            together: count in one process for each share of the models: starting an emulated Python takes longer than
+                most models run. A count then depends on what shares the heap with it, by up to a hundredth.
 
         Raises:
             DeviceError: the device is not prepared, or the runner refused the job or broke off.
@@ -136,25 +138,31 @@ class QemuDevice:
             overheads = {
                 (empties[key].sha256, rows_key(rows)): (empties[key], rows) for key, (_, rows) in models.items()
             }
-            counts = self._count(folder, [*models.values(), *overheads.values()])
+            counts = self._count(folder, [*models.values(), *overheads.values()], together)
         overhead = dict(zip(overheads, counts[len(models) :], strict=True))
         result = {}
         for (key, (_, rows)), gross in zip(models.items(), counts, strict=False):
             net_of = overhead[empties[key].sha256, rows_key(rows)]
-            result[key] = InstructionCount(gross - net_of, net_of, len(rows.ids))
+            net = gross - net_of
+            result[key] = InstructionCount(float(net.mean()), float(net_of.mean()), len(net), tuple(net.tolist()))
         return result
 
-    def _count(self, folder: Path, models: Sequence[tuple[ModelFile, TokenRows]]) -> list[float]:
-        """Returns the instructions of an inference of each model, runner included."""
+    def _count(self, folder: Path, models: Sequence[tuple[ModelFile, TokenRows]], together: bool) -> list[np.ndarray]:
+        """Returns the instructions of an inference of each row of each model, runner included; each (rows,)."""
         settings = {"passes": PASSES, "mark_fd": MARK_FD}
-        runs = self._runs(folder, [Job("passes", {"model": entry}, 1, settings) for entry in models], COUNT_FILE)
-        at_once = max(1, min(MAX_SHARES, usable_cores()))
+        at_once = max(1, min(MAX_SHARES, usable_cores(), len(models)))
+        shares = at_once if together else len(models)
+        dealt = [models[share::shares] for share in range(shares)]
+        jobs = [Job("passes", {str(place): one for place, one in enumerate(part)}, 1, settings) for part in dealt]
+        runs = self._runs(folder, jobs, COUNT_FILE)
         for first in range(0, len(runs), at_once):
             run_jobs(self.uri, runs[first : first + at_once], quiet_limit_s=COUNT_QUIET_LIMIT_S)
-        return [
-            counted_passes(run.folder / COUNT_FILE, self.uri) / len(rows.ids)
-            for run, (_, rows) in zip(runs, models, strict=True)
-        ]
+        counts: list[np.ndarray] = [np.empty(0)] * len(models)
+        for share, (run, part) in enumerate(zip(runs, dealt, strict=True)):
+            lengths = [len(rows.ids) for _, rows in part]
+            taken = counted_rows(run.folder / COUNT_FILE, self.uri, sum(lengths))
+            counts[share::shares] = np.split(taken, np.cumsum(lengths)[:-1])
+        return counts
 
     def _runs(self, folder: Path, jobs: Sequence[Job], count_into: str | None = None) -> list[Run]:
         """Writes jobs below a folder and returns the processes that run them here."""
@@ -167,20 +175,24 @@ class QemuDevice:
         ]
 
 
-def counted_passes(path: Path, uri: str) -> float:
-    """Returns the instructions of one pass, the mean over those after the settling ones.
+def counted_rows(path: Path, uri: str, rows: int) -> np.ndarray:
+    """Returns the instructions that each row took, (rows,), the mean over the passes after the settling ones.
 
     Args:
-        path: totals at the marks, one a line: before the first pass and after each.
+        path: totals at the marks, one a line: before the first row and after each row of each pass.
         uri: device, for the message.
+        rows: of a pass.
 
     Raises:
         DeviceError: the counter left something else.
     """
     totals = [int(line) for line in path.read_text().split()] if path.exists() else []
-    if len(totals) != PASSES + 1:
-        raise DeviceError(f"{uri}: the instruction counter left {len(totals)} totals for {PASSES} passes")
-    return (totals[PASSES] - totals[SETTLING_PASSES]) / (PASSES - SETTLING_PASSES)
+    if len(totals) != PASSES * rows + 1:
+        raise DeviceError(
+            f"{uri}: the instruction counter left {len(totals)} totals for {PASSES} passes of {rows} rows"
+        )
+    taken: np.ndarray = np.diff(totals).reshape(PASSES, rows)[SETTLING_PASSES:].mean(axis=0)
+    return taken
 
 
 def rows_key(rows: TokenRows) -> tuple[bytes, ...]:

@@ -24,8 +24,8 @@ Modes:
     latency: blocks of runs, one model after the other and in the reverse order every second round (ABBA), so that a
         drift of the clock speed falls on all models alike. In blocks rather than single runs, because in single runs
         the larger model evicts the smaller one from the caches, which would not happen on the device.
-    passes: every row, N times, without a word in between, and a mark before, between and after the passes: for
-        counting instructions from outside. A mark is a `close` of the job's `mark_fd`, a file descriptor that nobody
+    passes: every row, N times, without a word in between, a mark before the first and one after each: for counting
+        instructions from outside, row by row. A mark is a `close` of the job's `mark_fd`, a file descriptor that nobody
         has open: it does nothing, and an emulator's plugin sees it.
 """
 
@@ -339,7 +339,7 @@ def run_passes(models: list[Model], job: dict[str, Any]) -> None:
         for model in models:
             for feed in model.feeds:
                 model.session.run([model.output], feed)
-        mark(job["mark_fd"])
+                mark(job["mark_fd"])
     emit("result", passes=job["passes"])
 
 

@@ -10,6 +10,7 @@ import importlib
 import pkgutil
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from edgekit.errors import ModelError
@@ -77,6 +78,21 @@ def check(model_type: str) -> None:
     """
     if model_type not in architectures():
         raise ModelError(f"no frontend for model type {model_type!r}; there are: {', '.join(architectures())}")
+
+
+def width_of(path: Path) -> tuple[int, int]:
+    """Returns hidden size and head_dim of a checkpoint.
+
+    Raises:
+        ModelError: no frontend for its architecture.
+    """
+    from optimum.utils import NormalizedConfigManager
+    from transformers import AutoConfig
+
+    config = AutoConfig.from_pretrained(path, local_files_only=True)
+    check(config.model_type)
+    sizes = NormalizedConfigManager.get_normalized_config_class(config.model_type)(config)
+    return int(sizes.hidden_size), int(sizes.hidden_size // sizes.num_attention_heads)
 
 
 def build(model: PreTrainedModel) -> EdgekitForSequenceClassification:

@@ -22,8 +22,10 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from edgekit import data
 from edgekit.artifact import (
     FACTS,
+    Costs,
     LabelledData,
     Plan,
     Teacher,
@@ -33,20 +35,28 @@ from edgekit.artifact import (
     WideStudent,
     write_json,
 )
+from edgekit.provenance import Provenance
 from edgekit.quant.findings import Finding
 from edgekit.recipe import make_stage
-from edgekit.search.structure import Outline, Structure, alternatives, rungs
+from edgekit.search.costs import read_costs
+from edgekit.search.limits import Forecast, Limits, ladder
+from edgekit.search.structure import Outline, Structure, alternatives
 from edgekit.stage import INTERNAL, Context, Inputs, Pass
 from edgekit.stages.distill import Distill
+from edgekit.stages.evaluate import draw
 from edgekit.stages.outline import read_outline
 from edgekit.stages.prune import DEV_LOGITS, Prune
 from edgekit.statistics import divergence, shortfall
+from edgekit.tokenization import encode, load_tokenizer
 
 START = 0.09
 """Share of the teacher's work on whose rung the search begins: two layers of six, half as wide."""
 
 REFERENCE = 0.3
 """Share of the work of the student that others are compared with where dev tells nothing of the teacher."""
+
+LENGTH_ROWS = 500
+"""Training rows whose lengths the cost of an inference is foretold for."""
 
 SWEPT = 0.5
 """Share of the work from which on `sweep` trains all rungs."""
@@ -85,9 +95,9 @@ class Search(Pass):
 
     NAME: ClassVar[str] = "search"
     VERSION: ClassVar[int] = 1
-    IN: ClassVar = (Teacher, LabelledData, Vocabulary, TeacherOutputs, TeacherOutline)
+    IN: ClassVar = (Teacher, LabelledData, Vocabulary, TeacherOutputs, TeacherOutline, Costs)
     OUT: ClassVar = Plan
-    READS: ClassVar[tuple[str, ...]] = ("shape.head_multiple", "shape.ffn_multiple", "gate.max_drop")
+    READS: ClassVar[tuple[str, ...]] = ("shape.head_multiple", "shape.ffn_multiple", "gate.max_drop", "budget")
     TOOLS: ClassVar[tuple[str, ...]] = ("torch", "transformers", "tokenizers", "accelerate", "optimum", "numpy")
     PARALLEL: ClassVar[bool] = True
 
@@ -106,29 +116,34 @@ class Search(Pass):
         """Writes plan.json: the options of `distill` and `prune` that make the chosen student."""
         outline = read_outline(inputs[TeacherOutline].file)
         multiples = ctx.target["shape.head_multiple"], ctx.target["shape.ffn_multiple"]
-        ladder = [alternatives(outline, work, *multiples) for work in rungs(outline, *multiples)]
-        shares = [outline.work(rung[-1]) / outline.work(ladder[0][-1]) for rung in ladder]
-        trainer, limit = _Trainer(self, inputs, ctx, outline), ctx.target["gate.max_drop"]
-        whole: dict[int, Trained] = {}
+        forecast, limits = _forecast(inputs, outline, ctx), _limits(ctx.target["budget"])
+        rungs_within = ladder(outline, *multiples, lambda one: not forecast.misses(one, limits))
         findings: list[Finding] = []
+        if not rungs_within:
+            rungs_within = [ladder(outline, *multiples, lambda _: True)[-1]]
+            findings.append(_out_of_reach(forecast, limits, rungs_within[0][0]))
+        dearest = outline.work(outline.whole(range(len(outline.head_loss))))
+        shares = [outline.work(rung[-1]) / dearest for rung in rungs_within]
+        trainer, limit = _Trainer(self, inputs, ctx, outline), ctx.target["gate.max_drop"]
         base = 0.0
         if knows_dev(inputs[TeacherOutputs].facts, len(trainer.teacher)):
-            place = nearest(shares, REFERENCE)
-            whole[place] = trainer.whole(ladder[place][len(ladder[place]) // 2])
-            base = whole[place].shortfall
+            base = trainer.reference(*multiples).shortfall
             findings.append(_dev_known(inputs[TeacherOutputs].facts, base))
+        whole: dict[int, Trained] = {}
 
         def passes(place: int) -> bool:
             return whole[place].shortfall - base <= limit
 
-        for place in bisection(nearest(shares, START), len(ladder), passes, self.trainings):
+        for place in bisection(nearest(shares, START), len(shares), passes, self.trainings):
+            whole[place] = trainer.whole(trainer.best(rungs_within[place]))
+        for place in range(nearest(shares, SWEPT), len(shares)) if self.sweep else ():
             if place not in whole:
-                whole[place] = trainer.whole(trainer.best(ladder[place]))
-        for place in range(nearest(shares, SWEPT), len(ladder)) if self.sweep else ():
-            if place not in whole:
-                whole[place] = trainer.whole(trainer.best(ladder[place]))
-        cheapest = max((place for place in whole if passes(place)), default=None)
-        chosen = whole[min(whole, key=lambda at: whole[at].shortfall) if cheapest is None else cheapest]
+                whole[place] = trainer.whole(trainer.best(rungs_within[place]))
+        passing = [one for place, one in whole.items() if passes(place)]
+        if passing:
+            chosen = min(passing, key=lambda one: forecast.cost(one.structure))
+        else:
+            chosen = min(whole.values(), key=lambda one: one.shortfall)
         write_json(out_dir / "plan.json", trainer.options(chosen.structure, chosen.epochs))
         facts = {
             "structure": str(chosen.structure),
@@ -136,14 +151,55 @@ class Search(Pass):
             "base": base,
             "limit": limit,
             "short_trainings": len(trainer.probes),
+            "foretold": forecast.foretold(chosen.structure),
             "points": [
-                whole[place].as_fact(outline)
+                _point(whole[place], forecast)
                 | {"options": trainer.options(whole[place].structure, whole[place].epochs)}
                 for place in sorted(whole)
             ],
             "findings": [dataclasses.asdict(finding) for finding in findings],
         }
         write_json(out_dir / FACTS, facts)
+
+
+def _forecast(inputs: Inputs, outline: Outline, ctx: Context) -> Forecast:
+    vocabulary = inputs[Vocabulary]
+    tokenizer = load_tokenizer(vocabulary.tokenizer, vocabulary.max_length)
+    train = data.read(inputs[LabelledData].path).train
+    rows = encode(tokenizer, [train[i][0] for i in draw(len(train), LENGTH_ROWS, ctx.seed)])
+    table = read_costs(inputs[Costs].file)
+    lengths = [len(row) for row in rows]
+    judged = table.provenance is not Provenance.ESTIMATED
+    return Forecast(table, outline, lengths, len(vocabulary.teacher_ids), vocabulary.max_length, judged)
+
+
+def _limits(budget: Mapping[str, Any]) -> Limits:
+    return Limits(**{field.name: budget[field.name] for field in dataclasses.fields(Limits)})
+
+
+def _point(trained: Trained, forecast: Forecast) -> dict[str, Any]:
+    """Returns what reports tell of a structure that was trained whole."""
+    return {
+        "structure": str(trained.structure),
+        "work": round(forecast.outline.work(trained.structure)),
+        "foretold": forecast.foretold(trained.structure),
+        "epochs": trained.epochs,
+        "shortfall": round(trained.shortfall, 3),
+        "dev": round(trained.score, 3),
+    }
+
+
+def _out_of_reach(forecast: Forecast, limits: Limits, cheapest: Structure) -> Finding:
+    """Says how near the cheapest structure comes to the limits that it misses."""
+    told, missed = forecast.foretold(cheapest), forecast.misses(cheapest, limits)
+    said = ", ".join(f"{name} {told[name]:,.4g} against {getattr(limits, name):,.4g}" for name in missed)
+    return Finding(
+        "limits-out-of-reach",
+        "structure",
+        f"the cheapest structure there is ({cheapest}) is foretold to be beyond: {said}",
+        "the gate will fail; this structure is built all the same, as the nearest",
+        "a wider limit, or for the file's size a smaller vocabulary (trim.min_tokens, trim.min_count)",
+    )
 
 
 @dataclass(frozen=True)
@@ -161,16 +217,6 @@ class Trained:
     epochs: int
     shortfall: float
     score: float
-
-    def as_fact(self, outline: Outline) -> dict[str, Any]:
-        """Returns what reports tell of it."""
-        return {
-            "structure": str(self.structure),
-            "work": round(outline.work(self.structure)),
-            "epochs": self.epochs,
-            "shortfall": round(self.shortfall, 3),
-            "dev": round(self.score, 3),
-        }
 
 
 def wanted(options: Mapping[str, Mapping[str, Any]]) -> bool:
@@ -232,6 +278,12 @@ class _Trainer:
         found = min(near, key=lambda structure: self.probes.get(structure, 0.0))
         self._depth = len(found.layers)
         return found
+
+    def reference(self, head_multiple: int, ffn_multiple: int) -> Trained:
+        """Trains a student that is large enough to fall behind by little, whatever the limits are."""
+        dearest = self._outline.work(self._outline.whole(range(len(self._outline.head_loss))))
+        rung = alternatives(self._outline, REFERENCE * dearest, head_multiple, ffn_multiple)
+        return self.whole(rung[len(rung) // 2])
 
     def whole(self, structure: Structure) -> Trained:
         """Trains a structure whole."""

@@ -1,0 +1,208 @@
+"""Tables of costs: fits against prices that are known, sums of layers, files, and what a table is refused for."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from cost_tables import LENGTHS, PRICES, price, setting, table
+
+from edgekit.codec import encode
+from edgekit.errors import RecipeError
+from edgekit.search.costs import CostTable, Point, check_setting, fitted, read_costs, shipped_costs
+from edgekit.search.shapes import UNITS, Shape
+from edgekit.target import shipped_folder
+
+UNSEEN = (
+    Shape(32, 8, (3,), (70,), 3),
+    Shape(32, 8, (2, 4), (100, 20), 12),
+    Shape(32, 8, (1, 3, 2, 4), (128, 5, 40, 77), 150),
+)
+SHIPPED = sorted((shipped_folder() / "costs").glob("*.json"))
+
+
+@pytest.fixture(scope="module")
+def costs() -> CostTable:
+    return table()
+
+
+@pytest.mark.parametrize("family", PRICES)
+@pytest.mark.parametrize("shape", UNSEEN, ids=str)
+def test_shapes_and_lengths_that_were_not_measured_are_priced(costs: CostTable, shape: Shape, family: str) -> None:
+    for length in (3, 7, 13, 40):
+        assert costs.cost(shape, [length], [family]) == pytest.approx(price(shape, length, family), rel=1e-6)
+
+
+def test_a_cost_is_the_mean_over_rows_of_the_family_that_takes_least(costs: CostTable) -> None:
+    for shape in UNSEEN:
+        means = {family: np.mean([price(shape, length, family) for length in (4, 9, 30)]) for family in PRICES}
+        assert costs.cost(shape, [4, 9, 30]) == pytest.approx(min(means.values()), rel=1e-6)
+        for family, mean in means.items():
+            assert costs.cost(shape, [4, 9, 30], [family]) == pytest.approx(mean, rel=1e-6)
+
+
+@pytest.mark.parametrize("family", PRICES)
+def test_a_cost_is_what_is_fixed_and_the_layers(costs: CostTable, family: str) -> None:
+    lengths = (4, 9, 30)
+    for shape in UNSEEN:
+        total = costs.fixed(shape.labels, lengths, family)
+        for place, (heads, ffn) in enumerate(zip(shape.heads, shape.ffn, strict=True)):
+            total += costs.layer(heads, ffn, place == len(shape.heads) - 1, lengths, family)
+        assert total == pytest.approx(costs.cost_of(shape, lengths, family))
+    factorised = Shape(32, 8, (2,), (64,), 4, word_rank=16)
+    more = costs.fixed(4, lengths, family, word_rank=16) - costs.fixed(4, lengths, family)
+    assert more > 0
+    whole = Shape(32, 8, (2,), (64,), 4)
+    difference = costs.cost_of(factorised, lengths, family) - costs.cost_of(whole, lengths, family)
+    assert difference == pytest.approx(more)
+
+
+def test_coefficients_are_never_negative_and_errors_are_told_of_shapes_left_out(costs: CostTable) -> None:
+    random = np.random.default_rng(0)
+    noisy = [
+        Point(p.shape, {f: tuple(c * random.lognormal(0, 0.1) for c in of) for f, of in p.costs.items()})
+        for p in costs.points
+    ]
+    for family, fit in fitted(LENGTHS, noisy).items():
+        assert min(fit.coefficients.values()) >= 0
+        errors = []
+        for place, point in enumerate(noisy):
+            others = fitted(LENGTHS, [*noisy[:place], *noisy[place + 1 :]])[family].coefficients
+            for length, cost in zip(LENGTHS, point.costs[family], strict=True):
+                errors.append(100 * abs(price(point.shape, length, family, {family: others}) / cost - 1))
+        assert (fit.mean_error, fit.largest_error) == pytest.approx((np.mean(errors), np.max(errors)), rel=1e-4)
+    assert max(fit.largest_error for fit in costs.fits.values()) < 1e-3
+
+
+def test_a_slower_machine_is_a_factor(costs: CostTable) -> None:
+    slower = costs.scaled(1.25)
+    assert slower.cost(UNSEEN[1], [9]) == pytest.approx(1.25 * costs.cost(UNSEEN[1], [9]))
+    assert slower.points[0].costs["static"][0] == pytest.approx(1.25 * costs.points[0].costs["static"][0])
+    with pytest.raises(ValueError, match="positive"):
+        costs.scaled(0.0)
+
+
+def test_of_a_fixed_length_all_rows_cost_the_same() -> None:
+    padded = table(lengths=(16,), sequence_length=16)
+    assert padded.cost(UNSEEN[0], [3]) == padded.cost(UNSEEN[0], [16, 5]) == padded.cost(UNSEEN[0], [16])
+
+
+def test_what_a_table_cannot_tell_is_refused(costs: CostTable) -> None:
+    with pytest.raises(ValueError, match="width"):
+        costs.cost(Shape(64, 8, (1,), (1,), 2), [4])
+    with pytest.raises(ValueError, match="no lengths"):
+        costs.cost(UNSEEN[0], [])
+    with pytest.raises(ValueError, match="weight-only"):
+        costs.cost(UNSEEN[0], [4], ["weight-only"])
+
+
+def write(path: Path, value: Any) -> Path:
+    path.write_text(value if isinstance(value, str) else json.dumps(value), encoding="utf-8")
+    return path
+
+
+def test_a_file_is_read_back_as_it_was(costs: CostTable, tmp_path: Path) -> None:
+    assert read_costs(write(tmp_path / "t.json", encode(costs))) == costs
+
+
+def changed(costs: CostTable, *places: Any) -> dict[str, Any]:
+    """The table as JSON with one value replaced (or, where it is None, taken away), named by its path."""
+    *path, name, new = places
+    value: dict[str, Any] = json.loads(json.dumps(encode(costs)))
+    inner: Any = value
+    for step in path:
+        inner = inner[step]
+    if new is None:
+        del inner[name]
+    else:
+        inner[name] = new
+    return value
+
+
+@pytest.mark.parametrize(
+    ("places", "message"),
+    [
+        (("schema", 2), "schema: expected one of 1"),
+        (("unit", "cycles"), "unit: expected one of ms, instructions"),
+        (("lenghts", [1]), "lenghts: unknown key; did you mean 'lengths'"),
+        (("date", None), "date: missing"),
+        (("points", 0, "costs", "static", 0, -1.0), "points.0..costs.static.0.: expected at least"),
+        (("points", 0, "costs", "static", [1.0]), "not one cost for each family and length"),
+        (("points", 0, "costs", {}), "not one cost for each family and length"),
+        (("points", 0, "shape", "hidden", 64), "another width"),
+        (("points", 0, "shape", "heads", []), "layers"),
+        (("points", []), "lacks points"),
+        (("reference", 99), "reference is 99"),
+        (("fits", "static", "coefficients", "call", -1.0), "fits.static.coefficients.call: expected at least 0"),
+        (("fits", "static", "coefficients", "call", None), "other units"),
+        (("setting", "threads", 0), "setting.threads: expected at least 1"),
+    ],
+)
+def test_a_damaged_file_is_refused(costs: CostTable, tmp_path: Path, places: Any, message: str) -> None:
+    path = write(tmp_path / "t.json", changed(costs, *places))
+    with pytest.raises(RecipeError, match=message) as caught:
+        read_costs(path)
+    assert str(path) in str(caught.value)
+    assert "edgekit profile" in str(caught.value)
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{", '{"schema": NaN}', '{"a": 1, "a": 2}'])
+def test_what_is_no_table_is_refused(tmp_path: Path, text: str) -> None:
+    with pytest.raises(RecipeError, match="not a table of costs"):
+        read_costs(write(tmp_path / "t.json", text))
+
+
+def test_a_missing_file_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match="cannot be read"):
+        read_costs(tmp_path / "none.json")
+
+
+def test_a_family_that_there_is_not_is_refused(costs: CostTable, tmp_path: Path) -> None:
+    value = encode(costs)
+    value["fits"]["ternary"] = value["fits"].pop("dynamic")
+    with pytest.raises(RecipeError, match="ternary"):
+        read_costs(write(tmp_path / "t.json", value))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"hidden": 64}, "hidden 32, wanted 64"),
+        ({"sequence_length": 48}, 'sequence_length "dynamic", wanted 48'),
+        ({"quant": {"scheme": "auto", "ops": ["Gemm"]}}, "quant ops"),
+        ({"options": {"session.x": "1"}}, "runtime option session.x null"),
+        ({"fingerprint": {"device": "null", "cpu": "other", "onnxruntime": "1.31.1"}}, 'cpu "none", wanted "other"'),
+        ({"fingerprint": {"device": "null", "cpu": "none", "onnxruntime": "1.30.0"}}, "onnxruntime"),
+    ],
+)
+def test_a_table_of_another_setting_is_refused_with_both(
+    costs: CostTable, changes: dict[str, Any], message: str
+) -> None:
+    wanted = setting(**changes)
+    with pytest.raises(RecipeError, match=message) as caught:
+        check_setting(costs, wanted, "t.json")
+    for fingerprint in (costs.setting.fingerprint, wanted.fingerprint):
+        assert f"cpu {fingerprint['cpu']}, onnxruntime {fingerprint['onnxruntime']}" in str(caught.value)
+
+
+def test_a_table_of_the_same_kernels_serves(costs: CostTable) -> None:
+    fingerprint = {**costs.setting.fingerprint, "runner": "1" * 64, "cores": "8"}
+    check_setting(costs, setting(fingerprint=fingerprint, quant={"scheme": "auto", "ops": ("Gemm", "Gather")}), "t")
+
+
+def test_no_table_is_shipped_of_a_setting_that_nobody_has() -> None:
+    assert shipped_costs(setting()) is None
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=[path.stem for path in SHIPPED])
+def test_shipped_tables_are_found_by_their_setting_and_fit_their_own_points(path: Path) -> None:
+    shipped = read_costs(path)
+    assert shipped_costs(shipped.setting) == (path.stem, shipped)
+    for family, fit in fitted(shipped.lengths, shipped.points).items():
+        assert shipped.fits[family].largest_error == pytest.approx(fit.largest_error, rel=1e-3)
+        stored = [shipped.fits[family].coefficients[name] for name in UNITS]
+        np.testing.assert_allclose(stored, [fit.coefficients[name] for name in UNITS], rtol=1e-5, atol=1e-9)
+        assert fit.largest_error < 10

@@ -1,0 +1,101 @@
+"""Units of work counted again: of the exported graph, run for its tensors' sizes, and of cases done by hand."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from onnx import numpy_helper
+
+from edgekit.backends import load_backend
+from edgekit.ir.config import EdgekitConfig
+from edgekit.ir.encoder import EdgekitForSequenceClassification
+from edgekit.quiet import quiet_libraries
+from edgekit.search.shapes import UNITS, Shape, fixed_units, layer_units, passes, units
+
+SHAPE = Shape(hidden=48, head_dim=8, heads=(3, 1, 2), ffn=(20, 64, 36), labels=5)
+LENGTHS = (2, 5, 11)
+
+
+@pytest.fixture(scope="module")
+def graph(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The float graph of a random student of that shape."""
+    path = tmp_path_factory.mktemp("graph") / "model.onnx"
+    torch.manual_seed(0)
+    config = EdgekitConfig(
+        vocab_size=30,
+        embedding_size=SHAPE.hidden,
+        hidden_size=SHAPE.hidden,
+        head_dim=SHAPE.head_dim,
+        heads=list(SHAPE.heads),
+        ffn=list(SHAPE.ffn),
+        max_positions=16,
+        num_labels=SHAPE.labels,
+    )
+    with quiet_libraries(("torch", "transformers")):
+        load_backend("onnxruntime").export_student(EdgekitForSequenceClassification(config).eval(), "dynamic", 16, path)
+    return path
+
+
+def counted(shape: Shape, length: int) -> dict[str, float]:
+    """The units of one row, by name."""
+    return dict(zip(UNITS, units(shape, [length])[0].tolist(), strict=True))
+
+
+@pytest.mark.parametrize("length", LENGTHS)
+def test_units_are_those_of_the_exported_graph(graph: Path, length: int) -> None:
+    model = onnx.load(graph)
+    weights = {i.name: numpy_helper.to_array(i) for i in model.graph.initializer}
+    kinds = {node.output[0]: node for node in model.graph.node}
+    wanted = [n for n, node in kinds.items() if node.op_type in ("Gemm", "MatMul", "Softmax", "Gelu")]
+    entering = [node.input[0] for node in kinds.values() if node.op_type == "Gemm"]
+    row = np.arange(1, length + 1, dtype=np.int64)
+    (values,) = load_backend("onnxruntime").activations(graph, [*wanted, *entering], [row], 0)
+    products = one_row = over_rows = outputs = 0
+    for name, node in kinds.items():
+        if node.op_type == "Gemm":
+            rows, size = len(values[node.input[0]]), weights[node.input[1]].size
+            products += rows * size if rows > 1 else 0
+            over_rows += size if rows > 1 else 0
+            one_row += size if rows == 1 else 0
+            outputs += values[name].size if rows > 1 else 0
+    found = counted(SHAPE, length)
+    assert (found["products"], found["one_row"]) == (products, one_row)
+    assert (found["weights"], found["outputs"]) == (over_rows, outputs)
+    assert found["passes"] == over_rows * passes(length)
+    softmax = [values[name] for name, node in kinds.items() if node.op_type == "Softmax"]
+    assert found["scores"] == sum(one.size for one in softmax)
+    assert found["heads"] == sum(one.shape[1] for one in softmax)
+    gelu = [values[name].shape for name, node in kinds.items() if node.op_type == "Gelu"]
+    assert found["activation"] == sum(rows * width for rows, width in gelu if rows > 1)
+    assert found["activation_one_row"] == sum(width for rows, width in gelu if rows == 1)
+    assert (found["call"], found["layers"], found["tokens"]) == (1, 2, length)
+
+
+def test_what_one_layer_has_and_what_none_has_adds_up() -> None:
+    parts = fixed_units(SHAPE.hidden, SHAPE.labels, 0, LENGTHS)
+    for place, (heads, ffn) in enumerate(zip(SHAPE.heads, SHAPE.ffn, strict=True)):
+        parts = parts + layer_units(SHAPE.hidden, SHAPE.head_dim, heads, ffn, place == 2, LENGTHS)
+    np.testing.assert_array_equal(units(SHAPE, LENGTHS), parts)
+
+
+def test_a_factorised_word_table_is_one_more_product_over_all_tokens() -> None:
+    whole, factorised = counted(SHAPE, 7), counted(Shape(48, 8, SHAPE.heads, SHAPE.ffn, 5, word_rank=16), 7)
+    more = {name: factorised[name] - whole[name] for name in UNITS if factorised[name] != whole[name]}
+    assert more == {"products": 16 * 48 * 7, "weights": 16 * 48, "passes": 16 * 48 * 3, "outputs": 48 * 7}
+
+
+def test_passes_take_the_largest_tiles_first() -> None:
+    assert [passes(rows) for rows in (1, 2, 3, 4, 7, 8, 12, 15, 16, 24)] == [1, 1, 2, 1, 3, 1, 2, 4, 2, 3]
+
+
+@pytest.mark.parametrize(
+    "changes", [{"heads": (1, 1)}, {"heads": (), "ffn": ()}, {"ffn": (0, 1, 1)}, {"labels": 0}, {"word_rank": -1}]
+)
+def test_an_impossible_shape_is_refused(changes: dict[str, object]) -> None:
+    values = {"hidden": 48, "head_dim": 8, "heads": (1, 1, 1), "ffn": (1, 1, 1), "labels": 2, **changes}
+    with pytest.raises(ValueError, match=r"layers|positive"):
+        Shape(**values)  # type: ignore[arg-type]
