@@ -192,6 +192,25 @@ def test_instruction_counts_repeat_and_grow_with_the_rows(prepared: None, tmp_pa
     assert first["double"].per_inference > 1.5 * first["rows"].per_inference
 
 
+def test_each_row_has_a_count_also_of_models_that_share_a_process(prepared: None, tmp_path: Path) -> None:
+    model = dense_classifier(tmp_path / "m.onnx")
+    rows = TokenRows([np.arange(1, length + 1) for length in (2, 40, 10)])
+    few = TokenRows(rows.ids[1:2])
+    device = connect("qemu:cortex-a76")
+    apart = device.instructions({"rows": (model, rows)}, 1)
+    together = device.instructions(
+        {"rows": (model, rows), "few": (model, few), "again": (model, rows)}, 1, together=True
+    )
+    assert not isinstance(apart, Unavailable)
+    assert not isinstance(together, Unavailable)
+    for counted in (apart["rows"], together["rows"], together["again"]):
+        short, long, middle = counted.by_row
+        assert 0 < short < middle < long
+        assert counted.per_inference == pytest.approx((short + long + middle) / 3)
+    assert together["rows"].by_row == pytest.approx(apart["rows"].by_row, rel=0.02)
+    assert together["few"].by_row == pytest.approx([apart["rows"].by_row[1]], rel=0.02)
+
+
 def test_fingerprint_identifies_emulator_userland_and_runner(prepared: None) -> None:
     one, other = connect("qemu:cortex-a76").fingerprint(), connect("qemu:cortex-a72").fingerprint()
     assert one["machine"] == "aarch64"
