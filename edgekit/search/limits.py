@@ -103,27 +103,25 @@ class Forecast:
 def ladder(
     outline: Outline, head_multiple: int, ffn_multiple: int, fits: Callable[[Structure], bool]
 ) -> list[list[Structure]]:
-    """Returns the rungs of falling work with the structures on each that fit; rungs without any are left out.
+    """Returns the rungs of falling work whose structures fit.
 
-    Where limits cut the ladder off, its first rung is as dear as they allow.
+    Where limits cut the ladder off, its first rung is as dear as they allow. Where they leave no rung whole, there are
+    those with a structure that fits.
     """
 
-    def on(work: float) -> list[Structure]:
-        return [one for one in alternatives(outline, work, head_multiple, ffn_multiple) if fits(one)]
-
     works = rungs(outline, head_multiple, ffn_multiple)
-    found = [(work, on(work)) for work in works]
-    kept = [(work, some) for work, some in found if some]
-    if not kept or kept[0][0] == works[0]:
-        return [some for _, some in kept]
-    below = kept[0][0]
-    above = works[works.index(below) - 1]
-    first: list[Structure] = []
+    found = [alternatives(outline, work, head_multiple, ffn_multiple) for work in works]
+    cut = next((place for place, rung in enumerate(found) if all(map(fits, rung))), None)
+    if cut is None:
+        return [some for rung in found if (some := [one for one in rung if fits(one)])]
+    if cut == 0:
+        return found
+    below, above, first = works[cut], works[cut - 1], list[Structure]()
     for _ in range(HALVINGS):
         middle = (below * above) ** 0.5
-        some = on(middle)
-        if some:
-            below, first = middle, some
+        there = alternatives(outline, middle, head_multiple, ffn_multiple)
+        if there and all(map(fits, there)):
+            below, first = middle, there
         else:
             above = middle
-    return [*([first] if first else []), *(some for _, some in kept)]
+    return [*([first] if first else []), *found[cut:]]

@@ -152,11 +152,7 @@ class Search(Pass):
             "limit": limit,
             "short_trainings": len(trainer.probes),
             "foretold": forecast.foretold(chosen.structure),
-            "points": [
-                _point(whole[place], forecast)
-                | {"options": trainer.options(whole[place].structure, whole[place].epochs)}
-                for place in sorted(whole)
-            ],
+            "points": [_point(whole[place], forecast, trainer) for place in sorted(whole)],
             "findings": [dataclasses.asdict(finding) for finding in findings],
         }
         write_json(out_dir / FACTS, facts)
@@ -177,8 +173,8 @@ def _limits(budget: Mapping[str, Any]) -> Limits:
     return Limits(**{field.name: budget[field.name] for field in dataclasses.fields(Limits)})
 
 
-def _point(trained: Trained, forecast: Forecast) -> dict[str, Any]:
-    """Returns what reports tell of a structure that was trained whole."""
+def _point(trained: Trained, forecast: Forecast, trainer: _Trainer) -> dict[str, Any]:
+    """Returns what is told of a structure that was trained whole, and the options that make it."""
     return {
         "structure": str(trained.structure),
         "work": round(forecast.outline.work(trained.structure)),
@@ -186,6 +182,7 @@ def _point(trained: Trained, forecast: Forecast) -> dict[str, Any]:
         "epochs": trained.epochs,
         "shortfall": round(trained.shortfall, 3),
         "dev": round(trained.score, 3),
+        "options": trainer.options(trained.structure, trained.epochs),
     }
 
 
