@@ -40,7 +40,7 @@ from edgekit.quant.findings import Finding
 from edgekit.recipe import make_stage
 from edgekit.search.costs import read_costs
 from edgekit.search.limits import Forecast, Limits, ladder
-from edgekit.search.structure import Outline, Structure, alternatives
+from edgekit.search.structure import Outline, Structure
 from edgekit.stage import INTERNAL, Context, Inputs, Pass
 from edgekit.stages.distill import Distill
 from edgekit.stages.evaluate import draw
@@ -75,10 +75,12 @@ class Search(Pass):
 
     Attributes:
         enabled: whether to search. Where not, or where options of `distill` or `prune` give a structure, those decide.
-        epochs: passes of a whole training over the training texts; dearer structures than that of the first rung get
-            as many fewer as they are dearer, at least `probe_epochs`.
+        epochs: passes of a whole training over the training texts; structures dearer than that of the first rung get
+            fewer, by the root of how much dearer they are: they begin nearer to the teacher.
         probe_epochs: passes of a short training.
         min_steps, max_steps: bounds of a whole training's steps.
+        learning_rate: peak, for all but the word table.
+        embedding_rate: factor on the learning rate of the word table; 0 freezes it.
         trainings: whole trainings at most.
         sweep: whether to train the best structure of every rung whole, for a front of all that can be had.
         given: options of `distill` and `prune` that the recipe sets, filled in by the pipeline.
@@ -89,6 +91,8 @@ class Search(Pass):
     probe_epochs: int = 3
     min_steps: int = 3000
     max_steps: int = 8000
+    learning_rate: float = 1e-3
+    embedding_rate: float = 1.0
     trainings: int = 5
     sweep: bool = False
     given: Mapping[str, Mapping[str, Any]] = field(default_factory=dict, metadata=INTERNAL)
@@ -105,8 +109,10 @@ class Search(Pass):
         for name in ("epochs", "probe_epochs", "trainings"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
-        if min(self.min_steps, self.max_steps) < 0:
-            raise ValueError("min_steps and max_steps must not be negative")
+        if min(self.min_steps, self.max_steps, self.embedding_rate) < 0:
+            raise ValueError("min_steps, max_steps and embedding_rate must not be negative")
+        if self.learning_rate <= 0:
+            raise ValueError(f"learning_rate is {self.learning_rate}; it must be positive")
 
     def knowing(self, options: Mapping[str, Mapping[str, Any]]) -> Search:
         """Returns the stage knowing what the recipe sets of the stages that it has run."""
@@ -278,14 +284,15 @@ class _Trainer:
 
     def reference(self, head_multiple: int, ffn_multiple: int) -> Trained:
         """Trains a student that is large enough to fall behind by little, whatever the limits are."""
-        dearest = self._outline.work(self._outline.whole(range(len(self._outline.head_loss))))
-        rung = alternatives(self._outline, REFERENCE * dearest, head_multiple, ffn_multiple)
+        every = ladder(self._outline, head_multiple, ffn_multiple, lambda _: True)
+        dearest = self._outline.work(every[0][-1])
+        rung = every[nearest([self._outline.work(one[-1]) / dearest for one in every], REFERENCE)]
         return self.whole(rung[len(rung) // 2])
 
     def whole(self, structure: Structure) -> Trained:
         """Trains a structure whole."""
         dearer = max(1.0, self._outline.work(structure) / self._middle)
-        epochs = max(self._stage.probe_epochs, round(self._stage.epochs / dearer))
+        epochs = max(self._stage.probe_epochs, round(self._stage.epochs / dearer**0.5))
         logits, score = self._trained(structure, epochs, short=False)
         return Trained(structure, epochs, shortfall(self.teacher, logits), score)
 
@@ -299,6 +306,8 @@ class _Trainer:
                 "layer_heads": list(structure.heads),
                 "layer_ffn": list(structure.ffn),
                 "epochs": epochs,
+                "learning_rate": stage.learning_rate,
+                "embedding_rate": stage.embedding_rate,
                 **({"min_steps": 0} | steps),
             },
         }
