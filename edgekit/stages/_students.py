@@ -30,7 +30,7 @@ SHARES = (
     (((2, 48), (2, 48), (2, 12), (2, 4)), 2),
     (((8, 24), (8, 12), (8, 6), (8, 24)), 77),
     (((1, 8), (12, 2), (1, 28), (4, 20), (6, 48)), 77),
-    (((12, 48), (12, 48), (12, 24), (6, 48), (12, 12), (12, 48)), 77),
+    (((12, 24), (8, 12), (12, 8), (6, 16), (10, 12), (12, 24)), 77),
 )
 """The spread: for each layer the heads in twelfths of the width and the FFN channels in forty-eighths of four times the
 width; then the labels. Depths, widths, wide and narrow last layers vary apart from one another."""
@@ -96,6 +96,7 @@ def write_forms(shape: Shape, max_length: int, target: TargetView, folder: Path,
     from edgekit.ir.config import EdgekitConfig
     from edgekit.ir.encoder import EdgekitForSequenceClassification
 
+    schemes = schemes_of(target)
     folder.mkdir()
     backend, quant = load_backend(target["runtime.name"]), target["quant"]
     with torch.random.fork_rng(devices=[]):
@@ -117,7 +118,7 @@ def write_forms(shape: Shape, max_length: int, target: TargetView, folder: Path,
     rows = [random.integers(1, VOCABULARY, min(length, max_length)) for length in CALIBRATION_ROWS]
     ranges = _extremes(backend.activations(graph, backend.quantized_tensors(graph, quant["ops"]), rows, 0))
     made = {}
-    for family, scheme in schemes_of(target).items():
+    for family, scheme in schemes.items():
         path = folder / f"{family}.onnx"
         backend.quantize(graph, ranges, quant, scheme, Precision(weight_method="max"), path)
         made[family] = ModelFile(

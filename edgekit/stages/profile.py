@@ -39,7 +39,7 @@ REFERENCE = 4
 """Place among the shapes of a table of the model that is timed again: a student of middling size."""
 
 RUNS = 20
-"""Timed runs of each length in a block."""
+"""Timed runs of each length in a block, an even number."""
 
 
 @dataclass(frozen=True)
@@ -222,33 +222,40 @@ def costs_of(
         UnmeasurableError: the device gives neither times nor counts.
     """
     random = np.random.Generator(np.random.PCG64(seed))
-    rows = TokenRows([random.integers(1, VOCABULARY, length) for length in lengths])
+    rows = [random.integers(1, VOCABULARY, length) for length in lengths]
     with tempfile.TemporaryDirectory(prefix="edgekit-profile-") as name:
-        models: dict[str, tuple[ModelFile, TokenRows]] = {}
+        models: dict[str, ModelFile] = {}
         families: list[str] = []
         for place, shape in enumerate(shapes):
             files = write_forms(shape, max(lengths), target, Path(name) / str(place), seed)
             families = list(files)
-            models |= {f"{place} {family}": (file, rows) for family, file in files.items()}
+            models |= {f"{place} {family}": file for family, file in files.items()}
             progress(place + 1, len(shapes), "students")
-        unit, found = _taken(models, lengths, target["device.threads"], machine, rounds)
+        unit, found = _taken(models, rows, target["device.threads"], machine, rounds)
     costs = [{family: found[f"{place} {family}"] for family in families} for place in range(len(shapes))]
     return Taken(unit, costs)
 
 
 def _taken(
-    models: Mapping[str, tuple[ModelFile, TokenRows]],
-    lengths: Sequence[int],
+    models: Mapping[str, ModelFile],
+    rows: Sequence[np.ndarray],
     threads: int,
     machine: Device,
     rounds: int,
 ) -> tuple[str, dict[str, tuple[float, ...]]]:
-    """Returns the unit, and what each model took at each length."""
-    runs = len(lengths) * max(RUNS, -(-50 // len(lengths)))  # a block is of 50 runs at least
-    timed = machine.latency(models, LatencyPlan(rounds=rounds, block_runs=runs, threads=threads, memory=False))
+    """Returns the unit, and what each model took for each row."""
+    runs = len(rows) * max(RUNS, 2 * -(-25 // len(rows)))  # a block is of 50 runs at least
+    # Up and down again: what runs after the longest row finds the caches full of that row's activations.
+    turns = TokenRows([*rows, *reversed(rows)])
+    timed = machine.latency(
+        {name: (model, turns) for name, model in models.items()},
+        LatencyPlan(rounds=rounds, block_runs=runs, threads=threads, memory=False),
+    )
     if not isinstance(timed, Unavailable):
-        return "ms", {name: by_length(samples.block_ms, len(lengths)) for name, samples in timed.items()}
-    counted = machine.instructions(models, threads, together=True)
+        return "ms", {name: by_length(samples.block_ms, len(rows)) for name, samples in timed.items()}
+    counted = machine.instructions(
+        {name: (model, TokenRows(rows)) for name, model in models.items()}, threads, together=True
+    )
     if not isinstance(counted, Unavailable):
         return "instructions", {name: count.by_row for name, count in counted.items()}
     raise UnmeasurableError(
@@ -264,10 +271,11 @@ def by_length(block_ms: np.ndarray, lengths: int) -> tuple[float, ...]:
     are lengthened by different factors, and fastest runs are not.
 
     Args:
-        block_ms: (rounds, runs), the rows one after the other, round and round; runs is a multiple of `lengths`.
+        block_ms: (rounds, runs), the rows up and down again; runs is a multiple of twice their number.
         lengths: rows that there are.
     """
-    return tuple(block_ms.reshape(-1, lengths).min(axis=0).tolist())
+    up, down = block_ms.reshape(-1, 2, lengths).min(axis=0)
+    return tuple(np.minimum(up, down[::-1]).tolist())
 
 
 def retimed(table: CostTable, target: TargetView, device: str, rounds: int, seed: int, progress: Progress) -> float:

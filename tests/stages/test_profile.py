@@ -137,7 +137,8 @@ def test_times_are_those_of_the_fastest_runs(tmp_path: Path) -> None:
     _, plan = device.seen["latency"]
     assert (plan.rounds, plan.threads, plan.memory) == (2, 1, False)
     assert plan.block_runs >= 50
-    assert plan.block_runs % len(LENGTHS) == 0, "each length's place in a block is known"
+    assert plan.block_runs % (2 * len(LENGTHS)) == 0, "each length's place in a block is known"
+    assert [len(row) for row in device.seen["latency"][0]["0 static"][1].ids] == [*LENGTHS, *reversed(LENGTHS)]
     assert (table.unit, table.reference) == ("ms", 2)
     for point in table.points:
         for family in PRICES:
@@ -145,7 +146,7 @@ def test_times_are_those_of_the_fastest_runs(tmp_path: Path) -> None:
 
 
 def test_times_of_rows_are_told_apart() -> None:
-    blocks = np.array([[3.0, 30, 300, 2, 20, 200], [1, 40, 400, 5, 10, 500]])
+    blocks = np.array([[3.0, 30, 300, 200, 20, 2], [1, 40, 400, 500, 10, 5]])
     assert by_length(blocks, 3) == (1, 10, 200)
 
 
