@@ -15,6 +15,7 @@ from edgekit import registration
 
 if TYPE_CHECKING:
     from edgekit.action import Observer
+    from edgekit.front import Point
     from edgekit.manifest import Manifest
     from edgekit.measure import Evaluation, Timing, Verification
     from edgekit.pipeline import Planned
@@ -78,11 +79,13 @@ class Built:
         target: its name.
         folder: `<out>/<target>`.
         manifest: what the bundle's manifest.json says.
+        front: the points that a sweep found, the most accurate first; empty where none was asked for.
     """
 
     target: str
     folder: Path
     manifest: Manifest
+    front: Sequence[Point] = ()
 
     @property
     def passed(self) -> bool:
@@ -190,12 +193,17 @@ def build(
     Raises:
         EdgekitError: with what is wrong and what to do (see `edgekit.errors`).
     """
-    from edgekit import manifest, pipeline
+    from edgekit import front, manifest, pipeline
     from edgekit.action import Silent
-    from edgekit.report import html
+    from edgekit.report import html, sweep
+    from edgekit.stages.search import sweeps
 
     folders = pipeline.build(recipe, store or open_store(), observer or Silent(), html.render, use_cache)
-    return [Built(name, folder, manifest.read(folder)) for name, folder in folders.items()]
+    fronts: dict[str, Sequence[Point]] = {}
+    for name, folder in folders.items() if sweeps(recipe.options) else ():
+        fronts[name] = front.read_front(folder.parent, name)
+        sweep.write(folder.parent / f"{name}.sweep.html", name, fronts[name])
+    return [Built(name, folder, manifest.read(folder), fronts.get(name, ())) for name, folder in folders.items()]
 
 
 def plan(recipe: Recipe, *, store: Store | None = None, use_cache: bool = True) -> list[Planned]:

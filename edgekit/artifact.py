@@ -123,14 +123,20 @@ class Vocabulary(Artifact):
 class TeacherOutputs(Artifact):
     """The teacher's logits and first-token states on train and dev, memory-mapped: `<split>.<what>.npy`.
 
-    The rows of train are followed by the views of them, in the order of `views`.
+    The rows of train are followed by the texts that have no label, and those by the views of both, in their order.
     """
 
     KIND = "teacher-outputs"
 
     @property
+    def unlabelled(self) -> list[str]:
+        """Texts of the user's that have no label but the teacher's answer."""
+        texts: list[str] = json.loads((self.path / "unlabelled.json").read_text(encoding="utf-8"))
+        return texts
+
+    @property
     def views(self) -> list[str]:
-        """Texts that the teacher labelled beside the training rows; they have no label but its outputs."""
+        """Texts made of the others; they too have no label but the teacher's answer."""
         texts: list[str] = json.loads((self.path / "views.json").read_text(encoding="utf-8"))
         return texts
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,13 +35,16 @@ main.add_command(profile)
 @click.option(
     "--data", metavar="DIR|FILE|package:NAME/PATH", help="Labelled data: a folder with train/dev/test, or a file."
 )
+@click.option("--unlabelled", metavar="FILE", help="Further texts of the same kind, without labels, to distil on.")
 @click.option("--task", metavar="NAME", help="Task; default text-classification.")
 @click.option("--target", "targets", multiple=True, metavar="NAME", help="Target profile, or a .toml file; repeatable.")
 @click.option("--max-drop", type=float, metavar="POINTS", help="Largest drop of the metric against the teacher.")
 @click.option("--max-latency-ms", type=float, metavar="MS", help="Largest p95 of an inference.")
 @click.option("--max-instructions", type=int, metavar="N", help="Most instructions an inference.")
 @click.option("--max-size-mb", type=float, metavar="MB", help="Largest model file, in 10^6 bytes.")
+@click.option("--max-memory-mb", type=float, metavar="MB", help="Largest peak memory of a process, in 10^6 bytes.")
 @click.option("--confidence", type=float, metavar="P", help="Confidence of the accuracy check, such as 0.95.")
+@click.option("--sweep", is_flag=True, help="Also build and measure dearer and cheaper students: what can be had.")
 @device_option
 @click.option("--out", metavar="DIR", help="Folder that gets one bundle a target; default dist.")
 @click.option("--recipe", type=click.Path(path_type=Path), help="Recipe file; without MODEL, edgekit.toml here.")
@@ -54,6 +58,8 @@ def build(
     model: str | None,
     recipe: Path | None,
     settings: tuple[str, ...],
+    unlabelled: str | None,
+    sweep: bool,
     only_plan: bool,
     no_cache: bool,
     as_json: bool,
@@ -67,9 +73,13 @@ def build(
     """
     from edgekit.recipe import DEFAULT_FILE, Limits, parse_settings
 
-    names = ("max_drop", "max_latency_ms", "max_instructions", "max_size_mb", "confidence")
+    names = ("max_drop", "max_latency_ms", "max_instructions", "max_size_mb", "max_memory_mb", "confidence")
     limits = Limits(**{name: flags.pop(name) for name in names})
-    overrides = flags | {"model": model, "limits": limits, "options": parse_settings(settings)}
+    overrides = flags | {
+        "model": model,
+        "limits": limits,
+        "options": parse_settings((*settings, *(["search.sweep=true"] if sweep else []))),
+    }
     if recipe is not None or model is None:
         wanted = edgekit.load_recipe(recipe or Path(DEFAULT_FILE), **overrides)
     else:
@@ -91,9 +101,20 @@ def build(
     if not as_json:
         for one in built:
             click.echo(f"{one.target}: {one.folder / 'report.html'}")
+        _show_fronts(built)
     from edgekit.verdict import exit_code
 
     sys.exit(exit_code(b.manifest.gate for b in built))
+
+
+def _show_fronts(built: Sequence[edgekit.Built]) -> None:
+    """Prints what a sweep found, and where its page is."""
+    from edgekit.report import sweep
+
+    for one in built:
+        if one.front:
+            console().print(sweep.table(one.target, one.front))
+            click.echo(f"{one.target}: {one.folder.parent / f'{one.target}.sweep.html'}")
 
 
 def _print_plan(planned: Any, as_json: bool) -> None:

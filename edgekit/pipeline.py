@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from edgekit import data, devices, frontends, manifest
+from edgekit import data, devices, frontends, manifest, measured
 from edgekit.action import Actions, Made, Observer, action_components
-from edgekit.artifact import Artifact, Plan, RawData
+from edgekit.artifact import Accuracy, Artifact, Graph, Latency, Plan, QuantizedGraph, RawData
 from edgekit.backends import load_backend
 from edgekit.checkpoint import Checkpoint, inspect, locate
 from edgekit.devices import processor_of
@@ -23,6 +23,7 @@ from edgekit.errors import (
     TargetError,
     suggestion,
 )
+from edgekit.front import Point, point, unbeaten, write_front
 from edgekit.publish import check_out, previous_keys, publish
 from edgekit.quant.findings import in_short
 from edgekit.recipe import Recipe, check_limits, check_seed, make_stage, merged_options, with_limits
@@ -30,12 +31,14 @@ from edgekit.source import resolve
 from edgekit.stage import (
     Conducting,
     Demanding,
+    Fitted,
     Foresighted,
     Resolvable,
     Stage,
     key_of,
 )
 from edgekit.stages import ORDER, SEARCHING, search
+from edgekit.stages.gate import Gate, read_figure
 from edgekit.store import Store
 from edgekit.target import Target, load_target
 from edgekit.tasks import load_task
@@ -136,26 +139,28 @@ def _check_target(target: Target) -> None:
         raise RecipeError(f"target {target.name}: an impossible limit: {error}") from error
 
 
-def stages_for(
-    target: Target, options: Mapping[str, Mapping[str, Any]], given: Mapping[type[Artifact], Artifact]
-) -> list[Stage]:
+def stages_for(target: Target, options: Mapping[str, Mapping[str, Any]], source: Source) -> list[Stage]:
     """Returns the stages of a target with their options, without those whose output is given or not wanted."""
     stages: list[Stage] = []
     for cls in ORDER:
-        if cls.OUT in given or (cls in SEARCHING and not search.wanted(options)):
+        if cls.OUT in source.artifacts or (cls in SEARCHING and not search.wanted(options)):
             continue
         stage: Stage = make_stage(cls, options.get(cls.NAME, {}))
         if isinstance(stage, Conducting):
             stage = stage.knowing(options)
+        if isinstance(stage, Fitted):
+            stage = stage.for_width(*frontends.width_of(source.checkpoint.path))
         stages.append(stage.resolved(target) if isinstance(stage, Resolvable) else stage)
     return stages
 
 
-def planned_stages(stages: Sequence[Stage], plan: Plan, source: Source, target: Target) -> dict[str, Stage]:
-    """Returns the stages anew, by name, with what a search decided in the place of defaults; the recipe's stay."""
-    options = merged_options(plan.options, source.recipe.options)
-    anew = {stage.NAME: stage for stage in stages_for(target, options, source.artifacts)}
-    return {stage.NAME: anew.get(stage.NAME, stage) for stage in stages}
+def planned_stages(
+    stages: Sequence[Stage], planned: Mapping[str, Mapping[str, Any]], source: Source, target: Target
+) -> list[Stage]:
+    """Returns stages anew, with what a search decided in the place of their defaults; the recipe's options stay."""
+    options = merged_options(planned, source.recipe.options)
+    anew = {stage.NAME: stage for stage in stages_for(target, options, source)}
+    return [anew.get(stage.NAME, stage) for stage in stages]
 
 
 def plan(source: Source, store: Store, use_cache: bool = True) -> list[Planned]:
@@ -164,13 +169,12 @@ def plan(source: Source, store: Store, use_cache: bool = True) -> list[Planned]:
     for target in source.targets:
         artifacts = dict(source.artifacts)
         device, _ = devices.choose(target.name, processor_of(target.device), source.recipe.device)
-        stages = stages_for(target, source.recipe.options, source.artifacts)
-        current = {stage.NAME: stage for stage in stages}
-        for name in list(current):
-            stage = current[name]
-            # What a search that has not run yet decides is not known; before it, all inputs that are there decide.
-            unsearched = Plan not in artifacts and any(Plan is other.OUT for other in stages) and name in search.FIXES
-            if unsearched or not all(kind in artifacts for kind in stage.IN):
+        left = stages_for(target, source.recipe.options, source)
+        unplanned = any(Plan is stage.OUT for stage in left)
+        while left:
+            stage = left.pop(0)
+            # What a search that has not run yet decides is not known.
+            if (unplanned and stage.NAME in search.FIXES) or not all(kind in artifacts for kind in stage.IN):
                 planned.append(Planned(target.name, stage.NAME, False, UNKNOWN))
                 continue
             key = key_of(action_components(stage, artifacts, target, source.recipe, device))
@@ -178,7 +182,7 @@ def plan(source: Source, store: Store, use_cache: bool = True) -> list[Planned]:
             if found is not None:
                 artifacts[stage.OUT] = found[1]
                 if isinstance(found[1], Plan):
-                    current = planned_stages(stages, found[1], source, target)
+                    left, unplanned = planned_stages(left, found[1].options, source, target), False
             absent = "no such entry in the store" if use_cache else "the cache is off"
             reason = absent if found is None else "found in the store"
             planned.append(Planned(target.name, stage.NAME, found is not None, reason))
@@ -211,10 +215,15 @@ def build(
     with full_explained(written), store.session():
         for target in source.targets:
             before = previous_keys(Path(recipe.out) / target.name)
-            stages = stages_for(target, recipe.options, source.artifacts)
-            artifacts, lineage = _walk(source, target, stages, store, observer, before, made_now, use_cache)
+            stages = stages_for(target, recipe.options, source)
+            actions = _actions(source, target, stages, store, observer, before, made_now, use_cache)
+            artifacts, lineage = _walk(actions, stages, source.artifacts, source)
+            points = _swept(actions, stages, artifacts, source) if search.sweeps(recipe.options) else None
             if world.leads:
                 out[target.name] = publish(source.checkpoint, recipe, target, artifacts, lineage, render, store)
+                if points is not None:
+                    left = unbeaten(points)
+                    write_front(Path(recipe.out), target.name, left, len(points) - len(left))
     return out
 
 
@@ -232,14 +241,15 @@ def make_until(recipe: Recipe, store: Store, observer: Observer, last: str) -> d
     """
     source = open_source(recipe)
     target = source.targets[0]
-    stages = stages_for(target, recipe.options, source.artifacts)
+    stages = stages_for(target, recipe.options, source)
     stages = stages[: [stage.NAME for stage in stages].index(last) + 1]
     with full_explained((store.root, Path(tempfile.gettempdir()))), store.session():
-        artifacts, _ = _walk(source, target, stages, store, observer, {}, {}, use_cache=True)
+        actions = _actions(source, target, stages, store, observer, {}, {}, use_cache=True)
+        artifacts, _ = _walk(actions, stages, source.artifacts, source)
     return artifacts
 
 
-def _walk(
+def _actions(
     source: Source,
     target: Target,
     stages: Sequence[Stage],
@@ -248,25 +258,57 @@ def _walk(
     before: Mapping[str, str],
     made_now: dict[str, str],
     use_cache: bool,
-) -> tuple[dict[type[Artifact], Artifact], list[Made]]:
-    """Runs or finds a target's stages, one after the other; returns all artifacts, and what was done for each."""
-    recipe = source.recipe
+) -> Actions:
+    """Chooses the device where a stage measures, and returns what a target's actions share."""
     device, note = "", None
     if any(stage.MEASURES for stage in stages):
-        device, note = devices.choose(target.name, processor_of(target.device), recipe.device)
+        device, note = devices.choose(target.name, processor_of(target.device), source.recipe.device)
     if note:
         observer.noted(note)
-    actions = Actions(recipe, target, device, store, observer, before, made_now, use_cache, source.check_unchanged)
-    artifacts, lineage = dict(source.artifacts), list[Made]()
-    current = {stage.NAME: stage for stage in stages}
-    for name in list(current):
-        stage = current[name]
+    return Actions(source.recipe, target, device, store, observer, before, made_now, use_cache, source.check_unchanged)
+
+
+def _walk(
+    actions: Actions, stages: Sequence[Stage], given: Mapping[type[Artifact], Artifact], source: Source
+) -> tuple[dict[type[Artifact], Artifact], list[Made]]:
+    """Runs or finds stages, one after the other; returns all artifacts, and what was done for each stage."""
+    artifacts, lineage, name = dict(given), list[Made](), actions.target.name
+    left = list(stages)
+    while left:
+        stage = left.pop(0)
         made = actions.make(stage, artifacts)
         artifacts[stage.OUT] = made.artifact
-        if isinstance(made.artifact, Plan):
-            current = planned_stages(stages, made.artifact, source, target)
         lineage.append(made)
-        observer.finished(target.name, made)
+        actions.observer.finished(name, made)
         for text in in_short(made.artifact.facts.get("findings", ())):
-            observer.noted(f"{target.name}: {text}")
+            actions.observer.noted(f"{name}: {text}")
+        if isinstance(made.artifact, Plan):
+            left = planned_stages(left, made.artifact.options, source, actions.target)
     return artifacts, lineage
+
+
+def _swept(
+    actions: Actions, stages: Sequence[Stage], artifacts: Mapping[type[Artifact], Artifact], source: Source
+) -> list[Point]:
+    """Builds and measures every student that a search trained whole; what costs nobody took is left out."""
+    plan = artifacts[Plan]
+    names = [stage.NAME for stage in stages]
+    behind = stages[names.index(search.Search.NAME) + 1 : names.index(Gate.NAME)]
+    points = []
+    for trained in plan.facts["points"]:
+        chosen = planned_stages(behind, trained["options"], source, actions.target)
+        made, _ = _walk(actions, chosen, artifacts, source)
+        figures = made[Latency].path
+        accuracy = read_figure(measured.Accuracy, made[Accuracy].path / "accuracy.json")
+        assert accuracy is not None  # the stage always takes it
+        found = point(
+            trained["structure"],
+            accuracy,
+            read_figure(measured.Latency, figures / "latency.json"),
+            read_figure(measured.Instructions, figures / "instructions.json"),
+            Graph(made[QuantizedGraph].path, "").model.stat().st_size,
+            trained["structure"] == plan.facts["structure"],
+        )
+        if found is not None:
+            points.append(found)
+    return points

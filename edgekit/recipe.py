@@ -30,6 +30,7 @@ class Limits:
         max_instructions: of the target's ISA, an inference.
         max_size_mb: model file, in 10^6 bytes.
         confidence: of the accuracy check, between 0.5 and 1; None compares the drop itself.
+        max_memory_mb: peak resident memory of a process that runs the model, in 10^6 bytes.
     """
 
     max_drop: float | None = None
@@ -37,6 +38,7 @@ class Limits:
     max_instructions: int | None = None
     max_size_mb: float | None = None
     confidence: float | None = None
+    max_memory_mb: float | None = None
 
 
 @dataclass(frozen=True)
@@ -125,11 +127,15 @@ def _options(table: object, path: Path) -> dict[str, dict[str, Any]]:
 
 
 def _anchor_files(options: dict[str, dict[str, Any]], path: Path) -> None:
-    """Makes the paths of the user's own policy and ranges absolute: all paths of a recipe are relative to it."""
-    for name, ending in (("policy", ".toml"), ("ranges", ".json")):
-        given = options.get("calibrate", {}).get(name)
-        if isinstance(given, str) and given.endswith(ending):
-            options["calibrate"] = {**options["calibrate"], name: str(path.parent / Path(given).expanduser())}
+    """Makes the paths of files that options name absolute: all paths of a recipe are relative to it."""
+    for stage, name, ending in (
+        ("calibrate", "policy", ".toml"),
+        ("calibrate", "ranges", ".json"),
+        ("teach", "unlabelled", ""),
+    ):
+        given = options.get(stage, {}).get(name)
+        if isinstance(given, str) and given and given.endswith(ending):
+            options[stage] = {**options[stage], name: str(path.parent / Path(given).expanduser())}
 
 
 def merged_limits(before: Limits | None, given: Limits | None) -> Limits | None:
@@ -161,7 +167,7 @@ def check_limits(limits: Limits) -> None:
     """
     if limits.max_drop is not None and not 0 <= limits.max_drop <= 100:
         raise RecipeError(f"max_drop is {limits.max_drop}; it must lie between 0 and 100 points")
-    for name in ("max_latency_ms", "max_instructions", "max_size_mb"):
+    for name in ("max_latency_ms", "max_instructions", "max_size_mb", "max_memory_mb"):
         value = getattr(limits, name)
         if value is not None and not 0 < value < math.inf:
             raise RecipeError(f"{name} is {value}; it must be positive and finite")
@@ -238,6 +244,7 @@ def with_limits(target: Target, limits: Limits) -> Target:
         "latency_p95_ms": limits.max_latency_ms,
         "instructions": limits.max_instructions,
         "file_bytes": None if limits.max_size_mb is None else int(limits.max_size_mb * 1e6),
+        "peak_rss_bytes": None if limits.max_memory_mb is None else int(limits.max_memory_mb * 1e6),
     }
     gate: dict[str, Any] = {"max_drop": limits.max_drop, "confidence": limits.confidence}
     return dataclasses.replace(

@@ -142,6 +142,15 @@ class Resolvable(Protocol):
 
 
 @runtime_checkable
+class Fitted(Protocol):
+    """A stage that goes by the teacher's width alone, so that teachers of one width share what it makes."""
+
+    def for_width(self, hidden: int, head_dim: int) -> Stage:
+        """Returns the stage with the width, before its key is made."""
+        ...
+
+
+@runtime_checkable
 class Conducting(Protocol):
     """A stage that has others run (`Context.make`): what the recipe sets of those is part of its own key."""
 

@@ -275,3 +275,32 @@ def test_histogram_counts_every_time_once() -> None:
     assert st.histogram([2.0], None)[2] is None
     with pytest.raises(ValueError, match="above 0"):
         st.histogram([0.0], None)
+
+
+def test_divergence_is_scipys() -> None:
+    special = pytest.importorskip("scipy.special")
+    generator = np.random.default_rng(0)
+    teacher, student = generator.normal(size=(2, 50, 7)) * 3
+    p, q = special.softmax(teacher, axis=1), special.softmax(student, axis=1)
+    assert st.divergence(teacher, student) == pytest.approx(special.rel_entr(p, q).sum(axis=1).mean())
+    assert st.divergence(teacher, teacher) == 0
+
+
+def test_shortfall_is_the_drop_that_labels_drawn_from_the_teacher_would_show() -> None:
+    generator = np.random.default_rng(1)
+    teacher = generator.normal(size=(200, 5)) * 2
+    student = teacher + generator.normal(size=teacher.shape)
+    likely = pytest.importorskip("scipy.special").softmax(teacher, axis=1)
+    drops = []
+    for _ in range(2000):
+        labels = (likely.cumsum(axis=1) < generator.random((200, 1))).sum(axis=1)
+        drops.append(100 * (np.mean(teacher.argmax(1) == labels) - np.mean(student.argmax(1) == labels)))
+    error = np.std(drops) / len(drops) ** 0.5
+    assert st.shortfall(teacher, student) == pytest.approx(np.mean(drops), abs=4 * error)
+    assert st.shortfall(teacher, teacher) == 0
+
+
+def test_logits_so_large_that_exponentials_overflow_are_no_trouble() -> None:
+    teacher = np.array([[1e4, -1e4], [0.0, 5e3]])
+    assert st.shortfall(teacher, -teacher) == 100
+    assert np.isfinite(st.divergence(teacher, -teacher))

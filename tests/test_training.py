@@ -321,3 +321,48 @@ def test_a_batch_is_padded_and_brings_its_rows_arrays() -> None:
     assert batch["labels"].tolist() == [1, 2]
     assert batch["teacher_logits"].tolist() == [[3.0], [1.0]]
     assert batch["teacher_logits"].dtype == torch.float32
+
+
+def test_a_pass_takes_each_text_once_as_it_is_or_as_a_view() -> None:
+    texts, views = 40, 3
+    sampler = _LengthGrouped([5] * texts * (1 + views), 8, 0, views)
+    seen: set[int] = set()
+    for epoch in range(30):
+        sampler.set_epoch(epoch)
+        order = list(sampler)
+        assert len(order) == len(sampler) == texts
+        # Behind the texts stand the views of the first, those of the second, and so on.
+        assert sorted(row if row < texts else (row - texts) // views for row in order) == list(range(texts))
+        assert order == list(sampler), "the same whenever an epoch is begun"
+        seen |= set(order)
+    assert len(seen) > 0.9 * texts * (1 + views)
+
+
+def test_a_pass_over_rows_with_views_is_as_long_as_one_without() -> None:
+    many = Rows([np.zeros(3, dtype=np.int64)] * 30, np.zeros(30), views=2)
+    assert many.texts == 10
+    assert Schedule(1, 4, 1e-3, 0).passes(many.texts) == 1
+
+
+@pytest.mark.parametrize(
+    ("epochs", "least", "most", "passes"), [(4, 0, 0, 4), (4, 60, 0, 6), (4, 0, 25, 2), (4, 60, 25, 2), (4, 0, 3, 1)]
+)
+def test_steps_bound_the_passes(epochs: int, least: int, most: int, passes: int) -> None:
+    assert Schedule(epochs, 8, 1e-3, 0, min_steps=least, max_steps=most).passes(80) == passes
+
+
+def test_merit_chooses_the_epoch_where_it_is_given(tmp_path: Path) -> None:
+    merits = iter([0.1, 0.9, 0.3, 0.2])
+    trained = model(0.0)
+    seen: list[dict[str, np.ndarray]] = []
+
+    def merit(logits: np.ndarray) -> float:
+        seen.append(weights(trained))
+        return next(merits)
+
+    ctx = tiny.context(tmp_path, Distill)
+    metric = scripted([4, 3, 2, 1])[0]
+    facts = train(trained, rows(), rows(40, seed=1), metric, cross_entropy, SCHEDULE, 0, ctx, merit)
+    assert facts["dev_by_epoch"] == [4, 3, 2, 1]
+    assert (facts["dev_best"], facts["merit"]) == (3, 0.9)
+    assert_equal(weights(trained), seen[1])

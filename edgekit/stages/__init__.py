@@ -16,6 +16,7 @@ from edgekit.stages.floor import Linear
 from edgekit.stages.gate import Gate
 from edgekit.stages.lint import Lint
 from edgekit.stages.outline import Outlining
+from edgekit.stages.profile import Profile
 from edgekit.stages.prune import Prune
 from edgekit.stages.quantize import Quantize
 from edgekit.stages.reference import Compare
@@ -33,7 +34,8 @@ ORDER = (
     Trim,  # teacher         → vocabulary
     Teach,  # teacher         → its outputs on train and dev
     Outlining,  # teacher         → what its parts are worth
-    Search,  # outline         → structure of the student
+    Profile,  # the target      → what shapes of students cost, on a device
+    Search,  # outline, costs  → structure of the student
     Distill,  # teacher         → wide student
     Prune,  # wide student    → student
     Compare,  # both            → their logits on test
@@ -50,5 +52,5 @@ ORDER = (
     Pack,  # int8 graph      → bundle
 )
 
-SEARCHING = (Outlining, Search)
+SEARCHING = (Outlining, Profile, Search)
 """What is left out where the recipe gives the student's structure."""

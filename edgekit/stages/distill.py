@@ -163,16 +163,16 @@ def student_rows(inputs: Inputs, ctx: Context, layers: Sequence[int]) -> tuple[R
     tokenizer = load_tokenizer(vocabulary.tokenizer, vocabulary.max_length)
     classes = load_task(ctx.task).align(read_labels(inputs[Teacher].path), dataset.labels)
 
-    def rows(split: str, pairs: Sequence[tuple[str, str]], views: Sequence[str]) -> Rows:
-        each = len(views) // len(pairs) if pairs else 0
-        ids = encode(tokenizer, [*(text for text, _ in pairs), *views])
-        expected = np.array([classes[label] for _, label in pairs] + [UNLABELLED] * len(views))
+    def rows(split: str, pairs: Sequence[tuple[str, str]], unlabelled: Sequence[str], views: Sequence[str]) -> Rows:
+        texts = [*(text for text, _ in pairs), *unlabelled]
+        ids = encode(tokenizer, [*texts, *views])
+        expected = np.array([classes[label] for _, label in pairs] + [UNLABELLED] * (len(ids) - len(pairs)))
         logits = np.load(outputs.array(split, "logits"), mmap_mode="r")
         states = np.load(outputs.array(split, "states"), mmap_mode="r")
-        chosen = _Columns(states, [0, *(layer + 1 for layer in layers)])
-        return Rows(ids, expected, {"teacher_logits": logits, "teacher_states": chosen}, each)  # type: ignore[dict-item]
+        arrays = {"teacher_logits": logits, "teacher_states": _Columns(states, [0, *(layer + 1 for layer in layers)])}
+        return Rows(ids, expected, arrays, len(views) // len(texts))  # type: ignore[arg-type]
 
-    return rows("train", dataset.train, outputs.views), rows("dev", dataset.dev, ())
+    return rows("train", dataset.train, outputs.unlabelled, outputs.views), rows("dev", dataset.dev, (), ())
 
 
 @dataclass(frozen=True)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import ClassVar, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 from edgekit import manifest, measured
-from edgekit.artifact import FACTS, Accuracy, Latency, QuantizedGraph, Verdict, write_json
+from edgekit.artifact import FACTS, Accuracy, Floor, Latency, QuantizedGraph, Verdict, write_json
+from edgekit.quant.findings import Finding
 from edgekit.stage import Context, Inputs, Pass
 from edgekit.verdict import judge, limits_of
 
@@ -20,17 +22,18 @@ class Gate(Pass):
     """Judges; a failed check is a verdict, not an error, so that the bundle and its report are there to look at."""
 
     NAME: ClassVar[str] = "gate"
-    VERSION: ClassVar[int] = 1
-    IN: ClassVar = (QuantizedGraph, Accuracy, Latency)
+    VERSION: ClassVar[int] = 2
+    IN: ClassVar = (QuantizedGraph, Accuracy, Latency, Floor)
     OUT: ClassVar = Verdict
     READS: ClassVar[tuple[str, ...]] = ("budget", "gate")
 
     def run(self, inputs: Inputs, out_dir: Path, ctx: Context) -> None:
         """Writes gate.json."""
         latency = inputs[Latency].path
+        accuracy = read_figure(measured.Accuracy, inputs[Accuracy].path / "accuracy.json")
         judged = judge(
             limits_of(ctx.target["budget"], ctx.target["gate"]),
-            accuracy=read_figure(measured.Accuracy, inputs[Accuracy].path / "accuracy.json"),
+            accuracy=accuracy,
             latency=read_figure(measured.Latency, latency / "latency.json"),
             instructions=read_figure(measured.Instructions, latency / "instructions.json"),
             memory=read_figure(measured.Memory, latency / "memory.json"),
@@ -39,7 +42,32 @@ class Gate(Pass):
             unmeasured=json.loads((latency / "unmeasured.json").read_text(encoding="utf-8")),
         )
         write_json(out_dir / "gate.json", manifest.encode(judged))
-        write_json(out_dir / FACTS, {"verdict": str(judged.verdict), "checks": len(judged.checks)})
+        facts: dict[str, object] = {"verdict": str(judged.verdict), "checks": len(judged.checks)}
+        if accuracy is not None:
+            found = linear_is_enough(inputs[Floor].facts, accuracy, ctx.target["gate"]["max_drop"])
+            facts["findings"] = [asdict(finding) for finding in found]
+        write_json(out_dir / FACTS, facts)
+
+
+def linear_is_enough(floor: Mapping[str, Any], accuracy: measured.Accuracy, max_drop: float) -> list[Finding]:
+    """Finds that a linear model would pass too.
+
+    Args:
+        floor: facts of stage `floor`.
+        accuracy: of the artifact and the teacher.
+        max_drop: the gate's limit, in points.
+    """
+    if floor["test"] < accuracy.teacher - max_drop:
+        return []
+    return [
+        Finding(
+            "linear-is-enough",
+            "task",
+            f"a {floor['model']} reaches {floor['test']:.2f} % on test, the teacher {accuracy.teacher:.2f} %",
+            "a transformer is more than the task needs, as far as this data tells",
+            "the linear model, or data that is harder",
+        )
+    ]
 
 
 def read_figure(kind: type[T], path: Path) -> T | None:

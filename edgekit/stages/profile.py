@@ -84,6 +84,10 @@ class Profile(Pass):
         if self.table:
             read_costs(Path(self.table))
 
+    def for_width(self, hidden: int, head_dim: int) -> Profile:
+        """Returns the stage for teachers of that width."""
+        return dataclasses.replace(self, hidden=hidden, head_dim=head_dim)
+
     def resolved(self, target: Target) -> Profile:
         """Returns the stage with the digest of its table, so that an edited file is taken anew."""
         return dataclasses.replace(self, table_digest=file_digest(Path(self.table)) if self.table else "")

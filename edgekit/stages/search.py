@@ -8,7 +8,8 @@ costs least by its own table of costs.
 
 How far a student falls behind is estimated from disagreements with the teacher, each weighted by how much likelier the
 teacher holds its own answer to be, not from right answers alone: on a thousand rows of dev those move by a point by
-chance (`edgekit.statistics.shortfall`).
+chance (`edgekit.statistics.shortfall`). A teacher that was trained on dev is surer of itself there than anywhere else;
+students are then held against a large student, not against the teacher.
 """
 
 from __future__ import annotations
@@ -21,8 +22,10 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from edgekit import data
 from edgekit.artifact import (
     FACTS,
+    Costs,
     LabelledData,
     Plan,
     Teacher,
@@ -32,16 +35,31 @@ from edgekit.artifact import (
     WideStudent,
     write_json,
 )
+from edgekit.provenance import Provenance
+from edgekit.quant.findings import Finding
 from edgekit.recipe import make_stage
-from edgekit.search.structure import Outline, Structure, alternatives, rungs
+from edgekit.search.costs import read_costs
+from edgekit.search.limits import Forecast, Limits, ladder
+from edgekit.search.structure import Outline, Structure
 from edgekit.stage import INTERNAL, Context, Inputs, Pass
 from edgekit.stages.distill import Distill
+from edgekit.stages.evaluate import draw
 from edgekit.stages.outline import read_outline
 from edgekit.stages.prune import DEV_LOGITS, Prune
 from edgekit.statistics import divergence, shortfall
+from edgekit.tokenization import encode, load_tokenizer
 
 START = 0.09
 """Share of the teacher's work on whose rung the search begins: two layers of six, half as wide."""
+
+REFERENCE = 0.3
+"""Share of the work of the student that others are compared with where dev tells nothing of the teacher."""
+
+LENGTH_ROWS = 500
+"""Training rows whose lengths the cost of an inference is foretold for."""
+
+SWEPT = 0.5
+"""Share of the work from which on `sweep` trains all rungs."""
 
 FIXES = {"distill": ("layers", "keep"), "prune": ("heads", "ffn", "layer_heads", "layer_ffn")}
 """Options that give the student's structure: with one of them there is nothing to search."""
@@ -57,11 +75,14 @@ class Search(Pass):
 
     Attributes:
         enabled: whether to search. Where not, or where options of `distill` or `prune` give a structure, those decide.
-        epochs: passes of a whole training over the training texts; dearer structures than that of the first rung get
-            as many fewer as they are dearer, at least `probe_epochs`.
+        epochs: passes of a whole training over the training texts; structures dearer than that of the first rung get
+            fewer, by the root of how much dearer they are: they begin nearer to the teacher.
         probe_epochs: passes of a short training.
         min_steps, max_steps: bounds of a whole training's steps.
+        learning_rate: peak, for all but the word table.
+        embedding_rate: factor on the learning rate of the word table; 0 freezes it.
         trainings: whole trainings at most.
+        sweep: whether to train the best structure of every rung whole, for a front of all that can be had.
         given: options of `distill` and `prune` that the recipe sets, filled in by the pipeline.
     """
 
@@ -70,14 +91,17 @@ class Search(Pass):
     probe_epochs: int = 3
     min_steps: int = 3000
     max_steps: int = 8000
+    learning_rate: float = 1e-3
+    embedding_rate: float = 1.0
     trainings: int = 5
+    sweep: bool = False
     given: Mapping[str, Mapping[str, Any]] = field(default_factory=dict, metadata=INTERNAL)
 
     NAME: ClassVar[str] = "search"
     VERSION: ClassVar[int] = 1
-    IN: ClassVar = (Teacher, LabelledData, Vocabulary, TeacherOutputs, TeacherOutline)
+    IN: ClassVar = (Teacher, LabelledData, Vocabulary, TeacherOutputs, TeacherOutline, Costs)
     OUT: ClassVar = Plan
-    READS: ClassVar[tuple[str, ...]] = ("shape.head_multiple", "shape.ffn_multiple", "gate.max_drop")
+    READS: ClassVar[tuple[str, ...]] = ("shape.head_multiple", "shape.ffn_multiple", "gate.max_drop", "budget")
     TOOLS: ClassVar[tuple[str, ...]] = ("torch", "transformers", "tokenizers", "accelerate", "optimum", "numpy")
     PARALLEL: ClassVar[bool] = True
 
@@ -85,8 +109,10 @@ class Search(Pass):
         for name in ("epochs", "probe_epochs", "trainings"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
-        if min(self.min_steps, self.max_steps) < 0:
-            raise ValueError("min_steps and max_steps must not be negative")
+        if min(self.min_steps, self.max_steps, self.embedding_rate) < 0:
+            raise ValueError("min_steps, max_steps and embedding_rate must not be negative")
+        if self.learning_rate <= 0:
+            raise ValueError(f"learning_rate is {self.learning_rate}; it must be positive")
 
     def knowing(self, options: Mapping[str, Mapping[str, Any]]) -> Search:
         """Returns the stage knowing what the recipe sets of the stages that it has run."""
@@ -96,29 +122,87 @@ class Search(Pass):
         """Writes plan.json: the options of `distill` and `prune` that make the chosen student."""
         outline = read_outline(inputs[TeacherOutline].file)
         multiples = ctx.target["shape.head_multiple"], ctx.target["shape.ffn_multiple"]
-        trainer = _Trainer(self, inputs, ctx, outline)
-        ladder = [alternatives(outline, work, *multiples) for work in rungs(outline, *multiples)]
-        works = [outline.work(rung[-1]) for rung in ladder]
-        first = int(np.argmin([abs(np.log(work / (START * works[0]))) for work in works]))
-        limit = ctx.target["gate.max_drop"]
+        forecast, limits = _forecast(inputs, outline, ctx), _limits(ctx.target["budget"])
+        rungs_within = ladder(outline, *multiples, lambda one: not forecast.misses(one, limits))
+        findings: list[Finding] = []
+        if not rungs_within:
+            rungs_within = [ladder(outline, *multiples, lambda _: True)[-1]]
+            findings.append(_out_of_reach(forecast, limits, rungs_within[0][0]))
+        dearest = outline.work(outline.whole(range(len(outline.head_loss))))
+        shares = [outline.work(rung[-1]) / dearest for rung in rungs_within]
+        trainer, limit = _Trainer(self, inputs, ctx, outline), ctx.target["gate.max_drop"]
+        base = 0.0
+        if knows_dev(inputs[TeacherOutputs].facts, len(trainer.teacher)):
+            base = trainer.reference(*multiples).shortfall
+            findings.append(_dev_known(inputs[TeacherOutputs].facts, base))
         whole: dict[int, Trained] = {}
-        for place in bisection(first, len(ladder), lambda at: whole[at].shortfall <= limit, self.trainings):
-            whole[place] = trainer.whole(trainer.best(ladder[place]))
-        passing = [one for one in whole.values() if one.shortfall <= limit]
-        chosen = min(passing, key=lambda one: outline.work(one.structure), default=None)
-        if chosen is None:
+
+        def passes(place: int) -> bool:
+            return whole[place].shortfall - base <= limit
+
+        for place in bisection(nearest(shares, START), len(shares), passes, self.trainings):
+            whole[place] = trainer.whole(trainer.best(rungs_within[place]))
+        for place in range(nearest(shares, SWEPT), len(shares)) if self.sweep else ():
+            if place not in whole:
+                whole[place] = trainer.whole(trainer.best(rungs_within[place]))
+        passing = [one for place, one in whole.items() if passes(place)]
+        if passing:
+            chosen = min(passing, key=lambda one: forecast.cost(one.structure))
+        else:
             chosen = min(whole.values(), key=lambda one: one.shortfall)
         write_json(out_dir / "plan.json", trainer.options(chosen.structure, chosen.epochs))
         facts = {
             "structure": str(chosen.structure),
             "shortfall": chosen.shortfall,
+            "base": base,
             "limit": limit,
             "short_trainings": len(trainer.probes),
-            "points": [
-                one.as_fact(outline) for one in sorted(whole.values(), key=lambda o: -outline.work(o.structure))
-            ],
+            "foretold": forecast.foretold(chosen.structure),
+            "points": [_point(whole[place], forecast, trainer) for place in sorted(whole)],
+            "findings": [dataclasses.asdict(finding) for finding in findings],
         }
         write_json(out_dir / FACTS, facts)
+
+
+def _forecast(inputs: Inputs, outline: Outline, ctx: Context) -> Forecast:
+    vocabulary = inputs[Vocabulary]
+    tokenizer = load_tokenizer(vocabulary.tokenizer, vocabulary.max_length)
+    train = data.read(inputs[LabelledData].path).train
+    rows = encode(tokenizer, [train[i][0] for i in draw(len(train), LENGTH_ROWS, ctx.seed)])
+    table = read_costs(inputs[Costs].file)
+    lengths = [len(row) for row in rows]
+    judged = table.provenance is not Provenance.ESTIMATED
+    return Forecast(table, outline, lengths, len(vocabulary.teacher_ids), vocabulary.max_length, judged)
+
+
+def _limits(budget: Mapping[str, Any]) -> Limits:
+    return Limits(**{field.name: budget[field.name] for field in dataclasses.fields(Limits)})
+
+
+def _point(trained: Trained, forecast: Forecast, trainer: _Trainer) -> dict[str, Any]:
+    """Returns what is told of a structure that was trained whole, and the options that make it."""
+    return {
+        "structure": str(trained.structure),
+        "work": round(forecast.outline.work(trained.structure)),
+        "foretold": forecast.foretold(trained.structure),
+        "epochs": trained.epochs,
+        "shortfall": round(trained.shortfall, 3),
+        "dev": round(trained.score, 3),
+        "options": trainer.options(trained.structure, trained.epochs),
+    }
+
+
+def _out_of_reach(forecast: Forecast, limits: Limits, cheapest: Structure) -> Finding:
+    """Says how near the cheapest structure comes to the limits that it misses."""
+    told, missed = forecast.foretold(cheapest), forecast.misses(cheapest, limits)
+    said = ", ".join(f"{name} {told[name]:,.4g} against {getattr(limits, name):,.4g}" for name in missed)
+    return Finding(
+        "limits-out-of-reach",
+        "structure",
+        f"the cheapest structure there is ({cheapest}) is foretold to be beyond: {said}",
+        "the gate will fail; this structure is built all the same, as the nearest",
+        "a wider limit, or for the file's size a smaller vocabulary (trim.min_tokens, trim.min_count)",
+    )
 
 
 @dataclass(frozen=True)
@@ -137,21 +221,43 @@ class Trained:
     shortfall: float
     score: float
 
-    def as_fact(self, outline: Outline) -> dict[str, Any]:
-        """Returns what reports tell of it."""
-        return {
-            "structure": str(self.structure),
-            "work": round(outline.work(self.structure)),
-            "epochs": self.epochs,
-            "shortfall": round(self.shortfall, 3),
-            "dev": round(self.score, 3),
-        }
-
 
 def wanted(options: Mapping[str, Mapping[str, Any]]) -> bool:
     """Says whether a recipe with these options leaves the structure to the search."""
     fixed = any(name in options.get(stage, {}) for stage, names in FIXES.items() for name in names)
     return not fixed and options.get(Search.NAME, {}).get("enabled", True) in (True, "true")
+
+
+def sweeps(options: Mapping[str, Mapping[str, Any]]) -> bool:
+    """Says whether a recipe with these options asks for the front."""
+    return options.get(Search.NAME, {}).get("sweep", False) in (True, "true")
+
+
+def knows_dev(facts: Mapping[str, Any], rows: int) -> bool:
+    """Says whether a teacher answers dev as well as the rows that it was trained on: then it was trained on dev too.
+
+    Args:
+        facts: of the teacher's outputs: its accuracy on train and on dev, in percent.
+        rows: of dev.
+    """
+    expected = rows * (1 - facts["accuracy_train"] / 100)
+    return rows * (1 - facts["accuracy_dev"] / 100) <= expected + 2 * expected**0.5
+
+
+def _dev_known(facts: Mapping[str, Any], base: float) -> Finding:
+    train, dev = facts["accuracy_train"], facts["accuracy_dev"]
+    return Finding(
+        "dev-known",
+        "dev",
+        f"the teacher answers {dev:.2f} % of it and {train:.2f} % of train: it was trained on these rows",
+        f"students seem further behind than they are; they are held against a large one, {base:.2f} points behind",
+        "a dev split that the teacher was not trained on",
+    )
+
+
+def nearest(shares: Sequence[float], wanted: float) -> int:
+    """Returns the place whose share of the work is nearest, as a ratio."""
+    return int(np.argmin(np.abs(np.log(np.array(shares) / wanted))))
 
 
 class _Trainer:
@@ -160,26 +266,35 @@ class _Trainer:
     def __init__(self, stage: Search, inputs: Inputs, ctx: Context, outline: Outline) -> None:
         self._stage, self._inputs, self._ctx, self._outline = stage, inputs, ctx, outline
         outputs = inputs[TeacherOutputs]
-        self._teacher = np.load(outputs.array("dev", "logits"))
+        self.teacher = np.load(outputs.array("dev", "logits"))
         self._middle = START * outline.work(outline.whole(range(len(outline.head_loss))))
+        self._depth: int | None = None  # of the last structure that was best: on the next rung one layer more or less
         self.probes: dict[Structure, float] = {}
 
     def best(self, rung: Sequence[Structure]) -> Structure:
         """Returns the structure of a rung that is nearest the teacher after a short training."""
-        if len(rung) == 1:
-            return rung[0]
-        for structure in rung:
+        near = [one for one in rung if self._depth is None or abs(len(one.layers) - self._depth) <= 1] or list(rung)
+        for structure in near if len(near) > 1 else ():
             if structure not in self.probes:
                 logits, _ = self._trained(structure, self._stage.probe_epochs, short=True)
-                self.probes[structure] = divergence(self._teacher, logits)
-        return min(rung, key=lambda structure: self.probes[structure])
+                self.probes[structure] = divergence(self.teacher, logits)
+        found = min(near, key=lambda structure: self.probes.get(structure, 0.0))
+        self._depth = len(found.layers)
+        return found
+
+    def reference(self, head_multiple: int, ffn_multiple: int) -> Trained:
+        """Trains a student that is large enough to fall behind by little, whatever the limits are."""
+        every = ladder(self._outline, head_multiple, ffn_multiple, lambda _: True)
+        dearest = self._outline.work(every[0][-1])
+        rung = every[nearest([self._outline.work(one[-1]) / dearest for one in every], REFERENCE)]
+        return self.whole(rung[len(rung) // 2])
 
     def whole(self, structure: Structure) -> Trained:
         """Trains a structure whole."""
         dearer = max(1.0, self._outline.work(structure) / self._middle)
-        epochs = max(self._stage.probe_epochs, round(self._stage.epochs / dearer))
+        epochs = max(self._stage.probe_epochs, round(self._stage.epochs / dearer**0.5))
         logits, score = self._trained(structure, epochs, short=False)
-        return Trained(structure, epochs, shortfall(self._teacher, logits), score)
+        return Trained(structure, epochs, shortfall(self.teacher, logits), score)
 
     def options(self, structure: Structure, epochs: int, short: bool = False) -> dict[str, dict[str, Any]]:
         """Returns the options of the stages that make a student of that structure; the recipe's own go before."""
@@ -191,6 +306,8 @@ class _Trainer:
                 "layer_heads": list(structure.heads),
                 "layer_ffn": list(structure.ffn),
                 "epochs": epochs,
+                "learning_rate": stage.learning_rate,
+                "embedding_rate": stage.embedding_rate,
                 **({"min_steps": 0} | steps),
             },
         }

@@ -1,4 +1,4 @@
-"""Runs the teacher once over train, views of train, and dev, and keeps what distillation needs, memory-mapped.
+"""Runs the teacher once over train, texts without labels, views of both, and dev, and keeps what students learn from.
 
 The teacher reads each row in its own tokenisation. Kept are its logits and the first token's state after each layer:
 the one token that the head reads, and the one whose meaning does not change when the student's vocabulary cuts a word
@@ -7,9 +7,10 @@ differently.
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -17,16 +18,17 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from edgekit import augment, data, frontends
-from edgekit.artifact import FACTS, LabelledData, Teacher, TeacherOutputs, Vocabulary, write_json
+from edgekit.artifact import FACTS, LabelledData, Teacher, TeacherOutputs, Vocabulary, file_digest, write_json
 from edgekit.checkpoint import inspect, load_classifier, position_limit, read_labels
 from edgekit.inference import run_rows
-from edgekit.stage import Context, Inputs, Pass
+from edgekit.stage import INTERNAL, Context, Inputs, Pass
+from edgekit.target import Target
 from edgekit.tasks import load_task
 
 if TYPE_CHECKING:
     from edgekit.ir.encoder import EdgekitForSequenceClassification
 
-VIEWS = "views.json"
+VIEWS, UNLABELLED = "views.json", "unlabelled.json"
 
 
 @dataclass(frozen=True)
@@ -34,15 +36,19 @@ class Teach(Pass):
     """Records the teacher's outputs on the splits that students learn from and are chosen on; never on test.
 
     Attributes:
-        views: further views of each training text that the teacher labels too (`edgekit.augment`).
+        views: further views of each text that the teacher labels too (`edgekit.augment`).
         view_rate: share of words that a view changes.
+        unlabelled: a file of further texts, without labels, that students learn from as from the training texts.
+        unlabelled_digest: of that file, filled in by `resolved`, so that an edited one is another action.
     """
 
     views: int = 4
     view_rate: float = 0.2
+    unlabelled: str = ""
+    unlabelled_digest: str = dataclasses.field(default="", metadata=INTERNAL)
 
     NAME: ClassVar[str] = "teach"
-    VERSION: ClassVar[int] = 2
+    VERSION: ClassVar[int] = 3
     IN: ClassVar = (Teacher, LabelledData, Vocabulary)
     OUT: ClassVar = TeacherOutputs
     TOOLS: ClassVar = ("torch", "transformers", "tokenizers", "optimum", "numpy")
@@ -50,22 +56,32 @@ class Teach(Pass):
     def __post_init__(self) -> None:
         if self.views < 0 or not 0 < self.view_rate <= 1:
             raise ValueError("views must not be negative, view_rate lie in (0, 1]")
+        if self.unlabelled and not Path(self.unlabelled).is_file():
+            raise ValueError(f"unlabelled names {self.unlabelled}, which is no file")
+
+    def resolved(self, target: Target) -> Teach:
+        """Returns the stage with the digest of its file, so that an edited one is run anew."""
+        return dataclasses.replace(
+            self, unlabelled_digest=file_digest(Path(self.unlabelled)) if self.unlabelled else ""
+        )
 
     def requires(self, inputs: Inputs, ctx: Context) -> None:
         """Refuses an architecture that no frontend serves."""
         frontends.check(inspect(inputs[Teacher].path, ctx.task).model_type)
 
     def run(self, inputs: Inputs, out_dir: Path, ctx: Context) -> None:
-        """Writes `<split>.logits.npy` (float32), `<split>.states.npy` (float16) and the texts of the views."""
+        """Writes `<split>.logits.npy` (float32), `<split>.states.npy` (float16), and the texts that have no label."""
         teacher = inputs[Teacher].path
         dataset = data.read(inputs[LabelledData].path)
         classes = load_task(ctx.task).align(read_labels(teacher), dataset.labels)
         model, pad_id = load_teacher(teacher)
-        train = [text for text, _ in dataset.train]
+        further = self._unlabelled(dataset, load_task(ctx.task).COLUMNS)
+        train = [text for text, _ in dataset.train] + further
+        write_json(out_dir / UNLABELLED, further)
         table = model.embeddings.word.weight.detach().numpy()
         extra = _views(teacher, table, train, inputs[Vocabulary].teacher_ids, self.views, self.view_rate, ctx.seed)
         write_json(out_dir / VIEWS, extra)
-        facts: dict[str, float] = {"views": len(extra)}
+        facts: dict[str, float] = {"unlabelled": len(further), "views": len(extra)}
         for split, rows, texts in (
             ("train", dataset.train, train + extra),
             ("dev", dataset.dev, [text for text, _ in dataset.dev]),
@@ -79,6 +95,14 @@ class Teach(Pass):
             expected = np.array([classes[label] for _, label in rows])
             facts[f"accuracy_{split}"] = load_task(ctx.task).metric(logits[: len(rows)], expected)
         write_json(out_dir / FACTS, facts)
+
+    def _unlabelled(self, dataset: data.Dataset, columns: Mapping[str, Sequence[str]]) -> list[str]:
+        """Returns the texts of the file that no split has: what is reported on is not learned from."""
+        if not self.unlabelled:
+            return []
+        known = {text.strip() for rows in dataset.splits().values() for text, _ in rows}
+        rows = data.read_rows(Path(self.unlabelled), data.Columns({data.TEXT: columns[data.TEXT]}))
+        return [text for text in dict.fromkeys(row[data.TEXT] for row in rows) if text.strip() not in known]
 
 
 def _mapped(path: Path, shape: tuple[int, ...]) -> np.memmap[Any, np.dtype[np.float16]]:

@@ -15,6 +15,11 @@ MEASURING = ["timing", "evaluate", "benchmark", "gate"]  # with one form there i
 JUDGING = ["quantize", "select", "gate"]  # what reads the limits
 
 
+def after(stage: str) -> list[str]:
+    """Returns a stage and all behind it."""
+    return list(STAGES[STAGES.index(stage) :])
+
+
 @pytest.fixture
 def again(tiny_build: TinyBuild, tmp_path: Path) -> TinyBuild:
     """A copy of the finished build, cache and bundle, to build on."""
@@ -109,8 +114,8 @@ def test_two_targets_at_once_share_what_they_can(again: TinyBuild, tmp_path: Pat
 @pytest.mark.parametrize(
     ("setting", "stages", "why"),
     [
-        ("prune.epochs=1", [*STAGES[5:7], *STAGES[8:]], "option epochs 4 → 1"),
-        ("calibrate.rows=50", STAGES[STAGES.index("calibrate") :], "option rows 0 → 50"),
+        ("prune.epochs=1", [s for s in after("prune") if s != "baseline"], "option epochs 4 → 1"),
+        ("calibrate.rows=50", after("calibrate"), "option rows 0 → 50"),
         ("bundle.golden_rows=8", ["bundle"], "option golden_rows 32 → 8"),
     ],
     ids=["prune", "calibrate", "bundle"],
@@ -208,7 +213,7 @@ def test_a_damaged_entry_is_found_and_rebuilt(damage: object, again: TinyBuild, 
 def test_two_builds_of_one_recipe_at_once(tiny_build: TinyBuild, tmp_path: Path) -> None:
     """Both start with a store that lacks most of it, and race for every stage from there on."""
     cache, out = tiny_build.copy_cache(tmp_path / "cache"), tmp_path / "dist"
-    builds.forget(cache, tiny_build.bundle, [stage for stage in STAGES[4:] if stage != "baseline"])
+    builds.forget(cache, tiny_build.bundle, [stage for stage in after("distill") if stage != "baseline"])
     pair = [builds.start(tiny_build.sources.args(out), cache) for _ in range(2)]
     ends = [process.communicate(timeout=300) for process in pair]
     assert [process.returncode for process in pair] == [0, 0], ends

@@ -14,11 +14,11 @@ from builds import TinyBuild, made
 from manifests import accuracy, latency
 
 from edgekit import manifest
-from edgekit.artifact import Accuracy, Artifact, Latency, QuantizedGraph, Verdict
+from edgekit.artifact import FACTS, Artifact, Verdict, write_json
 from edgekit.manifest import Check
 from edgekit.measured import Instructions, Memory
 from edgekit.provenance import Provenance
-from edgekit.stages.gate import Gate
+from edgekit.stages.gate import Gate, linear_is_enough
 
 TAKEN = ("board", Provenance.MEASURED, "")
 MODEL_BYTES = 1000
@@ -36,7 +36,8 @@ def given(folder: Path, figures: Mapping[str, Any], unmeasured: Mapping[str, str
     found: list[Artifact] = [kind(folder / kind.KIND, "") for kind in Gate.IN]
     for artifact in found:
         artifact.path.mkdir(parents=True)
-    graph, right, taken = found
+    graph, right, taken, floor = found
+    write_json(floor.path / FACTS, {"model": "linear SVM", "dev": 10.0, "test": 10.0})
     (graph.path / "model.onnx").write_bytes(bytes(MODEL_BYTES))
     for name, figure in figures.items():
         text = json.dumps(None if figure is None else manifest.encode(figure))
@@ -55,7 +56,7 @@ def judge(
         Gate(), given(folder, FIGURES | figures, unmeasured or {}), folder / "run", str(target)
     )
     found: manifest.Gate = manifest.decode(manifest.Gate, json.loads((verdict.path / "gate.json").read_text()))
-    assert verdict.facts == {"verdict": found.verdict, "checks": len(found.checks)}
+    assert verdict.facts == {"verdict": found.verdict, "checks": len(found.checks), "findings": []}
     return found, {check.name: check for check in found.checks}
 
 
@@ -137,7 +138,7 @@ def test_a_teacher_at_its_floor_is_no_base_of_comparison(tmp_path: Path) -> None
 def test_the_finished_builds_verdict_is_in_its_manifest(tiny_build: TinyBuild, tmp_path: Path) -> None:
     written = json.loads((made(tiny_build, Verdict).path / "gate.json").read_text())
     assert written == builds.manifest(tiny_build.bundle)["gate"]
-    taken = [made(tiny_build, kind) for kind in (QuantizedGraph, Accuracy, Latency)]
+    taken = [made(tiny_build, kind) for kind in Gate.IN]
     target = builds.write_target(
         tmp_path / "strict.toml", ("max_drop = 30.0", "max_drop = 0.0"), budget("instructions", 1)
     )
@@ -147,3 +148,11 @@ def test_the_finished_builds_verdict_is_in_its_manifest(tiny_build: TinyBuild, t
     assert "no exact instruction counter" in checks["instructions"]["reason"]
     drop = builds.manifest(tiny_build.bundle)["accuracy"]["drop"]
     assert checks["accuracy drop"]["verdict"] == ("fail" if drop > 0 else "pass")
+
+
+@pytest.mark.parametrize(("reached", "told"), [(89.0, True), (88.99, False), (95.0, True)])
+def test_a_linear_model_that_would_pass_is_told(reached: float, told: bool) -> None:
+    taken = accuracy(lost=20, gained=10, examples=1000, right=900)
+    found = linear_is_enough({"model": "linear SVM", "test": reached}, taken, taken.teacher - 89.0)
+    assert [one.check for one in found] == (["linear-is-enough"] if told else [])
+    assert all(f"{reached:.2f} %" in one.detail for one in found)

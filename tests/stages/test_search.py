@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 import tiny
-from builds import TinyBuild, made
+from builds import TinyBuild, made, write_target
+from cost_tables import table
 
-from edgekit.artifact import Plan, TeacherOutline
+from edgekit.artifact import Costs, Plan, TeacherOutline, write_json
+from edgekit.codec import encode
 from edgekit.stage import Inputs
-from edgekit.stages.outline import Outlining
+from edgekit.stages.outline import Outlining, read_outline
 from edgekit.stages.prune import Prune
-from edgekit.stages.search import Search, bisection, wanted
+from edgekit.stages.search import Search, bisection, knows_dev, wanted
 
 QUICK: dict[str, Any] = {"epochs": 3, "probe_epochs": 1, "min_steps": 0, "trainings": 4}
 GIVEN = {"prune": {"learning_rate": 3e-3}}
@@ -57,25 +60,26 @@ def test_a_structure_that_is_given_is_not_searched(options: dict[str, dict[str, 
 @pytest.fixture(scope="module")
 def artifacts(tiny_build: TinyBuild, tmp_path_factory: pytest.TempPathFactory) -> dict[Any, Any]:
     """Returns what a search takes."""
-    found = {kind: made(tiny_build, kind) for kind in Search.IN if kind is not TeacherOutline}
+    found = {kind: made(tiny_build, kind) for kind in Search.IN if kind not in (TeacherOutline, Costs)}
     given = [found[kind] for kind in Outlining.IN]
     found[TeacherOutline] = tiny.run_stage(Outlining(rows=60), given, tmp_path_factory.mktemp("outline"))
+    outline = read_outline(found[TeacherOutline].file)
+    found[Costs] = Costs(tmp_path_factory.mktemp("costs"), "")
+    write_json(found[Costs].file, encode(table(hidden=outline.hidden, head_dim=outline.head_dim)))
     return found
 
 
-def search(artifacts: dict[Any, Any], folder: Path, **options: Any) -> tuple[Plan, list[Any]]:
+def search(artifacts: dict[Any, Any], folder: Path, target: str = "x86-64", **options: Any) -> tuple[Plan, list[Any]]:
     """Runs a search; returns its plan and the stages that it had run."""
     stage = Search(**{**QUICK, **options}).knowing(GIVEN)
     out, ran = folder / "out", []
     out.mkdir(parents=True)
-    ctx = tiny.context(folder / "resume", stage)
+    ctx = tiny.context(folder / "resume", stage, target)
 
     def make(other: Any, given: Any) -> Any:
         ran.append(other)
         inputs = [given[kind] for kind in other.IN]
         return tiny.run_stage(other, inputs, folder / f"{len(ran)}-{other.NAME}")
-
-    import dataclasses
 
     ctx = dataclasses.replace(ctx, make=make)
     stage.run(Inputs(artifacts, stage.IN), out, ctx)
@@ -126,3 +130,53 @@ def test_where_none_passes_the_nearest_is_taken(
 def test_impossible_options_are_refused(options: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="must"):
         Search(**options)
+
+
+def limited(folder: Path, key: str, value: float) -> str:
+    """Writes a profile with a limit of the device."""
+    return str(write_target(folder / "limited.toml", ("[budget]\n", f"[budget]\n{key} = {value}\n")))
+
+
+def test_a_limit_is_kept_to_by_what_the_table_foretells(artifacts: dict[Any, Any], tmp_path: Path) -> None:
+    free, _ = search(artifacts, tmp_path / "free", trainings=1)
+    bound = int(0.8 * free.facts["points"][0]["foretold"]["instructions"])
+    plan, _ = search(artifacts, tmp_path / "bound", limited(tmp_path, "instructions", bound))
+    assert all(point["foretold"]["instructions"] <= bound for point in plan.facts["points"])
+    assert plan.facts["findings"] == []
+
+
+def test_limits_that_nothing_meets_are_told_with_the_nearest(artifacts: dict[Any, Any], tmp_path: Path) -> None:
+    plan, _ = search(artifacts, tmp_path / "bound", limited(tmp_path, "instructions", 1000))
+    (found,) = plan.facts["findings"]
+    assert found["check"] == "limits-out-of-reach"
+    assert "instructions" in found["detail"]
+    assert "against 1,000" in found["detail"]
+    assert len(plan.facts["points"]) == 1
+
+
+def test_a_sweep_trains_every_rung_that_is_left(artifacts: dict[Any, Any], tmp_path: Path) -> None:
+    plain, _ = search(artifacts, tmp_path / "plain", trainings=1)
+    swept, _ = search(artifacts, tmp_path / "swept", trainings=1, sweep=True)
+    assert len(swept.facts["points"]) > len(plain.facts["points"])
+    works = [point["work"] for point in swept.facts["points"]]
+    assert works == sorted(works, reverse=True)
+    assert all({"distill", "prune"} == set(point["options"]) for point in swept.facts["points"])
+
+
+def test_a_teacher_that_knows_dev_is_told_and_students_are_held_against_a_large_one(
+    artifacts: dict[Any, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("edgekit.stages.search.knows_dev", lambda facts, rows: True)
+    plan, ran = search(artifacts, tmp_path, trainings=1)
+    assert [one["check"] for one in plan.facts["findings"]] == ["dev-known"]
+    assert plan.facts["base"] >= 0
+    whole = [stage for stage in ran if isinstance(stage, Prune) and stage.epochs == QUICK["epochs"]]
+    assert len(whole) >= 1
+
+
+@pytest.mark.parametrize(
+    ("train", "dev", "rows", "known"),
+    [(97.9, 97.9, 1000, True), (97.9, 93.0, 1000, False), (99.9, 98.9, 547, False), (95.0, 84.8, 1045, False)],
+)
+def test_a_teacher_knows_dev_where_it_answers_it_as_train(train: float, dev: float, rows: int, known: bool) -> None:
+    assert knows_dev({"accuracy_train": train, "accuracy_dev": dev}, rows) is known

@@ -18,6 +18,7 @@ from edgekit import data
 from edgekit.artifact import LabelledData, Teacher, TeacherOutputs, Vocabulary
 from edgekit.errors import ModelError
 from edgekit.stages.teach import Teach, encode_for_teacher
+from edgekit.target import load_target
 
 EVERY = 7  # rows that are run again; all would only take longer
 
@@ -61,7 +62,7 @@ def test_outputs_are_the_teachers_own(tiny_build: TinyBuild, split: str) -> None
 def test_nothing_is_recorded_of_test(tiny_build: TinyBuild) -> None:
     outputs = made(tiny_build, TeacherOutputs)
     arrays = {f"{split}.{what}.npy" for split in ("train", "dev") for what in ("logits", "states")}
-    assert {path.name for path in outputs.path.iterdir()} == arrays | {"views.json", "facts.json"}
+    assert {path.name for path in outputs.path.iterdir()} == arrays | {"unlabelled.json", "views.json", "facts.json"}
     assert not set(texts(tiny_build, "test")) & set(outputs.views)
 
 
@@ -122,3 +123,30 @@ def test_an_architecture_that_no_frontend_serves_is_refused_at_once(tiny_build: 
 def test_impossible_options_are_refused(given: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="views must not be negative"):
         Teach(**given)
+
+
+def test_texts_without_labels_are_taught_as_those_of_train(tiny_build: TinyBuild, tmp_path: Path) -> None:
+    dataset = data.read(made(tiny_build, LabelledData).path)
+    known, new = dataset.test[0][0], ["please play the song in the kitchen", "is it cold outside"]
+    file = tmp_path / "more.jsonl"
+    file.write_text("".join(json.dumps({"text": text}) + "\n" for text in [new[0], known, *new, dataset.train[0][0]]))
+    outputs = again(tiny_build, tmp_path / "run", Teach(views=2, unlabelled=str(file)))
+    assert outputs.unlabelled == new, "each once, and none that a split has"
+    rows = len(dataset.train) + 2
+    logits = np.load(outputs.array("train", "logits"))
+    assert len(outputs.views) == 2 * rows
+    assert len(logits) == 3 * rows
+    np.testing.assert_allclose(logits[len(dataset.train) : rows], answers(tiny_build, new)[0], **CLOSE)
+
+
+def test_an_edited_file_is_another_action(tmp_path: Path) -> None:
+    file = tmp_path / "more.jsonl"
+    file.write_text('{"text": "a"}\n')
+    before = Teach(unlabelled=str(file)).resolved(load_target("x86-64"))
+    file.write_text('{"text": "b"}\n')
+    assert Teach(unlabelled=str(file)).resolved(load_target("x86-64")) != before
+
+
+def test_a_missing_file_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="is no file"):
+        Teach(unlabelled=str(tmp_path / "none.jsonl"))

@@ -1,0 +1,105 @@
+"""What a sweep finds: students of falling cost with their measured figures, those left out that another beats.
+
+A point is beaten where another is at least as accurate and costs at most as much, and is better in one of the two. The
+points of one front were measured on the same rows and the same device.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from edgekit import measured
+from edgekit.artifact import write_json
+from edgekit.errors import ArtifactError
+
+MILLISECONDS, INSTRUCTIONS = "ms", "instructions"
+
+
+@dataclass(frozen=True)
+class Point:
+    """One student, built and measured.
+
+    Attributes:
+        structure: what it is, in words.
+        score: the task's metric of the artifact on test, in percent.
+        drop: against the teacher on the same rows, in points.
+        cost: of an inference: p50 in ms, or instructions.
+        measure: "ms" or "instructions".
+        ratio: the teacher's cost ÷ this one's, of the same run.
+        bytes: of the model file.
+        provenance: of the cost.
+        chosen: whether it is the one in the bundle.
+    """
+
+    structure: str
+    score: float
+    drop: float
+    cost: float
+    measure: str
+    ratio: float
+    bytes: int
+    provenance: str
+    chosen: bool
+
+
+def point(
+    structure: str,
+    accuracy: measured.Accuracy,
+    latency: measured.Latency | None,
+    instructions: measured.Instructions | None,
+    size: int,
+    chosen: bool,
+) -> Point | None:
+    """Makes a point of a build's figures; None where nothing was taken that it costs."""
+    if latency is not None and latency.speedup is not None:
+        taken = (latency.p50_ms, MILLISECONDS, latency.speedup, str(latency.provenance))
+    elif instructions is not None and instructions.teacher_per_inference is not None:
+        count = instructions.per_inference
+        ratio = instructions.teacher_per_inference / count
+        taken = (float(count), INSTRUCTIONS, ratio, str(instructions.provenance))
+    else:
+        return None
+    cost, measure, ratio, provenance = taken
+    return Point(structure, accuracy.artifact, accuracy.drop, cost, measure, ratio, size, provenance, chosen)
+
+
+def unbeaten(points: Iterable[Point]) -> list[Point]:
+    """Returns the points that no other beats, the cheapest last; of equal ones the first."""
+    left: list[Point] = []
+    for one in sorted(points, key=lambda p: (p.cost, -p.score)):
+        if not left or one.score > left[-1].score:
+            left.append(one)
+    return left[::-1]
+
+
+def front_file(out: Path, target: str) -> Path:
+    """Returns where a sweep's points are written, beside the target's bundle."""
+    return out / f"{target}.sweep.json"
+
+
+def write_front(out: Path, target: str, points: Sequence[Point], beaten: int) -> None:
+    """Writes the points of a front.
+
+    Args:
+        out: folder of the bundles.
+        target: its name.
+        points: none beaten by another.
+        beaten: how many more were measured.
+    """
+    write_json(front_file(out, target), {"target": target, "points": [asdict(p) for p in points], "beaten": beaten})
+
+
+def read_front(out: Path, target: str) -> list[Point]:
+    """Reads what `write_front` wrote.
+
+    Raises:
+        ArtifactError: there is no such file, or it is not one.
+    """
+    path = front_file(out, target)
+    try:
+        return [Point(**one) for one in json.loads(path.read_text(encoding="utf-8"))["points"]]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ArtifactError(f"{path} is not a sweep's file ({error}); run the build with --sweep again") from error

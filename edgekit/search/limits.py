@@ -1,0 +1,127 @@
+"""What a structure will cost on a target, foretold, and whether that is within the target's limits.
+
+Nothing is exported for it: costs come from the target's table, the size of the file from what its tensors take. A limit
+that nothing here can foretell (peak memory; time where the table holds instructions) is left to the gate.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from edgekit.search.costs import CostTable
+from edgekit.search.shapes import Shape
+from edgekit.search.structure import Outline, Structure, alternatives, rungs
+
+ROOM = 0.97
+"""Share of a limit that a figure foretold may reach: tables are off by a few percent."""
+
+TAIL = 1.15
+"""What the 95th percentile of times is above the time of a row of the 95th percentile of lengths."""
+
+GRAPH_BYTES = 60_000
+"""Of a file that are no weights: nodes and names."""
+
+HALVINGS = 8
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Limits of a target, in the manifest's units; None is no limit.
+
+    Attributes:
+        latency_p95_ms: of an inference.
+        instructions: of an inference, the mean.
+        file_bytes: of the model.
+    """
+
+    latency_p95_ms: float | None = None
+    instructions: int | None = None
+    file_bytes: int | None = None
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """What is known of a target and a task before a student is built.
+
+    Attributes:
+        table: the target's costs.
+        outline: of the teacher.
+        lengths: tokens of typical rows.
+        tokens: rows of the student's word table.
+        positions: rows of its position table.
+        judged: whether the gate judges costs like the table's: not where they are estimates.
+    """
+
+    table: CostTable
+    outline: Outline
+    lengths: Sequence[int]
+    tokens: int
+    positions: int
+    judged: bool
+
+    def cost(self, structure: Structure) -> float:
+        """Returns the mean cost of an inference, in the table's unit."""
+        return self.table.cost(self._shape(structure), self.lengths)
+
+    def file_bytes(self, structure: Structure) -> int:
+        """Returns the size of the int8 model file: weights of a byte; biases, scales and norms of four."""
+        outline, width = self.outline, self.outline.hidden
+        weights = width * (width + outline.labels) + self.tokens * width
+        singles = 2 * (width + outline.labels) + (self.positions + 2) * width
+        for heads, ffn in zip(structure.heads, structure.ffn, strict=True):
+            inner = heads * outline.head_dim
+            weights += width * (4 * inner + 2 * ffn)
+            singles += 2 * (3 * inner + width + ffn + width) + 4 * width
+        return int(weights + 4 * singles + GRAPH_BYTES)
+
+    def foretold(self, structure: Structure) -> dict[str, float]:
+        """Returns the figures that limits are held against, by the limit's name."""
+        found = {"file_bytes": float(self.file_bytes(structure))}
+        if self.judged and self.table.unit == "ms":
+            long = [int(np.ceil(np.percentile(self.lengths, 95)))]
+            found["latency_p95_ms"] = TAIL * self.table.cost(self._shape(structure), long)
+        elif self.judged:
+            found["instructions"] = self.cost(structure)
+        return found
+
+    def misses(self, structure: Structure, limits: Limits) -> list[str]:
+        """Names the limits that a structure is foretold to be beyond."""
+        return [
+            name
+            for name, value in self.foretold(structure).items()
+            if (limit := getattr(limits, name)) is not None and value > ROOM * limit
+        ]
+
+    def _shape(self, structure: Structure) -> Shape:
+        outline = self.outline
+        return Shape(outline.hidden, outline.head_dim, structure.heads, structure.ffn, outline.labels)
+
+
+def ladder(
+    outline: Outline, head_multiple: int, ffn_multiple: int, fits: Callable[[Structure], bool]
+) -> list[list[Structure]]:
+    """Returns the rungs of falling work whose structures fit.
+
+    Where limits cut the ladder off, its first rung is as dear as they allow. Where they leave no rung whole, there are
+    those with a structure that fits.
+    """
+
+    works = rungs(outline, head_multiple, ffn_multiple)
+    found = [alternatives(outline, work, head_multiple, ffn_multiple) for work in works]
+    cut = next((place for place, rung in enumerate(found) if all(map(fits, rung))), None)
+    if cut is None:
+        return [some for rung in found if (some := [one for one in rung if fits(one)])]
+    if cut == 0:
+        return found
+    below, above, first = works[cut], works[cut - 1], list[Structure]()
+    for _ in range(HALVINGS):
+        middle = (below * above) ** 0.5
+        there = alternatives(outline, middle, head_multiple, ffn_multiple)
+        if there and all(map(fits, there)):
+            below, first = middle, there
+        else:
+            above = middle
+    return [*([first] if first else []), *found[cut:]]

@@ -1,0 +1,136 @@
+"""Builds that search the structure: what the search trains is what is built, found again, and swept."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+
+import builds
+import pytest
+from builds import Sources, check_store, cli, lineage, ran
+from cost_tables import table
+from tiny import HEADS, HIDDEN
+
+from edgekit.artifact import write_json
+from edgekit.codec import encode
+from edgekit.stages.profile import Profile, setting_of
+from edgekit.target import TargetView, load_target
+
+SETTINGS = (
+    "teach.views=1", "search.epochs=6", "search.probe_epochs=1", "search.min_steps=0", "search.trainings=3",
+    "search.learning_rate=3e-3", "quantize.scheme=int8-pair-bounded", "benchmark.rounds=2", "benchmark.block_runs=50",
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def costs(sources: Sources, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Writes a table of costs of this very machine, its prices made up."""
+    view = TargetView(load_target(str(sources.target)), Profile.READS, Profile.NAME)
+    setting = setting_of(view, "local", HIDDEN, HIDDEN // HEADS)
+    known = table(hidden=HIDDEN, head_dim=HIDDEN // HEADS)
+    path = tmp_path_factory.mktemp("costs") / "costs.json"
+    write_json(path, encode(dataclasses.replace(known, setting=setting, unit="ms")))
+    return path
+
+
+@dataclasses.dataclass(frozen=True)
+class Searched:
+    """A finished build with a search."""
+
+    args: list[str]
+    cache: Path
+    out: Path
+
+    @property
+    def bundle(self) -> Path:
+        """The bundle's folder."""
+        return self.out / builds.TARGET
+
+
+@pytest.fixture(scope="module")
+def searched(sources: Sources, costs: Path, tmp_path_factory: pytest.TempPathFactory) -> Searched:
+    """Builds once with a search."""
+    root = tmp_path_factory.mktemp("searched")
+    settings = [a for setting in (*SETTINGS, f"profile.table={costs}") for a in ("--set", setting)]
+    places = ["--data", str(sources.data), "--target", str(sources.target), "--out", str(root / "dist")]
+    args = ["build", str(sources.teacher), *places, "--device", "local", *settings]
+    result = cli(*args, cache=root / "cache")
+    assert result.exit_code == 0, result.output
+    check_store(root / "cache")
+    return Searched(args, root / "cache", root / "dist")
+
+
+def test_the_student_is_the_one_that_the_search_chose(searched: Searched) -> None:
+    steps = lineage(searched.bundle)
+    assert list(steps)[4:10] == ["teach", "outline", "profile", "search", "distill", "prune"]
+    facts = steps["search"]["facts"]
+    layers = f"{'layer' if len(steps['prune']['facts']['heads']) == 1 else 'layers'} "
+    heads = "/".join(map(str, steps["prune"]["facts"]["heads"]))
+    assert facts["structure"].startswith(layers)
+    assert f"heads {heads}, FFN {'/'.join(map(str, steps['prune']['facts']['ffn']))}" in facts["structure"]
+    assert steps["distill"]["cached"], "the search had it made"
+    assert steps["prune"]["cached"]
+
+
+def test_the_same_command_finds_everything(searched: Searched) -> None:
+    planned = cli(*searched.args, "--plan", "--json", cache=searched.cache)
+    assert all(step["cached"] for step in json.loads(planned.stdout))
+    assert cli(*searched.args, cache=searched.cache).exit_code == 0
+    assert ran(searched.bundle) == []
+
+
+def test_a_plan_before_the_search_does_not_know_the_student(searched: Searched, tmp_path: Path) -> None:
+    planned = json.loads(cli(*searched.args, "--plan", "--json", cache=tmp_path / "empty").stdout)
+    reasons = {step["stage"]: step["reason"] for step in planned}
+    assert reasons["data"] == "no such entry in the store"
+    assert reasons["distill"] == reasons["prune"] == "depends on what runs before it"
+
+
+def test_another_targets_search_trains_nothing_anew(
+    searched: Searched, sources: Sources, costs: Path, tmp_path: Path
+) -> None:
+    other = builds.write_target(tmp_path / "other.toml", ("min_examples = 40", "min_examples = 50"))
+    args = [str(other) if a == str(sources.target) else a for a in searched.args]
+    args[args.index("--out") + 1] = str(tmp_path / "dist")
+    result = cli(*args, cache=searched.cache)
+    assert result.exit_code == 0, result.output
+    assert ran(tmp_path / "dist" / "other") == ["profile", "search", "gate"], "a table names its target"
+
+
+def test_a_sweep_leaves_what_nothing_beats(searched: Searched) -> None:
+    result = cli(*searched.args, "--sweep", cache=searched.cache)
+    assert result.exit_code == 0, result.output
+    written = json.loads((searched.out / f"{builds.TARGET}.sweep.json").read_text())
+    points = written["points"]
+    assert len(points) + written["beaten"] > 3
+    for better in points:
+        for worse in points:
+            assert better is worse or better["score"] > worse["score"] or better["cost"] < worse["cost"]
+    page = (searched.out / f"{builds.TARGET}.sweep.html").read_text()
+    assert page.count("<circle") == len(points)
+    assert f"{builds.TARGET}.sweep.html" in result.stdout
+    check_store(searched.cache)
+
+
+def test_a_limit_that_nothing_meets_ends_with_three_and_says_how_near(searched: Searched, tmp_path: Path) -> None:
+    args = [*searched.args, "--max-latency-ms", "0.001", "--json"]
+    args[args.index("--out") + 1] = str(tmp_path / "dist")
+    result = cli(*args, cache=searched.cache)
+    assert result.exit_code == 3, result.output
+    assert "limits-out-of-reach" in result.stderr
+    assert "against 0.001" in result.stderr
+
+
+def test_a_table_of_another_device_is_refused_with_both_fingerprints(
+    searched: Searched, costs: Path, tmp_path: Path
+) -> None:
+    other = json.loads(costs.read_text())
+    other["setting"]["fingerprint"]["cpu"] = "a board's"
+    foreign = tmp_path / "foreign.json"
+    foreign.write_text(json.dumps(other))
+    args = [a.replace(str(costs), str(foreign)) for a in searched.args]
+    result = cli(*args, cache=searched.cache)
+    assert result.exit_code == 2, result.output
+    assert "cpu a board's" in result.stderr.replace("\n", " ")
+    assert "the device here is" in result.stderr.replace("\n", " ")

@@ -1,0 +1,83 @@
+"""Figures foretold of structures, and the rungs that limits leave."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+from cost_tables import table
+from test_structure import outline
+
+from edgekit.search.limits import ROOM, TAIL, Forecast, Limits, ladder
+from edgekit.search.structure import Outline, Structure, alternatives, rungs
+
+
+def forecast(of: Outline | None = None, judged: bool = True, unit: str = "ms") -> Forecast:
+    """Returns a forecast by a table of known prices."""
+    of = of or wide()
+    known = dataclasses.replace(table(), unit=unit)
+    return Forecast(known, of, [5, 8, 8, 20], tokens=100, positions=32, judged=judged)
+
+
+def wide() -> Outline:
+    """Returns an outline of the table's width."""
+    setting = table().setting
+    made = outline(layers=4, heads=4, ffn=64)
+    return dataclasses.replace(made, hidden=setting.hidden, head_dim=setting.head_dim)
+
+
+def test_costs_are_the_tables() -> None:
+    made, structure = forecast(), Structure((1, 3), (2, 1), (16, 32))
+    shape = made._shape(structure)
+    assert made.cost(structure) == made.table.cost(shape, [5, 8, 8, 20])
+    assert made.foretold(structure)["latency_p95_ms"] == TAIL * made.table.cost(shape, [19])
+
+
+def test_instructions_are_a_mean_and_estimates_are_not_foretold() -> None:
+    structure = Structure((3,), (2,), (16,))
+    counted = forecast(unit="instructions")
+    assert counted.foretold(structure)["instructions"] == counted.cost(structure)
+    assert set(forecast(judged=False).foretold(structure)) == {"file_bytes"}
+
+
+def test_bytes_grow_by_what_a_layer_holds() -> None:
+    made = forecast()
+    one, two = Structure((3,), (2,), (16,)), Structure((1, 3), (2, 2), (16, 16))
+    inner = 2 * made.outline.head_dim
+    added = made.file_bytes(two) - made.file_bytes(one)
+    assert added > made.outline.hidden * (4 * inner + 2 * 16)
+    assert added < 1.5 * made.outline.hidden * (4 * inner + 2 * 16) + 64 * made.outline.hidden
+
+
+def test_a_limit_is_missed_before_it_is_reached() -> None:
+    made, structure = forecast(), Structure((3,), (2,), (16,))
+    size = made.file_bytes(structure)
+    assert made.misses(structure, Limits(file_bytes=int(0.99 * size / ROOM))) == ["file_bytes"]
+    assert made.misses(structure, Limits(file_bytes=int(1.01 * size / ROOM))) == []
+    assert made.misses(structure, Limits()) == []
+
+
+def large() -> Outline:
+    """Returns an outline of a width at which products, not nodes, are most of the work."""
+    return dataclasses.replace(outline(layers=4, heads=12, ffn=64), hidden=384, head_dim=32)
+
+
+def test_without_limits_the_ladder_is_every_rung() -> None:
+    of = large()
+    assert ladder(of, 1, 8, lambda _: True) == [alternatives(of, work, 1, 8) for work in rungs(of, 1, 8)]
+
+
+@pytest.mark.parametrize("share", [0.9, 0.5, 0.3])
+def test_limits_cut_the_ladder_off_as_dear_as_they_allow(share: float) -> None:
+    of = large()
+    bound = share * of.work(of.whole(range(4)))
+    found = ladder(of, 1, 8, lambda one: of.work(one) <= bound)
+    assert found
+    assert all(of.work(one) <= bound for rung in found for one in rung)
+    assert max(of.work(one) for one in found[0]) > 0.9 * bound
+    works = [max(of.work(one) for one in rung) for rung in found]
+    assert works == sorted(works, reverse=True)
+
+
+def test_limits_that_nothing_meets_leave_no_rung() -> None:
+    assert ladder(large(), 1, 8, lambda _: False) == []
