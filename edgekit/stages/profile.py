@@ -245,7 +245,7 @@ def _taken(
 ) -> tuple[str, dict[str, tuple[float, ...]]]:
     """Returns the unit, and what each model took for each row."""
     runs = len(rows) * max(RUNS, 2 * -(-25 // len(rows)))  # a block is of 50 runs at least
-    # Up and down again: what runs after the longest row finds the caches full of that row's activations.
+    # Up and down again: where the shortest always followed the longest, it took longer in some models than the next.
     turns = TokenRows([*rows, *reversed(rows)])
     timed = machine.latency(
         {name: (model, turns) for name, model in models.items()},
