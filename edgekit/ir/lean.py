@@ -1,10 +1,10 @@
 """The form of the IR that is exported: one unpadded row, two-dimensional, with as few nodes as it can have.
 
 At a millisecond an inference half of the run time is not matrix products but the nodes between them, so this form has
-the tables merged (word; position, token type 0 and a factorised word table's bias), query, key and value packed into one
-product with bias and the 1/sqrt(head_dim) folded into the query's weights, activations of rank 2 (a rank-2 product
-becomes Gemm, whose quantized kernel takes the bias as int32), and the last layer for the first token only. Float logits
-equal the encoder's to 1e-5.
+the tables merged (word; position, token type 0 and a factorised word table's bias), query, key and value packed into
+one product with bias and the 1/sqrt(head_dim) folded into the query's weights, activations of rank 2 (a rank-2 product
+becomes Gemm, whose quantized kernel takes the bias as int32), and the last layer for the first token only. Float
+logits equal the encoder's to 1e-5.
 
 A model with a fixed input length has padding, so it takes the mask as a second input; one with dynamic length takes
 none.
