@@ -27,11 +27,11 @@ class KilledError(Exception):
     """Stands for a kill of the process."""
 
 
-def model(dropout: float = 0.1) -> EdgekitForSequenceClassification:
+def model(dropout: float = 0.1, word_rank: int = 0) -> EdgekitForSequenceClassification:
     """Returns a random model of two layers."""
     config = EdgekitConfig(
         vocab_size=140, embedding_size=16, hidden_size=16, head_dim=8, heads=[2, 1], ffn=[24, 8], max_positions=32,
-        num_labels=4, pad_token_id=0, dropout=dropout,
+        num_labels=4, pad_token_id=0, dropout=dropout, word_rank=word_rank,
     )  # fmt: skip
     torch.manual_seed(0)
     return EdgekitForSequenceClassification(config)
@@ -257,6 +257,18 @@ def test_a_word_table_of_rate_zero_is_frozen(tmp_path: Path) -> None:
     before = weights(model())
     np.testing.assert_array_equal(found["embeddings.word.weight"], before["embeddings.word.weight"])
     assert not np.array_equal(found["embeddings.position.weight"], before["embeddings.position.weight"])
+
+
+@pytest.mark.parametrize("rate", [0.0, 0.5])
+def test_what_widens_a_factorised_word_table_trains_at_the_full_rate(tmp_path: Path, rate: float) -> None:
+    start = model(0.0, word_rank=6)
+    before = weights(start)
+    # The first step of Adam moves weights by the learning rate, those of small gradients by less.
+    found, facts = run(tmp_path, trained=start, schedule=Schedule(1, 64, 1e-3, rate, warmup=0.0))
+    assert facts["steps"] == 1
+    moved = {name: float(np.abs(found[name] - before[name]).max()) for name in found}
+    assert moved["embeddings.words.weight"] == pytest.approx(1e-3, rel=0.02)
+    assert moved["embeddings.word.weight"] == pytest.approx(rate * 1e-3, rel=0.02)
 
 
 @pytest.mark.parametrize(("steps", "epochs"), [(0, 2), (16, 2), (17, 3), (24, 3), (25, 4)])

@@ -20,6 +20,8 @@ class EdgekitConfig(PretrainedConfig):
     Args:
         vocab_size: rows of the word table.
         embedding_size: width of the word, position and type tables; other than `hidden_size` it is projected.
+        word_rank: width of the word table where it is factorised, at most `embedding_size`: a product widens its rows
+            before positions and types are added; 0 for a table of full width.
         hidden_size: width of the residual stream.
         head_dim: width of one attention head, the same in all layers.
         heads: attention heads of each layer, at least 1; its length is the number of layers.
@@ -38,7 +40,8 @@ class EdgekitConfig(PretrainedConfig):
         initializer_range: standard deviation of weights that no checkpoint gives.
 
     Raises:
-        ValueError: a width is not positive, `heads` and `ffn` differ in length, or a name is unknown.
+        ValueError: a width is not positive, `word_rank` is wider than the table, `heads` and `ffn` differ in length, or
+            a name is unknown.
     """
 
     model_type = "edgekit"
@@ -47,6 +50,7 @@ class EdgekitConfig(PretrainedConfig):
         self,
         vocab_size: int = 30522,
         embedding_size: int = 384,
+        word_rank: int = 0,
         hidden_size: int = 384,
         head_dim: int = 32,
         heads: list[int] | None = None,
@@ -66,6 +70,7 @@ class EdgekitConfig(PretrainedConfig):
     ) -> None:
         self.vocab_size = vocab_size
         self.embedding_size = embedding_size
+        self.word_rank = word_rank
         self.hidden_size = hidden_size
         self.head_dim = head_dim
         self.heads = list(heads) if heads is not None else [12]
@@ -90,6 +95,8 @@ class EdgekitConfig(PretrainedConfig):
         widths = (self.vocab_size, self.embedding_size, self.hidden_size, self.head_dim, self.max_positions)
         if min((*widths, *self.heads, *self.ffn)) < 1:
             raise ValueError(f"every width must be positive: heads {self.heads}, ffn {self.ffn}, others {widths}")
+        if not 0 <= self.word_rank <= self.embedding_size:
+            raise ValueError(f"word_rank is {self.word_rank}; from 0 (none) to embedding_size, {self.embedding_size}")
         if self.positions not in POSITIONS:
             raise ValueError(f"positions is {self.positions!r}; known: {', '.join(POSITIONS)}")
         for name in (self.activation, self.head_activation):

@@ -61,12 +61,17 @@ def relative_buckets(length: int, buckets: int, max_distance: int) -> Tensor:
 
 
 class Embeddings(nn.Module):
-    """Word, position and token-type tables, their norm, and a projection where the tables are narrower."""
+    """Word, position and token-type tables, their norm, and products where tables are narrower than what reads them.
+
+    A factorised word table is widened before the sum (`words`), tables of another width than the layers' after the norm
+    (`projection`, ELECTRA's form).
+    """
 
     def __init__(self, config: EdgekitConfig) -> None:
         super().__init__()
         width = config.embedding_size
-        self.word = nn.Embedding(config.vocab_size, width)
+        self.word = nn.Embedding(config.vocab_size, config.word_rank or width)
+        self.words = Product(config.word_rank, width) if config.word_rank else None
         self.position = nn.Embedding(config.max_positions, width)
         self.token_type = nn.Embedding(config.type_vocab_size, width) if config.type_vocab_size else None
         self.norm = nn.LayerNorm(width, eps=config.norm_eps)
@@ -77,7 +82,10 @@ class Embeddings(nn.Module):
 
     def forward(self, input_ids: Tensor, token_type_ids: Tensor | None) -> Tensor:
         """Embeds ids of shape (batch, length); returns (batch, length, hidden)."""
-        x = self.word(input_ids) + self.position.weight[: input_ids.shape[1]]
+        x = self.word(input_ids)
+        if self.words is not None:
+            x = self.words(x)
+        x = x + self.position.weight[: input_ids.shape[1]]
         if self.token_type is not None:
             x = x + (self.token_type.weight[0] if token_type_ids is None else self.token_type(token_type_ids))
         normed: Tensor = self.dropout(self.norm(x))

@@ -1,10 +1,10 @@
 """Moves outlier channels from activations into weights without changing what the float model answers.
 
 A product's input channel j is divided by s_j and its column of the weights multiplied by s_j. Where one layer alone
-makes that input, the division goes into its weights and costs nothing: a layer norm that only the product reads, the
-values of attention, a ReLU between two products. Elsewhere (BERT's layer norms feed the residual too, and GELU does not
-commute with a scale) the product gets a multiplier, one Mul in the graph. Folding into such a norm alone is a known
-fault of other tools: the residual then carries other values than the model was trained with.
+makes that input, the division goes into its weights and costs nothing: a factorised word table, a layer norm that only
+the product reads, the values of attention, a ReLU between two products. Elsewhere (BERT's layer norms feed the residual
+too, and GELU does not commute with a scale) the product gets a multiplier, one Mul in the graph. Folding into such a
+norm alone is a known fault of other tools: the residual then carries other values than the model was trained with.
 
 Ref: Xiao et al. 2022, SmoothQuant (2211.10438), equation 4, for s; Nagel et al. 2019 (1906.04721), section 4.1, for
 folding a pair of layers through a ReLU.
@@ -25,12 +25,17 @@ from edgekit.quant.findings import OUTLIER_RATIO
 NORM_SPREAD = 3.0
 """A normalised value rarely lies beyond three: what a norm's channel reaches is about 3 |gamma| + |beta|."""
 
+WORDS = "embeddings.words"
+"""The product that widens the rows of a factorised word table."""
+
 FLOOR = 1e-5
 """Least magnitude of a channel in the formula: a dead channel would otherwise be scaled without limit."""
 
 
 def products(model: EdgekitForSequenceClassification) -> Iterator[tuple[str, Product]]:
     """Yields the model's products by name, in the order in which they run."""
+    if model.embeddings.words is not None:
+        yield WORDS, model.embeddings.words
     if model.embeddings.projection is not None:
         yield "embeddings.projection", model.embeddings.projection
     layers: list[Layer] = list(model.layers)  # type: ignore[arg-type]  # a ModuleList forgets what it holds
@@ -44,7 +49,7 @@ def products(model: EdgekitForSequenceClassification) -> Iterator[tuple[str, Pro
 def is_free(config: EdgekitConfig, name: str) -> bool:
     """Says whether the product's input can be divided without a Mul."""
     part = name.rsplit(".", 1)[1]
-    return part in ("projection", "output", "dense") or (part == "down" and config.activation == "relu")
+    return part in ("words", "projection", "output", "dense") or (part == "down" and config.activation == "relu")
 
 
 def can_divide(config: EdgekitConfig, name: str) -> bool:
@@ -107,6 +112,8 @@ def divide(model: EdgekitForSequenceClassification, name: str, divisor: Tensor) 
         if product.multiplier is None:
             raise ValueError(f"{name} has no multiplier")
         product.multiplier.div_(divisor)
+    elif name == WORDS:
+        model.embeddings.word.weight.div_(divisor)
     elif name == "embeddings.projection":
         _divide_outputs(model.embeddings.norm, divisor)
     elif name == "head.dense":

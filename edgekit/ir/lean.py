@@ -1,9 +1,10 @@
 """The form of the IR that is exported: one unpadded row, two-dimensional, with as few nodes as it can have.
 
 At a millisecond an inference half of the run time is not matrix products but the nodes between them, so this form has
-the tables merged (word; position plus token type 0), query, key and value packed into one product with bias and the
-1/sqrt(head_dim) folded into the query's weights, activations of rank 2 (a rank-2 product becomes Gemm, whose quantized
-kernel takes the bias as int32), and the last layer for the first token only. Float logits equal the encoder's to 1e-5.
+the tables merged (word; position, token type 0 and a factorised word table's bias), query, key and value packed into
+one product with bias and the 1/sqrt(head_dim) folded into the query's weights, activations of rank 2 (a rank-2 product
+becomes Gemm, whose quantized kernel takes the bias as int32), and the last layer for the first token only. Float
+logits equal the encoder's to 1e-5.
 
 A model with a fixed input length has padding, so it takes the mask as a second input; one with dynamic length takes
 none.
@@ -21,7 +22,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
-from edgekit.ir.encoder import PADDING_BIAS, EdgekitForSequenceClassification, Layer, relative_buckets
+from edgekit.ir.encoder import PADDING_BIAS, EdgekitForSequenceClassification, Embeddings, Layer, relative_buckets
 
 
 def product_of(weight: str) -> str:
@@ -31,6 +32,37 @@ def product_of(weight: str) -> str:
         weight: its name in the graph, such as "layers.0.qkv.1.weight", part of "layers.0.qkv".
     """
     return re.sub(r"(\.\d+)?\.weight$", "", weight)
+
+
+class LeanEmbeddings(nn.Module):
+    """Word table, what widens it, and one table of all that is added: positions, type 0, and the bias of what widens.
+
+    Args:
+        tables: the encoder's.
+        max_length: rows of the merged table.
+    """
+
+    def __init__(self, tables: Embeddings, max_length: int) -> None:
+        super().__init__()
+        self.word, self.words = tables.word, None
+        position = tables.position.weight[:max_length].detach().clone()
+        if tables.token_type is not None:
+            position = position + tables.token_type.weight[0].detach()
+        if tables.words is not None:
+            position = position + tables.words.bias.detach()
+            self.words = _linear(tables.words.weight, torch.zeros_like(tables.words.bias))  # the exporter drops zeros
+        self.position = nn.Parameter(position)
+        self.norm, self.projection = tables.norm, tables.projection
+
+    def forward(self, ids: Tensor) -> Tensor:
+        """Embeds ids of shape (length,); returns (length, hidden)."""
+        x = F.embedding(ids, self.word.weight)
+        if self.words is not None:
+            x = self.words(x)
+        normed: Tensor = self.norm(x + self.position[: ids.shape[0]])
+        if self.projection is not None:
+            normed = self.projection(normed)
+        return normed
 
 
 class LeanLayer(nn.Module):
@@ -90,15 +122,10 @@ class LeanClassifier(nn.Module):
 
     def __init__(self, model: EdgekitForSequenceClassification, max_length: int) -> None:
         super().__init__()
-        config, tables = model.config, model.embeddings
+        config = model.config
         if not 1 <= max_length <= config.max_positions:
             raise ValueError(f"max_length is {max_length}; the model has {config.max_positions} positions")
-        self.word = tables.word
-        position = tables.position.weight[:max_length].detach().clone()
-        if tables.token_type is not None:
-            position = position + tables.token_type.weight[0].detach()
-        self.position = nn.Parameter(position)
-        self.norm, self.projection = tables.norm, tables.projection
+        self.embeddings = LeanEmbeddings(model.embeddings, max_length)
         buckets = None
         if config.positions == "relative-bias":
             buckets = relative_buckets(max_length, config.relative_buckets, config.relative_max_distance)
@@ -108,10 +135,7 @@ class LeanClassifier(nn.Module):
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
         """Classifies one row: ids (1, length), mask (1, length) where the length is fixed; returns (1, labels)."""
-        ids = input_ids.squeeze(0)
-        x = self.norm(F.embedding(ids, self.word.weight) + self.position[: ids.shape[0]])
-        if self.projection is not None:
-            x = self.projection(x)
+        x = self.embeddings(input_ids.squeeze(0))
         bias = None
         if attention_mask is not None:
             bias = ((1 - attention_mask.to(x.dtype)) * PADDING_BIAS)[None, None]

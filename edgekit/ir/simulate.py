@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from edgekit.errors import DataError
 from edgekit.ir.encoder import EdgekitForSequenceClassification
-from edgekit.ir.equalise import FLOOR, products
+from edgekit.ir.equalise import FLOOR, WORDS, products
 from edgekit.quant.methods import LEVELS
 from edgekit.quant.weights import Bound, bound_scales, least_error_scales, rounded
 
@@ -76,6 +76,8 @@ class _Watch(nn.Module):
 def watch(model: EdgekitForSequenceClassification, rows: Sequence[np.ndarray]) -> dict[str, Extremes]:
     """Takes the extremes of every product's input channels; rows run one by one, so padding is never seen.
 
+    Those of a factorised word table are of all its rows (`table_extremes`).
+
     Args:
         model: not changed.
         rows: token ids of each row.
@@ -100,7 +102,19 @@ def watch(model: EdgekitForSequenceClassification, rows: Sequence[np.ndarray]) -
         assert gate.low is not None
         assert gate.high is not None
         found[name] = Extremes(gate.low, gate.high)
-    return found
+    return found | table_extremes(model)
+
+
+def table_extremes(model: EdgekitForSequenceClassification) -> dict[str, Extremes]:
+    """Returns the extremes of the product that widens a factorised word table, by its name; without one, nothing.
+
+    The table's integers go into the product as they are stored, so that its grid is the table's: it has to reach tokens
+    that no calibration row has.
+    """
+    if model.embeddings.words is None:
+        return {}
+    table = model.embeddings.word.weight.detach()
+    return {WORDS: Extremes(table.amin(dim=0), table.amax(dim=0))}
 
 
 class _Round(torch.autograd.Function):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -92,6 +93,48 @@ def keep_vocabulary(
     state = copy.copy(model.state_dict())
     state["embeddings.word.weight"] = state["embeddings.word.weight"][torch.tensor(list(token_ids))]
     return _built(_resized(model.config, vocab_size=len(token_ids), **special_ids), state)
+
+
+@torch.no_grad()
+def factorise_words(
+    model: EdgekitForSequenceClassification, rank: int, counts: Sequence[int] | np.ndarray
+) -> EdgekitForSequenceClassification:
+    """Replaces the word table E by a narrow one, A, and a product that widens its rows to A B.
+
+    Minimised is sum_i f_i |E_i - A_i B|^2: the squared error that a text of these token frequencies sees, and what a
+    linear autoencoder of the table's rows comes to when it is trained on that text. With D = diag(sqrt f) it is
+    |D E - (D A) B|^2, and D A may be any matrix of that width, for D is invertible; so by Eckart and Young D A B is the
+    truncated D E = U S V^T. Taken are A = D^-1 U S and B = V^T; what is left is the sum of the squared singular values
+    cut off. V's columns are orthonormal, so that A = E V: no row grows by D^-1, and tokens that no text has are
+    projected as the others are.
+
+    Args:
+        model: the model to cut.
+        rank: width of the new table.
+        counts: how often each token occurs in training texts, (tokens,); 0 counts as 1, so that every f is positive.
+
+    Raises:
+        ValueError: the table is factorised, the rank is not between 1 and its width, or counts are negative or of
+            another number of tokens.
+
+    Ref: Eckart and Young 1936; Acharya et al. 2018 (1811.00641), section 3, there unweighted and trained on.
+    """
+    config, state = model.config, copy.copy(model.state_dict())
+    seen = np.asarray(counts, dtype=np.float64)
+    if config.word_rank:
+        raise ValueError(f"the word table is factorised already, at rank {config.word_rank}")
+    if not 1 <= rank <= config.embedding_size:
+        raise ValueError(f"cannot factorise a word table of width {config.embedding_size} at rank {rank}")
+    if seen.shape != (config.vocab_size,) or not (seen >= 0).all():
+        raise ValueError(f"counts must be {config.vocab_size} numbers from 0 on, one a token; got {seen.shape}")
+    table = state["embeddings.word.weight"].double().numpy()
+    # E^T D^2 E = V S^2 V^T is hidden x hidden, where the SVD of D E would be taken of tokens x hidden.
+    _, vectors = np.linalg.eigh(table.T @ (table * np.maximum(seen, 1)[:, None]))
+    kept = np.ascontiguousarray(vectors[:, ::-1][:, :rank])  # eigh sorts from the least
+    state["embeddings.word.weight"] = torch.from_numpy(table @ kept).float()
+    state["embeddings.words.weight"] = torch.from_numpy(kept).float()
+    state["embeddings.words.bias"] = torch.zeros(config.embedding_size)
+    return _built(_resized(config, word_rank=rank), state)
 
 
 def keep_positions(model: EdgekitForSequenceClassification, length: int) -> EdgekitForSequenceClassification:

@@ -12,6 +12,7 @@ et al. 2019 (1910.06188) for the effect on BERT.
 from __future__ import annotations
 
 import json
+from collections.abc import Collection
 from typing import TYPE_CHECKING
 
 from edgekit.artifact import EqualisedStudent, Vocabulary
@@ -21,6 +22,7 @@ from edgekit.tasks import load_task
 
 if TYPE_CHECKING:
     from edgekit.backends import Scheme
+    from edgekit.ir.encoder import EdgekitForSequenceClassification
     from edgekit.search.trials import Trial, Trials
     from edgekit.stage import Context, Inputs
 
@@ -29,6 +31,18 @@ TEMPERATURE = 2.0
 LABELS_SHARE = 0.1
 WRITTEN_WITH = "max"
 """Method of the weights' scales that `edgekit.ir.simulate.WeightRounder` plays through."""
+
+
+def stored_ranges(
+    student: EdgekitForSequenceClassification, products: Collection[str]
+) -> dict[str, tuple[float, float]]:
+    """Returns the ranges of those of the given products that integers enter as they are stored, by name.
+
+    That is the product of a factorised word table with one scale: the table's range stands in for the calibrated one.
+    """
+    from edgekit.ir.simulate import table_extremes
+
+    return {name: seen.range for name, seen in table_extremes(student).items() if name in products}
 
 
 def trained(
@@ -61,12 +75,15 @@ def trained(
     products = subject.backend.products(subject.graph, ops)
     if not products:
         raise TargetError(f"quantize.qat_epochs: the target's quant.ops {ops} leave every product float")
-    entering = {name: ranges[product.entering] for name, product in products.items()}
-    model = trainable(student, {name: (r.low, r.high) for name, r in entering.items()}, scheme.bound or "full")
+    entering = {name: (ranges[p.entering].low, ranges[p.entering].high) for name, p in products.items()}
+    if subject.embedding == "int8" and (ops == "all" or "Gather" in ops):
+        entering |= stored_ranges(student, entering)
+    model = trainable(student, entering, scheme.bound or "full")
     set_dropout(model, 0.0)
     rows, dev = student_rows(inputs, ctx, layers)
     loss = distillation_loss(TEMPERATURE, 1.0, 1.0, LABELS_SHARE)
-    # The word table stays: it is rounded by another operator, which this does not play through.
+    # The word table stays: whole, it is rounded by another operator, which this does not play through; factorised, its
+    # grid is that of the ranges.
     schedule = Schedule(epochs, BATCH_SIZE, rate, 0.0)
     train(model, rows, dev, load_task(ctx.task).metric, loss, schedule, subject.pad_id, ctx)
     graph = subject.folder / "trained.onnx"

@@ -9,12 +9,14 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
+import torch
 from onnx import TensorProto, numpy_helper
 from test_onnxruntime import MAX_LENGTH, PAD, QUANT, gemm, rows, student
 
 from edgekit.backends import EMBEDDINGS, Precision, Scheme
 from edgekit.backends import onnxruntime as backend
-from edgekit.quant.ranges import observe, ranges_of
+from edgekit.ir.surgery import factorise_words
+from edgekit.quant.ranges import Range, observe, ranges_of
 from edgekit.stages.quantize import OTHERS, SCHEMES, STATIC
 
 
@@ -96,3 +98,66 @@ def test_only_the_operators_that_the_target_names_become_integers(
     products = {n.input[1] for n in onnx.load(bert).graph.node if n.op_type == "Gemm"}
     assert products <= floats if op == "Gather" else not products & floats
     assert tables <= floats if op == "Gemm" else not tables & floats
+
+
+@pytest.fixture(scope="module")
+def factorised(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("graphs") / "factorised.onnx"
+    model = student("electra")
+    narrow = factorise_words(model, 8, np.ones(model.config.vocab_size))
+    with torch.no_grad():
+        narrow.embeddings.words.bias.normal_(std=0.1)  # as training leaves it
+    backend.export_student(narrow, "dynamic", MAX_LENGTH, path)
+    return path
+
+
+def test_what_widens_a_factorised_table_adds_no_bias_of_its_own(factorised: Path) -> None:
+    """In the dynamic form a bias is a node of its own; positions are added there anyway."""
+    (node,) = (n for n in onnx.load(factorised).graph.node if "embeddings.words.weight" in n.input)
+    assert (node.op_type, len(node.input)) == ("Gemm", 2)
+
+
+def test_products_of_the_embeddings_have_the_encoders_names_too(factorised: Path) -> None:
+    assert list(backend.products(factorised, "all"))[:3] == [
+        "embeddings.words",
+        "embeddings.projection",
+        "layers.0.qkv",
+    ]
+
+
+@pytest.mark.parametrize("embedding", EMBEDDINGS)
+@pytest.mark.parametrize("scheme", [STATIC[0], *OTHERS], ids=lambda s: s.name)
+def test_a_factorised_table_and_its_product_become_integers_in_every_form(
+    factorised: Path, tmp_path: Path, scheme: Scheme, embedding: str
+) -> None:
+    tensors = backend.quantized_tensors(factorised, QUANT["ops"])
+    observed = observe(backend.activations(factorised, tensors, rows(), PAD))
+    out = tmp_path / "out.onnx"
+    backend.quantize(factorised, ranges_of(observed, "minmax"), QUANT, scheme, Precision(embedding=embedding), out)
+    floats = {t.name for t in onnx.load(out).graph.initializer if t.data_type == TensorProto.FLOAT}
+    assert not {"embeddings.word.weight", "embeddings.words.weight"} & floats
+    expected, found = backend.logits(factorised, rows(), PAD), backend.logits(out, rows(), PAD)
+    error = float(np.sqrt(np.mean((found - expected) ** 2)))
+    coarse = scheme.weight == "int4" or embedding == "int4-blocks"
+    assert 0 < error < (0.5 if coarse else 0.15) * float(expected.std())
+
+
+@pytest.mark.parametrize(
+    ("scheme", "product"), [(STATIC[0], "QGemm"), (OTHERS[0], "MatMulInteger")], ids=["static", "dynamic"]
+)
+def test_the_integers_of_a_factorised_table_enter_its_product_as_they_are_stored(
+    factorised: Path, tmp_path: Path, scheme: Scheme, product: str
+) -> None:
+    """What the runtime makes of the graph: no rounding between the table and the product that widens it."""
+    tensors = backend.quantized_tensors(factorised, QUANT["ops"])
+    narrow = {name: Range(-1e-3, 1e-3, "minmax", 1) for name in tensors if name.startswith("embedding")}
+    observed = observe(backend.activations(factorised, tensors, rows(), PAD))
+    ranges = {**ranges_of(observed, "minmax"), **narrow}  # a range for the rows would clip them, if it were used
+    assert narrow
+    backend.quantize(factorised, ranges, QUANT, scheme, Precision(), tmp_path / "out.onnx")
+    options = onnxruntime.SessionOptions()
+    options.optimized_model_filepath, options.log_severity_level = str(tmp_path / "optimised.onnx"), 3
+    onnxruntime.InferenceSession(tmp_path / "out.onnx", options, providers=["CPUExecutionProvider"])
+    graph = onnx.load(tmp_path / "optimised.onnx").graph
+    (gather,) = (n for n in graph.node if n.op_type == "Gather" and n.input[0].startswith("embeddings.word.weight"))
+    assert [n.op_type for n in graph.node if gather.output[0] in n.input] == [product]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -41,8 +43,12 @@ def reference(model: EdgekitForSequenceClassification, ids: np.ndarray) -> np.nd
     def relu(x: np.ndarray) -> np.ndarray:
         return np.maximum(x, 0)
 
-    x = w["embeddings.word.weight"][ids] + w["embeddings.position.weight"][: len(ids)]
-    x = norm(x + w["embeddings.token_type.weight"][0], "embeddings.norm")
+    x = w["embeddings.word.weight"][ids]
+    if config.word_rank:
+        x = linear(x, "embeddings.words")
+    x = norm(x + w["embeddings.position.weight"][: len(ids)] + w["embeddings.token_type.weight"][0], "embeddings.norm")
+    if config.embedding_size != config.hidden_size:
+        x = linear(x, "embeddings.projection")
     for i, (heads, d) in enumerate((h, config.head_dim) for h in config.heads):
         name = f"layers.{i}"
         query, key, value = np.split(linear(x, f"{name}.qkv"), 3, axis=-1)
@@ -57,8 +63,11 @@ def reference(model: EdgekitForSequenceClassification, ids: np.ndarray) -> np.nd
     return linear(np.tanh(linear(x[0], "head.dense")), "head.classifier")
 
 
-def test_forward_equals_numpy_with_uneven_widths() -> None:
-    model = uneven(activation="relu")
+@pytest.mark.parametrize(
+    "tables", [{}, {"embedding_size": 12}, {"word_rank": 7}, {"word_rank": 5, "embedding_size": 12}]
+)
+def test_forward_equals_numpy_with_uneven_widths(tables: dict[str, int]) -> None:
+    model = uneven(activation="relu", **tables)
     for row in tiny.token_rows(60, [1, 2, 13, 40]):
         with torch.inference_mode():
             logits = model(torch.from_numpy(row)[None]).logits[0].numpy()
@@ -89,6 +98,8 @@ def test_relative_buckets_are_mpnets(length: int) -> None:
         ({"heads": [2, 2], "ffn": [8]}, "heads has 2 layers, ffn has 1"),
         ({"heads": [2, 0], "ffn": [8, 8]}, "positive"),
         ({"vocab_size": 0}, "positive"),
+        ({"word_rank": -1}, "word_rank is -1"),
+        ({"word_rank": 33, "embedding_size": 32}, "word_rank is 33; from 0 \\(none\\) to embedding_size, 32"),
         ({"positions": "rotary"}, "rotary"),
         ({"activation": "mish"}, "mish"),
         ({"head_activation": "sigmoid"}, "sigmoid"),
@@ -97,6 +108,20 @@ def test_relative_buckets_are_mpnets(length: int) -> None:
 def test_an_impossible_shape_is_refused(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         EdgekitConfig(**changes)
+
+
+def test_a_checkpoint_from_before_word_ranks_is_one_without(tmp_path: Path) -> None:
+    model = uneven()
+    model.save_pretrained(tmp_path)
+    saved = json.loads((tmp_path / "config.json").read_text())
+    del saved["word_rank"]
+    (tmp_path / "config.json").write_text(json.dumps(saved))
+    loaded = EdgekitForSequenceClassification.from_pretrained(tmp_path).eval()
+    assert loaded.config.word_rank == 0
+    assert loaded.embeddings.words is None
+    state = model.state_dict()
+    assert loaded.state_dict().keys() == state.keys()
+    assert all(torch.equal(value, state[name]) for name, value in loaded.state_dict().items())
 
 
 def test_the_configuration_survives_json() -> None:

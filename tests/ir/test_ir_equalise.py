@@ -27,6 +27,7 @@ from edgekit.ir.simulate import integers, one_rounded, watch
 from edgekit.ir.surgery import keep_layers, keep_widths
 
 GELU = {"embedding_size": 12}
+WORDS = {"word_rank": 9}
 RELU = {"activation": "relu", "positions": "relative-bias", "type_vocab_size": 0}
 
 
@@ -42,7 +43,7 @@ def divisor_for(model: EdgekitForSequenceClassification, name: str, seed: int = 
     return torch.exp(torch.randn(inputs, generator=random))
 
 
-@pytest.mark.parametrize("changes", [GELU, RELU], ids=["gelu", "relu"])
+@pytest.mark.parametrize("changes", [GELU, WORDS, RELU], ids=["gelu", "words", "relu"])
 def test_a_division_changes_no_answer(changes: dict[str, object]) -> None:
     model = uneven(**changes)
     expected = logits_of(model)
@@ -54,8 +55,9 @@ def test_a_division_changes_no_answer(changes: dict[str, object]) -> None:
         assert changed, name
 
 
-def test_all_at_once_survive_saving_and_the_exported_form(tmp_path: Path) -> None:
-    model = uneven(**GELU)
+@pytest.mark.parametrize("tables", [GELU, WORDS, {**GELU, **WORDS}], ids=["projected", "factorised", "both"])
+def test_all_at_once_survive_saving_and_the_exported_form(tables: dict[str, int], tmp_path: Path) -> None:
+    model = uneven(**tables)
     divided = with_multipliers(model, names(model, free=False))
     for seed, name in enumerate(names(model)):
         divide(divided, name, divisor_for(model, name, seed))
@@ -70,6 +72,7 @@ def test_what_is_free() -> None:
     gelu, relu = uneven(**GELU), uneven(**RELU)
     assert {name.rsplit(".", 1)[1] for name in names(gelu, free=True)} == {"projection", "output", "dense"}
     assert {name.rsplit(".", 1)[1] for name in names(relu, free=True)} == {"output", "down", "dense"}
+    assert is_free(gelu.config, "embeddings.words")
     assert not can_divide(gelu.config, "head.classifier")
 
 
@@ -124,9 +127,10 @@ def rounding_error(model: EdgekitForSequenceClassification, rows: list[np.ndarra
     return float(np.mean((logits_of(played, rows) - logits_of(model, rows)) ** 2))
 
 
-def test_one_rounded_product_is_that_of_the_divided_model() -> None:
+@pytest.mark.parametrize("tables", [GELU, WORDS], ids=["projected", "factorised"])
+def test_one_rounded_product_is_that_of_the_divided_model(tables: dict[str, int]) -> None:
     """The search divides within the product; the model that is written, in the layer before or by a multiplier."""
-    model = uneven(**GELU)
+    model = uneven(**tables)
     rows = tiny.token_rows(model.config.vocab_size, [3, 12, 29], seed=3)
     extremes = watch(model, rows)
     for name in names(model):
@@ -137,7 +141,7 @@ def test_one_rounded_product_is_that_of_the_divided_model() -> None:
         written = one_rounded(written, name, extremes[name].divided(divisor), None, "pairs")
         np.testing.assert_allclose(logits_of(searched, rows), logits_of(written, rows), atol=1e-4, err_msg=name)
         assert not np.allclose(logits_of(searched, rows), logits_of(model, rows), atol=1e-5), name
-    np.testing.assert_array_equal(logits_of(model, rows), logits_of(uneven(**GELU), rows))
+    np.testing.assert_array_equal(logits_of(model, rows), logits_of(uneven(**tables), rows))
 
 
 def test_outliers_in_every_product_do_harm_and_a_division_undoes_it() -> None:

@@ -45,6 +45,11 @@ def test_lean_logits_are_the_encoders_with_uneven_widths() -> None:
     assert_lean_equals(uneven(positions="relative-bias", type_vocab_size=0, embedding_size=12), 30)
 
 
+@pytest.mark.parametrize("changes", [{}, {"embedding_size": 12}, {"positions": "relative-bias", "type_vocab_size": 0}])
+def test_lean_logits_are_the_encoders_with_a_factorised_word_table(changes: dict[str, object]) -> None:
+    assert_lean_equals(uneven(word_rank=7, **changes), 24)
+
+
 def test_lean_logits_are_the_encoders_after_pruning_a_relative_bias() -> None:
     model = frontends.build(tiny.classifier("mpnet"))
     heads = [[0, 3], [1], [0, 1, 2, 3], [2]]

@@ -36,7 +36,7 @@ from edgekit.ir.simulate import (
 from edgekit.quant.methods import fake_quantized
 from edgekit.quant.ranges import Range
 from edgekit.quant.weights import bound_scales, rounded
-from edgekit.stages._qat import WRITTEN_WITH
+from edgekit.stages._qat import WRITTEN_WITH, stored_ranges
 
 QUANT = {
     "weight": {"dtype": "auto", "granularity": "per-channel", "symmetric": True},
@@ -69,9 +69,28 @@ def test_extremes_are_those_of_unpadded_rows() -> None:
     assert list(seen) == [name for name, _ in products(model)]
 
 
-@pytest.mark.parametrize("bound", ["pairs", "seven-bit"])
-def test_simulated_products_are_those_of_the_int8_graph(bound: str, tmp_path: Path) -> None:
-    model: EdgekitForSequenceClassification = uneven()
+def test_extremes_of_a_factorised_word_table_are_all_its_rows() -> None:
+    model = uneven(word_rank=7)
+    found = watch(model, [np.array([3, 5])])["embeddings.words"]
+    table = model.embeddings.word.weight.detach().numpy()
+    np.testing.assert_array_equal(found.low.numpy(), table.min(axis=0))
+    np.testing.assert_array_equal(found.high.numpy(), table.max(axis=0))
+
+
+@pytest.mark.parametrize(
+    ("bound", "tables", "ops"),
+    [
+        ("pairs", {}, ["Gemm"]),
+        ("seven-bit", {}, ["Gemm"]),
+        ("pairs", {"embedding_size": 12}, ["Gemm"]),
+        ("pairs", {"word_rank": 7}, ["Gemm"]),
+        ("pairs", {"word_rank": 7}, ["Gemm", "Gather"]),
+    ],
+)
+def test_simulated_products_are_those_of_the_int8_graph(
+    bound: str, tables: dict[str, int], ops: list[str], tmp_path: Path
+) -> None:
+    model: EdgekitForSequenceClassification = uneven(**tables)
     rows = tiny.token_rows(model.config.vocab_size, [2, 5, 9, 17, 24] * 4, seed=1)
     seen = watch(model, rows)
     ranges = {name: one.range for name, one in seen.items()}
@@ -80,10 +99,13 @@ def test_simulated_products_are_those_of_the_int8_graph(bound: str, tmp_path: Pa
               if n.op_type == "Gemm"}  # fmt: skip
     assert set(inputs.values()) == {name for name, _ in products(model)}
     everything = {name: Range(-1.0, 1.0, "minmax", 1) for name in
-                  backend.quantized_tensors(tmp_path / "float.onnx", ["Gemm"])}  # fmt: skip
-    everything |= {tensor: Range(*ranges[name], "minmax", 1) for tensor, name in inputs.items()}
+                  backend.quantized_tensors(tmp_path / "float.onnx", ops)}  # fmt: skip
+    # With Gather among the operators a factorised table's rows keep its own grid, whatever range they are given.
+    own = {"embeddings.words"} if "Gather" in ops else set()
+    everything |= {tensor: Range(*ranges[name], "minmax", 1) for tensor, name in inputs.items() if name not in own}
+    quant = {**QUANT, "ops": ops}
     scheme = Scheme("s", "static", "int8", bound)  # type: ignore[arg-type]
-    backend.quantize(tmp_path / "float.onnx", everything, QUANT, scheme, Precision(), tmp_path / "int8.onnx")
+    backend.quantize(tmp_path / "float.onnx", everything, quant, scheme, Precision(), tmp_path / "int8.onnx")
     played = dict(products(integers(model, seen, bound)))  # type: ignore[arg-type]
     compared = 0
     for row in rows:
@@ -96,8 +118,9 @@ def test_simulated_products_are_those_of_the_int8_graph(bound: str, tmp_path: Pa
             mine = gate(torch.from_numpy(node.entered)).numpy() / gate.scale + gate.zero
             np.testing.assert_array_equal(np.round(mine), node.integers)
             if not name.endswith("qkv"):  # the export splits that product and scales its query
+                bias = None if name == "embeddings.words" else product.bias  # that one is in the table of positions
                 with torch.inference_mode():
-                    out = torch.nn.functional.linear(gate(torch.from_numpy(node.entered)), product.weight, product.bias)
+                    out = torch.nn.functional.linear(gate(torch.from_numpy(node.entered)), product.weight, bias)
                 # What is left is the bias, which the graph holds as an integer of the product's step.
                 np.testing.assert_allclose(out.numpy(), node.out, atol=2e-3 * float(np.ptp(node.out)))
             compared += 1
@@ -188,10 +211,10 @@ def test_a_trainable_copy_computes_as_its_integers_would() -> None:
     np.testing.assert_array_equal(logits_of(without_rounding(copy), rows), logits_of(model, rows))
 
 
-@pytest.mark.parametrize("bound", ["pairs", "full"])
-def test_what_is_trained_is_what_is_written(bound: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("bound", "word_rank"), [("pairs", 0), ("full", 0), ("pairs", 7)])
+def test_what_is_trained_is_what_is_written(bound: str, word_rank: int, tmp_path: Path) -> None:
     """Every integer of the file is the one that the trained copy computed with."""
-    model: EdgekitForSequenceClassification = uneven()
+    model: EdgekitForSequenceClassification = uneven(word_rank=word_rank)
     rows = tiny.token_rows(model.config.vocab_size, [3, 8, 15], seed=2)
     ranges = {name: one.range for name, one in watch(model, rows).items()}
     copy = trainable(model, ranges, bound).eval()  # type: ignore[arg-type]
@@ -265,3 +288,11 @@ def test_training_with_rounding_brings_the_rounded_model_nearer() -> None:
         error.backward()
         optimizer.step()
     assert errors[-1] < 0.3 * errors[0]
+
+
+def test_training_with_rounding_takes_a_factorised_tables_own_range() -> None:
+    model = uneven(word_rank=7)
+    table = model.embeddings.word.weight.detach()
+    expected = {"embeddings.words": (float(table.min()), float(table.max()))}
+    assert stored_ranges(model, ["embeddings.words", "layers.0.qkv"]) == expected
+    assert stored_ranges(model, ["layers.0.qkv"]) == stored_ranges(uneven(), ["embeddings.words"]) == {}

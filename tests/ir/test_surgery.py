@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,7 +14,13 @@ from test_encoder import uneven
 
 from edgekit import frontends
 from edgekit.ir.encoder import EdgekitForSequenceClassification
-from edgekit.ir.surgery import keep_layers, keep_positions, keep_vocabulary, keep_widths
+from edgekit.ir.surgery import (
+    factorise_words,
+    keep_layers,
+    keep_positions,
+    keep_vocabulary,
+    keep_widths,
+)
 from edgekit.tokenization import pad
 
 KEPT_HEADS = [[1], [0, 3], [0, 1, 2, 3], [3, 1]]
@@ -70,6 +77,7 @@ def test_cuts_leave_the_original_alone() -> None:
         keep_layers(model, [1, 3]),
         keep_vocabulary(model, range(10), {"pad_token_id": 1}),
         keep_positions(model, 5),
+        factorise_words(model, 6, np.arange(model.config.vocab_size)),
     ]
     with torch.no_grad():
         for result in cut:
@@ -142,3 +150,100 @@ def test_labels_and_padding_survive_every_cut() -> None:
 def test_widths_that_are_not_there_are_refused(heads: list[list[int]], channels: list[list[int]]) -> None:
     with pytest.raises((ValueError, IndexError)):
         keep_widths(uneven(), heads, channels)
+
+
+def frequencies(tokens: int) -> np.ndarray:
+    """Returns counts as a text has them: few tokens often, many rarely, some never."""
+    return np.random.default_rng(1).permutation(np.maximum(5000 // np.arange(1, tokens + 1) - 60, 0))
+
+
+def widened(model: EdgekitForSequenceClassification) -> np.ndarray:
+    """Returns A B of a factorised model, (tokens, embedding)."""
+    state = {name: value.double().numpy() for name, value in model.state_dict().items()}
+    product: np.ndarray = state["embeddings.word.weight"] @ state["embeddings.words.weight"].T
+    return product
+
+
+@pytest.mark.parametrize("changes", [{}, {"embedding_size": 12}], ids=["bert", "projected"])
+def test_a_word_table_factorised_at_full_rank_answers_alike(changes: dict[str, int]) -> None:
+    model = uneven(**changes)
+    result = factorise_words(model, model.config.embedding_size, frequencies(60))
+    assert result.config.word_rank == model.config.embedding_size
+    np.testing.assert_allclose(logits_of(result), logits_of(model), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("rank", [1, 7, 31])
+def test_a_factorised_word_table_is_the_weighted_truncated_svd(rank: int) -> None:
+    model, counts = uneven(), frequencies(60)
+    table = model.embeddings.word.weight.detach().double().numpy()
+    root = np.sqrt(np.maximum(counts, 1.0))[:, None]
+    left, singular, right = np.linalg.svd(root * table, full_matrices=False)
+    result = factorise_words(model, rank, counts)
+    assert result.embeddings.word.weight.shape == (60, rank)
+    expected = (left[:, :rank] * singular[:rank]) @ right[:rank] / root
+    np.testing.assert_allclose(widened(result), expected, rtol=0, atol=1e-6)
+    error = ((root * (widened(result) - table)) ** 2).sum()
+    np.testing.assert_allclose(error, (singular[rank:] ** 2).sum(), rtol=1e-5)
+    unweighted = factorise_words(model, rank, np.ones(60))
+    assert error < 0.95 * ((root * (widened(unweighted) - table)) ** 2).sum()
+    assert ((widened(unweighted) - table) ** 2).sum() < ((widened(result) - table) ** 2).sum()
+
+
+def test_no_other_narrow_table_is_nearer_where_tokens_are_common() -> None:
+    """A linear autoencoder's own steps, alternating least squares, end at the same error."""
+    model, counts, rank = uneven(), frequencies(60), 5
+    table = model.embeddings.word.weight.detach().double().numpy()
+    weights = np.maximum(counts, 1.0)[:, None]
+    wide = np.random.default_rng(0).normal(size=(rank, 32))
+    for _ in range(500):
+        narrow = table @ np.linalg.pinv(wide)
+        wide = np.linalg.solve(narrow.T @ (weights * narrow), narrow.T @ (weights * table))
+    least = (weights * (narrow @ wide - table) ** 2).sum()
+    found = (weights * (widened(factorise_words(model, rank, counts)) - table) ** 2).sum()
+    np.testing.assert_allclose(found, least, rtol=1e-4)
+
+
+def test_vocabulary_and_word_rank_are_cut_in_either_order() -> None:
+    model, counts, kept = uneven(), frequencies(60), [0, 7, 50, 3, 59, 12, 30, 31]
+    new = [np.array([3, 2, 4]), np.array([0, 5, 5, 2, 3, 7])]
+    old = [np.array([kept[i] for i in row]) for row in new]
+    narrow = factorise_words(model, 6, counts)
+    trimmed = keep_vocabulary(narrow, kept, {"pad_token_id": 0})
+    assert (trimmed.config.vocab_size, trimmed.config.word_rank) == (8, 6)
+    np.testing.assert_allclose(logits_of(trimmed, new), logits_of(narrow, old), rtol=0, atol=1e-6)
+    other = factorise_words(keep_vocabulary(model, kept, {"pad_token_id": 0}), 8, counts[kept])  # eight rows: all of it
+    assert other.embeddings.word.weight.shape == (8, 8)
+    np.testing.assert_allclose(logits_of(other, new), logits_of(model, old), rtol=0, atol=1e-5)
+
+
+def test_a_factorised_model_is_cut_saved_and_loaded_as_others_are(tmp_path: Path) -> None:
+    model = factorise_words(uneven(), 6, frequencies(60))
+    heads, channels = [[0, 2], [0], [1]], [[0, 63], [4], list(range(30))]
+    expected = logits_of(masked(model, heads, channels))
+    cut = keep_widths(model, heads, channels)
+    np.testing.assert_allclose(logits_of(cut), expected, rtol=0, atol=1e-5)
+    cut = keep_positions(keep_layers(cut, [0, 2]), 30)
+    cut.save_pretrained(tmp_path)
+    loaded = EdgekitForSequenceClassification.from_pretrained(tmp_path).eval()
+    assert loaded.config.word_rank == 6
+    np.testing.assert_allclose(logits_of(loaded), logits_of(cut), rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("rank", "counts", "message"),
+    [
+        (0, np.ones(60), "cannot factorise a word table of width 32 at rank 0"),
+        (33, np.ones(60), "at rank 33"),
+        (4, np.ones(59), "counts must be 60 numbers"),
+        (4, np.full(60, -1), "counts must be 60 numbers from 0 on"),
+        (4, np.full(60, np.nan), "counts must be 60 numbers from 0 on"),
+    ],
+)
+def test_ranks_and_counts_that_cannot_be_are_refused(rank: int, counts: np.ndarray, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        factorise_words(uneven(), rank, counts)
+
+
+def test_a_factorised_table_is_not_factorised_again() -> None:
+    with pytest.raises(ValueError, match="factorised already, at rank 4"):
+        factorise_words(uneven(word_rank=4), 2, np.ones(60))
