@@ -60,12 +60,18 @@ svg text {{ font: 12px system-ui, sans-serif; fill: currentColor }}
 .axis {{ stroke: #8888 }}
 </style></head><body>
 <h1>{_text(target)}: what can be had</h1>
-<p>Each student was built and measured; none is beaten by another in accuracy and cost. In bold: the one in the
-bundle.</p>
+<p>Each student was built and measured; none is beaten by another in accuracy and cost. {_which(points)}</p>
 {_plot(points)}
 <table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>
 </body></html>
 """
+
+
+def _which(points: Sequence[Point]) -> str:
+    """Says which one is in the bundle."""
+    if any(one.chosen for one in points):
+        return "In bold: the one in the bundle."
+    return "The one in the bundle is not among them: once measured, another beat it."
 
 
 def write(path: Path, target: str, points: Sequence[Point]) -> None:

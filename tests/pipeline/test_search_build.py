@@ -95,7 +95,7 @@ def test_another_targets_search_trains_nothing_anew(
     args[args.index("--out") + 1] = str(tmp_path / "dist")
     result = cli(*args, cache=searched.cache)
     assert result.exit_code == 0, result.output
-    assert ran(tmp_path / "dist" / "other") == ["profile", "search", "gate"], "a table names its target"
+    assert ran(tmp_path / "dist" / "other") == ["profile", "gate"]
 
 
 def test_a_sweep_leaves_what_nothing_beats(searched: Searched) -> None:
@@ -103,7 +103,7 @@ def test_a_sweep_leaves_what_nothing_beats(searched: Searched) -> None:
     assert result.exit_code == 0, result.output
     written = json.loads((searched.out / f"{builds.TARGET}.sweep.json").read_text())
     points = written["points"]
-    assert len(points) + written["beaten"] > 3
+    assert len(points) + written["beaten"] == 3, "the rungs that so small a teacher has"
     for better in points:
         for worse in points:
             assert better is worse or better["score"] > worse["score"] or better["cost"] < worse["cost"]
