@@ -7,7 +7,7 @@ that nothing here can foretell (peak memory; time where the table holds instruct
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -69,7 +69,8 @@ class Forecast:
     def file_bytes(self, structure: Structure) -> int:
         """Returns the size of the int8 model file: weights of a byte; biases, scales and norms of four."""
         outline, width = self.outline, self.outline.hidden
-        weights = width * (width + outline.labels) + self.tokens * width
+        columns = structure.word_rank or width
+        weights = width * (width + outline.labels + structure.word_rank) + self.tokens * columns
         singles = 2 * (width + outline.labels) + (self.positions + 2) * width
         for heads, ffn in zip(structure.heads, structure.ffn, strict=True):
             inner = heads * outline.head_dim
@@ -97,11 +98,31 @@ class Forecast:
 
     def _shape(self, structure: Structure) -> Shape:
         outline = self.outline
-        return Shape(outline.hidden, outline.head_dim, structure.heads, structure.ffn, outline.labels)
+        return Shape(
+            outline.hidden, outline.head_dim, structure.heads, structure.ffn, outline.labels, structure.word_rank
+        )
+
+
+def word_rank(forecast: Forecast, limits: Limits, structure: Structure) -> int:
+    """Returns the columns that a word table must be factorised to for a structure's file to be within its limit.
+
+    Whole, where that is enough; else as many as there is room for, in steps of 32, at
+    least a quarter of the width: a narrower table loses more than narrower layers do.
+    """
+    size = Limits(file_bytes=limits.file_bytes)
+    if not forecast.misses(structure, size):
+        return 0
+    step, width = 32, forecast.outline.hidden
+    ranks = range(width // 2 // step * step, max(step, width // 4) - 1, -step)
+    fits = (rank for rank in ranks if not forecast.misses(replace(structure, word_rank=rank), size))
+    return next(fits, ranks[-1] if ranks else 0)
 
 
 def ladder(
-    outline: Outline, head_multiple: int, ffn_multiple: int, fits: Callable[[Structure], bool]
+    outline: Outline,
+    head_multiple: int,
+    ffn_multiple: int,
+    fits: Callable[[Structure], bool] = lambda _: True,
 ) -> list[list[Structure]]:
     """Returns the rungs of falling work whose structures fit.
 

@@ -41,15 +41,18 @@ class Structure:
         layers: the teacher's layers that are copied, counted from 0, increasing.
         heads: attention heads that each keeps, at least 1.
         ffn: FFN channels that each keeps, at least 1.
+        word_rank: columns that the word table is factorised to; 0 for a whole one.
     """
 
     layers: tuple[int, ...]
     heads: tuple[int, ...]
     ffn: tuple[int, ...]
+    word_rank: int = 0
 
     def __str__(self) -> str:
         layers = f"layer {self.layers[0]}" if len(self.layers) == 1 else f"layers {_listed(self.layers)}"
-        return f"{layers}, heads {_listed(self.heads)}, FFN {_listed(self.ffn)}"
+        words = f", word table of {self.word_rank}" if self.word_rank else ""
+        return f"{layers}, heads {_listed(self.heads)}, FFN {_listed(self.ffn)}{words}"
 
 
 @dataclass(frozen=True)
@@ -88,7 +91,8 @@ class Outline:
             self.layer_work(heads, ffn, last=place == len(structure.layers) - 1)
             for place, (heads, ffn) in enumerate(zip(structure.heads, structure.ffn, strict=True))
         ]
-        return sum(layers) + ONE_ROW * self.hidden * (self.hidden + self.labels) + LAYER_OVERHEAD
+        words = self.tokens * self.hidden * structure.word_rank
+        return sum(layers) + words + ONE_ROW * self.hidden * (self.hidden + self.labels) + LAYER_OVERHEAD
 
     def layer_work(self, heads: int, ffn: int, last: bool) -> float:
         """Returns the part of `work` that one layer adds."""

@@ -47,6 +47,7 @@ class Prune(Pass):
         ffn: share of FFN channels kept over all layers, in (0, 1].
         layer_heads: attention heads that each layer keeps, in place of a share.
         layer_ffn: FFN channels that each layer keeps, in place of a share.
+        word_rank: columns that the word table is factorised to (`surgery.factorise_words`); 0 leaves it whole.
         batches: training batches that the importance is taken on.
         epochs: of recovery; 0 for none.
         min_steps: steps at least, in whole epochs, for data sets so small that the epochs make fewer.
@@ -62,6 +63,7 @@ class Prune(Pass):
     ffn: float = 0.5
     layer_heads: tuple[int, ...] = ()
     layer_ffn: tuple[int, ...] = ()
+    word_rank: int = 0
     batches: int = 32
     epochs: int = 5
     min_steps: int = 1200
@@ -93,7 +95,7 @@ class Prune(Pass):
             raise ValueError("layer_heads and layer_ffn name different numbers of layers; give both")
         if self.layer_heads and (self.heads, self.ffn) != (Prune.heads, Prune.ffn):
             raise ValueError("heads or ffn is given as a share and by layer; leave one out")
-        for name in ("min_steps", "max_steps"):
+        for name in ("min_steps", "max_steps", "word_rank"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must not be negative")
         if self.epochs < 0 or self.batches < 1 or self.batch_size < 1:
@@ -104,7 +106,7 @@ class Prune(Pass):
     def run(self, inputs: Inputs, out_dir: Path, ctx: Context) -> None:
         """Writes a checkpoint of the IR with its tokenizer, and its logits on dev."""
         from edgekit.ir.encoder import EdgekitForSequenceClassification
-        from edgekit.ir.surgery import keep_widths
+        from edgekit.ir.surgery import factorise_words, keep_widths
         from edgekit.training import Schedule, train
 
         wide, vocabulary = inputs[WideStudent], inputs[Vocabulary]
@@ -122,12 +124,20 @@ class Prune(Pass):
             kept_heads = select(head_scores, self.heads, ctx.target["shape.head_multiple"])
             kept_channels = select(channel_scores, self.ffn, ctx.target["shape.ffn_multiple"])
         pruned = keep_widths(model, kept_heads, kept_channels)
+        if self.word_rank:
+            if self.word_rank >= pruned.config.embedding_size:
+                raise RecipeError(
+                    f"prune.word_rank is {self.word_rank}; the word table has {pruned.config.embedding_size} columns"
+                )
+            used = np.bincount(np.concatenate(rows.ids), minlength=pruned.config.vocab_size)
+            pruned = factorise_words(pruned, self.word_rank, used)
         set_dropout(pruned, 0.0)
         facts: dict[str, Any] = {
             "heads_before": list(model.config.heads),
             "heads": list(pruned.config.heads),
             "ffn_before": list(model.config.ffn),
             "ffn": list(pruned.config.ffn),
+            "word_rank": pruned.config.word_rank,
             "parameters": sum(p.numel() for p in pruned.parameters()),
         }
         if self.epochs:

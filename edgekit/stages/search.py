@@ -39,7 +39,7 @@ from edgekit.provenance import Provenance
 from edgekit.quant.findings import Finding
 from edgekit.recipe import make_stage
 from edgekit.search.costs import read_costs
-from edgekit.search.limits import Forecast, Limits, ladder
+from edgekit.search.limits import Forecast, Limits, ladder, word_rank
 from edgekit.search.structure import Outline, Structure
 from edgekit.stage import INTERNAL, Context, Inputs, Pass
 from edgekit.stages.distill import Distill
@@ -123,12 +123,18 @@ class Search(Pass):
         outline = read_outline(inputs[TeacherOutline].file)
         multiples = ctx.target["shape.head_multiple"], ctx.target["shape.ffn_multiple"]
         forecast, limits = _forecast(inputs, outline, ctx), _limits(ctx.target["budget"])
-        rungs_within = ladder(outline, *multiples, lambda one: not forecast.misses(one, limits))
+        dearest, every = outline.work(outline.whole(range(len(outline.head_loss)))), ladder(outline, *multiples)
+        typical = every[nearest([outline.work(rung[-1]) / dearest for rung in every], START)][0]
+        rank = word_rank(forecast, limits, typical)
+
+        def fits(structure: Structure) -> bool:
+            return not forecast.misses(dataclasses.replace(structure, word_rank=rank), limits)
+
+        within = ladder(outline, *multiples, fits) or [every[-1]]
+        rungs_within = [[dataclasses.replace(one, word_rank=rank) for one in rung] for rung in within]
         findings: list[Finding] = []
-        if not rungs_within:
-            rungs_within = [ladder(outline, *multiples, lambda _: True)[-1]]
-            findings.append(_out_of_reach(forecast, limits, rungs_within[0][0]))
-        dearest = outline.work(outline.whole(range(len(outline.head_loss))))
+        if not fits(within[-1][0]):
+            findings.append(_out_of_reach(forecast, limits, rungs_within[-1][0]))
         shares = [outline.work(rung[-1]) / dearest for rung in rungs_within]
         trainer, limit = _Trainer(self, inputs, ctx, outline), ctx.target["gate.max_drop"]
         base = 0.0
@@ -284,7 +290,7 @@ class _Trainer:
 
     def reference(self, head_multiple: int, ffn_multiple: int) -> Trained:
         """Trains a student that is large enough to fall behind by little, whatever the limits are."""
-        every = ladder(self._outline, head_multiple, ffn_multiple, lambda _: True)
+        every = ladder(self._outline, head_multiple, ffn_multiple)
         dearest = self._outline.work(every[0][-1])
         rung = every[nearest([self._outline.work(one[-1]) / dearest for one in every], REFERENCE)]
         return self.whole(rung[len(rung) // 2])
@@ -305,6 +311,7 @@ class _Trainer:
             "prune": {
                 "layer_heads": list(structure.heads),
                 "layer_ffn": list(structure.ffn),
+                "word_rank": structure.word_rank,
                 "epochs": epochs,
                 "learning_rate": stage.learning_rate,
                 "embedding_rate": stage.embedding_rate,

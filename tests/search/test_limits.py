@@ -8,7 +8,7 @@ import pytest
 from cost_tables import table
 from test_structure import outline
 
-from edgekit.search.limits import ROOM, TAIL, Forecast, Limits, ladder
+from edgekit.search.limits import ROOM, TAIL, Forecast, Limits, ladder, word_rank
 from edgekit.search.structure import Outline, Structure, alternatives, rungs
 
 
@@ -81,3 +81,20 @@ def test_limits_cut_the_ladder_off_as_dear_as_they_allow(share: float) -> None:
 
 def test_limits_that_nothing_meets_leave_no_rung() -> None:
     assert ladder(large(), 1, 8, lambda _: False) == []
+
+
+def test_a_word_table_is_factorised_as_little_as_the_file_needs() -> None:
+    of = large()
+    setting = dataclasses.replace(table().setting, hidden=384, head_dim=32)
+    made = dataclasses.replace(forecast(of), table=dataclasses.replace(table(), setting=setting), tokens=20_000)
+    structure = Structure((3,), (2,), (16,))
+    size = made.file_bytes(structure)
+    assert word_rank(made, Limits(file_bytes=2 * size), structure) == 0
+    assert word_rank(made, Limits(), structure) == 0
+    for share in (0.5, 0.4):
+        limits = Limits(file_bytes=int(share * size))
+        rank = word_rank(made, limits, structure)
+        assert 96 <= rank <= 192
+        assert not made.misses(dataclasses.replace(structure, word_rank=rank), limits)
+        assert rank == 192 or made.misses(dataclasses.replace(structure, word_rank=rank + 32), limits)
+    assert word_rank(made, Limits(file_bytes=1000), structure) == 96, "the narrowest, where none is enough"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -10,14 +11,18 @@ import numpy as np
 import pytest
 import tiny
 import torch
+from builds import TinyBuild, made
 from torch.nn import functional as F  # noqa: N812
 
-from edgekit import frontends
+from edgekit import data, frontends
+from edgekit.artifact import LabelledData, Vocabulary
 from edgekit.errors import RecipeError
+from edgekit.inference import run_rows
 from edgekit.ir.encoder import EdgekitForSequenceClassification
 from edgekit.ir.surgery import keep_widths
 from edgekit.stages.distill import distillation_loss, evenly_spaced
-from edgekit.stages.prune import Prune, importance, select
+from edgekit.stages.prune import DEV_LOGITS, Prune, importance, select
+from edgekit.tokenization import encode, load_tokenizer
 from edgekit.training import Rows, collate
 
 
@@ -219,3 +224,48 @@ def test_evenly_spaced_layers_of_usual_sizes() -> None:
 def test_a_student_deeper_than_its_teacher_is_refused() -> None:
     with pytest.raises(RecipeError, match="the teacher has 2 layers"):
         evenly_spaced(2, 3)
+
+
+def test_widths_that_are_given_by_layer_are_what_is_left(tiny_build: TinyBuild, tmp_path: Path) -> None:
+    given = [made(tiny_build, kind) for kind in Prune.IN]
+    stage = Prune(layer_heads=(1, 3), layer_ffn=(40, 8), word_rank=12, epochs=0)
+    student = tiny.run_stage(stage, given, tmp_path)
+    assert (student.facts["heads"], student.facts["ffn"], student.facts["word_rank"]) == ([1, 3], [40, 8], 12)
+    found = EdgekitForSequenceClassification.from_pretrained(student.path)
+    assert (found.config.heads, found.config.ffn, found.config.word_rank) == ([1, 3], [40, 8], 12)
+    dev = np.load(student.path / DEV_LOGITS)
+    dataset = data.read(made(tiny_build, LabelledData).path)
+    tokenizer = load_tokenizer(student.path, made(tiny_build, Vocabulary).max_length)
+    rows = encode(tokenizer, [text for text, _ in dataset.dev])
+    np.testing.assert_allclose(dev, run_rows(found, rows, found.config.pad_token_id, lambda *_: None), atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"layer_heads": (1,), "layer_ffn": (8,)}, "is for 1 layers, the student has 2"),
+        ({"layer_heads": (1, 9), "layer_ffn": (8, 8)}, "keeps 9 units of a layer that has 4"),
+        ({"layer_heads": (1, 1), "layer_ffn": (8, 8), "word_rank": 32}, "the word table has 32 columns"),
+    ],
+)
+def test_widths_that_do_not_fit_are_refused(
+    tiny_build: TinyBuild, tmp_path: Path, options: dict[str, Any], said: str
+) -> None:
+    given = [made(tiny_build, kind) for kind in Prune.IN]
+    with pytest.raises(RecipeError, match=said):
+        tiny.run_stage(Prune(epochs=0, **options), given, tmp_path)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"layer_heads": (1, 0), "layer_ffn": (8, 8)},
+        {"layer_heads": (1,), "layer_ffn": ()},
+        {"layer_heads": (1,), "layer_ffn": (8,), "heads": 0.5},
+        {"word_rank": -1},
+        {"max_steps": -1},
+    ],
+)
+def test_widths_that_contradict_each_other_are_refused(options: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=r"must|keeps at least|give both|leave one out"):
+        Prune(**options)
