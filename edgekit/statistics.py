@@ -381,4 +381,5 @@ def _log_softmax(logits: Logits) -> Logits:
 
     shifted = np.asarray(logits, dtype=np.float64)
     shifted = shifted - shifted.max(axis=1, keepdims=True)
-    return shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
+    logs: Logits = shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
+    return logs

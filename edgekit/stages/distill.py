@@ -170,7 +170,7 @@ def student_rows(inputs: Inputs, ctx: Context, layers: Sequence[int]) -> tuple[R
         logits = np.load(outputs.array(split, "logits"), mmap_mode="r")
         states = np.load(outputs.array(split, "states"), mmap_mode="r")
         arrays = {"teacher_logits": logits, "teacher_states": _Columns(states, [0, *(layer + 1 for layer in layers)])}
-        return Rows(ids, expected, arrays, len(views) // len(texts))  # type: ignore[arg-type]
+        return Rows(ids, expected, arrays, len(views) // len(texts))
 
     return rows("train", dataset.train, outputs.unlabelled, outputs.views), rows("dev", dataset.dev, (), ())
 

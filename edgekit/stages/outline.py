@@ -147,8 +147,8 @@ def fisher(
             done += len(group)
             ctx.progress(done, len(rows), "rows")
     finally:
-        for product, gate in zip(products, before, strict=True):
-            product.gate = gate
+        for product, identity in zip(products, before, strict=True):
+            product.gate = identity
     return [s / len(rows) for s in scores[::2]], [s / len(rows) for s in scores[1::2]]
 
 

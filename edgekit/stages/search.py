@@ -25,6 +25,7 @@ import numpy as np
 from edgekit import data
 from edgekit.artifact import (
     FACTS,
+    Artifact,
     Costs,
     LabelledData,
     Plan,
@@ -144,7 +145,7 @@ class Search(Pass):
         whole: dict[int, Trained] = {}
 
         def passes(place: int) -> bool:
-            return whole[place].shortfall - base <= limit
+            return bool(whole[place].shortfall - base <= limit)
 
         for place in bisection(nearest(shares, START), len(shares), passes, self.trainings):
             whole[place] = trainer.whole(trainer.best(rungs_within[place]))
@@ -247,7 +248,7 @@ def knows_dev(facts: Mapping[str, Any], rows: int) -> bool:
         rows: of dev.
     """
     expected = rows * (1 - facts["accuracy_train"] / 100)
-    return rows * (1 - facts["accuracy_dev"] / 100) <= expected + 2 * expected**0.5
+    return bool(rows * (1 - facts["accuracy_dev"] / 100) <= expected + 2 * expected**0.5)
 
 
 def _dev_known(facts: Mapping[str, Any], base: float) -> Finding:
@@ -325,7 +326,8 @@ class _Trainer:
 
     def _trained(self, structure: Structure, epochs: int, short: bool) -> tuple[np.ndarray, float]:
         """Returns the student's logits on dev, and the task's metric of them."""
-        artifacts = {kind: self._inputs[kind] for kind in (Teacher, LabelledData, Vocabulary, TeacherOutputs)}
+        kinds: tuple[type[Artifact], ...] = (Teacher, LabelledData, Vocabulary, TeacherOutputs)
+        artifacts = {kind: self._inputs[kind] for kind in kinds}
         options = self.options(structure, epochs, short)
         artifacts[WideStudent] = self._ctx.make(make_stage(Distill, options["distill"]), artifacts)
         student = self._ctx.make(make_stage(Prune, options["prune"]), artifacts)
