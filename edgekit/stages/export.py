@@ -26,7 +26,7 @@ class Export(Pass):
     """Exports the student for one row at a time, in its lean form."""
 
     NAME: ClassVar[str] = "export"
-    VERSION: ClassVar[int] = 2
+    VERSION: ClassVar[int] = 3
     IN: ClassVar = (EqualisedStudent, Vocabulary)
     OUT: ClassVar = Graph
     READS: ClassVar[tuple[str, ...]] = ("runtime.name", "runtime.version", "shape.sequence_length")

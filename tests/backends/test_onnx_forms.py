@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from test_onnxruntime import MAX_LENGTH, PAD, QUANT, gemm, rows, student
 
 from edgekit.backends import EMBEDDINGS, Precision, Scheme
 from edgekit.backends import onnxruntime as backend
+from edgekit.ir.surgery import keep_layers
 from edgekit.quant.ranges import observe, ranges_of
 from edgekit.stages.quantize import OTHERS, SCHEMES, STATIC
 
@@ -96,3 +98,15 @@ def test_only_the_operators_that_the_target_names_become_integers(
     products = {n.input[1] for n in onnx.load(bert).graph.node if n.op_type == "Gemm"}
     assert products <= floats if op == "Gather" else not products & floats
     assert tables <= floats if op == "Gemm" else not tables & floats
+
+
+@pytest.mark.parametrize("layers", [1, 3])
+def test_attention_is_reshaped_no_more_than_its_heads_ask_for(layers: int, tmp_path: Path) -> None:
+    model = keep_layers(student("bert"), range(layers))
+    backend.export_student(model, "dynamic", MAX_LENGTH, tmp_path / "float.onnx")
+    ops = Counter(node.op_type for node in onnx.load(tmp_path / "float.onnx").graph.node)
+    # Heads apart, keys for the scores, heads together again; the last layer's one row has nothing to transpose back.
+    assert ops["Transpose"] == 3 * (layers - 1) + 2
+    assert ops["Reshape"] == 2 * (layers - 1) + 3
+    assert ops["Split"] == layers
+    assert (ops["Squeeze"], ops["Unsqueeze"]) == (1, 0)  # the batch of the ids
