@@ -87,7 +87,7 @@ class LeanLayer(nn.Module):
         self.register_buffer("relative", relative)
 
     def forward(self, x: Tensor, bias: Tensor | None) -> Tensor:
-        """Maps (length, hidden) to (length, hidden), or to (1, hidden) in the last layer; bias is (1, 1, 1, length)."""
+        """Maps (length, hidden) to (length, hidden), or to (1, hidden) in the last layer; bias is (1, 1, length)."""
         rows = x[:1] if self.first_only else x
         query, key, value = self._heads(x)
         scores = torch.matmul(query, key.transpose(-1, -2))
@@ -96,20 +96,21 @@ class LeanLayer(nn.Module):
         if bias is not None:
             scores = scores + bias
         context = torch.matmul(scores.softmax(-1), value)
-        context = context.squeeze(0).transpose(0, 1).reshape(-1, self.width)
-        rows = self.attention_norm(rows + self.output(context))
+        if not self.first_only:  # one row lies in memory as its transposition does
+            context = context.transpose(0, 1)
+        rows = self.attention_norm(rows + self.output(context.reshape(-1, self.width)))
         normed: Tensor = self.ffn_norm(rows + self.down(self.activation(self.up(rows))))
         return normed
 
     def _heads(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Returns query, key and value, each (1, heads, rows, head_dim): one transposition, then one split."""
+        """Returns query, key and value, each (heads, rows, head_dim): one transposition, then one split."""
         x = x if self.multiplier is None else x * self.multiplier
         if not self.first_only:
-            packed = self.qkv[0](x).view(-1, 3, self.heads, self.head_dim).permute(1, 2, 0, 3)
-            query, key, value = packed.split(1)
+            packed = self.qkv[0](x).view(-1, 3 * self.heads, self.head_dim).transpose(0, 1)
+            query, key, value = packed.split(self.heads)
             return query, key, value
-        key, value = self.qkv[1](x).view(-1, 2, self.heads, self.head_dim).permute(1, 2, 0, 3).split(1)
-        return self.qkv[0](x[:1]).view(1, self.heads, 1, self.head_dim), key, value
+        key, value = self.qkv[1](x).view(-1, 2 * self.heads, self.head_dim).transpose(0, 1).split(self.heads)
+        return self.qkv[0](x[:1]).view(self.heads, 1, self.head_dim), key, value
 
 
 class LeanClassifier(nn.Module):
@@ -138,7 +139,7 @@ class LeanClassifier(nn.Module):
         x = self.embeddings(input_ids.squeeze(0))
         bias = None
         if attention_mask is not None:
-            bias = ((1 - attention_mask.to(x.dtype)) * PADDING_BIAS)[None, None]
+            bias = ((1 - attention_mask.to(x.dtype)) * PADDING_BIAS)[None]
         for layer in self.layers:
             x = layer(x, bias)
         logits: Tensor = self.head(x)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,7 @@ from test_onnxruntime import MAX_LENGTH, PAD, QUANT, gemm, rows, student
 
 from edgekit.backends import EMBEDDINGS, Precision, Scheme
 from edgekit.backends import onnxruntime as backend
-from edgekit.ir.surgery import factorise_words
+from edgekit.ir.surgery import factorise_words, keep_layers
 from edgekit.quant.ranges import Range, observe, ranges_of
 from edgekit.stages.quantize import OTHERS, SCHEMES, STATIC
 
@@ -164,3 +165,15 @@ def test_the_integers_of_a_factorised_table_enter_its_product_as_they_are_stored
     graph = onnx.load(tmp_path / "optimised.onnx").graph
     (gather,) = (n for n in graph.node if n.op_type == "Gather" and n.input[0].startswith("embeddings.word.weight"))
     assert [n.op_type for n in graph.node if gather.output[0] in n.input] == [product]
+
+
+@pytest.mark.parametrize("layers", [1, 3])
+def test_attention_is_reshaped_no_more_than_its_heads_ask_for(layers: int, tmp_path: Path) -> None:
+    model = keep_layers(student("bert"), range(layers))
+    backend.export_student(model, "dynamic", MAX_LENGTH, tmp_path / "float.onnx")
+    ops = Counter(node.op_type for node in onnx.load(tmp_path / "float.onnx").graph.node)
+    # Heads apart, keys for the scores, heads together again; the last layer's one row has nothing to transpose back.
+    assert ops["Transpose"] == 3 * (layers - 1) + 2
+    assert ops["Reshape"] == 2 * (layers - 1) + 3
+    assert ops["Split"] == layers
+    assert (ops["Squeeze"], ops["Unsqueeze"]) == (1, 0)  # the batch of the ids
