@@ -114,7 +114,7 @@ def test_two_targets_at_once_share_what_they_can(again: TinyBuild, tmp_path: Pat
 @pytest.mark.parametrize(
     ("setting", "stages", "why"),
     [
-        ("prune.epochs=1", [s for s in after("prune") if s != "baseline"], "option epochs 4 → 1"),
+        ("prune.epochs=3", [s for s in after("prune") if s != "baseline"], "option epochs 4 → 3"),
         ("calibrate.rows=50", after("calibrate"), "option rows 0 → 50"),
         ("bundle.golden_rows=8", ["bundle"], "option golden_rows 32 → 8"),
     ],
