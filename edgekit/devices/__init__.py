@@ -99,8 +99,10 @@ class Samples:
     Attributes:
         load_ms: time to make the session.
         cold_ms: the first inference after load.
-        block_ms: shape (rounds, block_runs), milliseconds; run k of round r is of row r * block_runs + k, modulo
-            the number of rows.
+        block_ms: shape (rounds, block_runs), milliseconds; run k of round r is of row r * block_runs + k, modulo the
+            number of rows.
+        block_cold_ms: the first run of each block, part of its warm-up, shape (rounds,): the others have just evicted
+            this model from the caches.
         peak_rss_bytes: of a process of its own that loads and runs this model alone; None where it cannot be read, or
             was not asked for.
     """
@@ -108,6 +110,7 @@ class Samples:
     load_ms: float
     cold_ms: float
     block_ms: np.ndarray
+    block_cold_ms: np.ndarray
     peak_rss_bytes: int | None
 
 

@@ -65,8 +65,11 @@ def test_command_of_a_page_parses(words: list[str]) -> None:
     if words[0] == "torchrun":
         words = words[words.index("-m") + 1 :]
     if words[0] == "make":
-        rules = re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
-        assert set(words[1:]) <= set(rules)
+        makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+        rules = re.findall(r"^([\w-]+):", makefile, re.MULTILINE)
+        given = {word.partition("=")[0] for word in words[1:] if "=" in word}
+        assert {word for word in words[1:] if "=" not in word} <= set(rules)
+        assert all(f"$({name})" in makefile for name in given)
     elif words[0] == "edgekit":
         check_values(parse(words[1:]).params)
     elif words[0] == "python":

@@ -60,7 +60,7 @@ class PricedDevice(NullDevice):
             blocks = np.resize(np.array(own) / 1e6, (plan.rounds, plan.block_runs))
             slower = 1 + random.random(blocks.shape)
             slower[0, : len(own)] = 1
-            found[name] = Samples(1.0, 1.0, blocks * slower, None)
+            found[name] = Samples(1.0, 1.0, blocks * slower, blocks[:, 0], None)
         return found
 
     def instructions(self, models: Any, threads: int, together: bool = False) -> Any:
