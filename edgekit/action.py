@@ -135,9 +135,7 @@ class Actions:
                     found = self.store.find(key, stage.OUT)
             if world.share(found is not None):
                 action, artifact = found or _required(self.store.find(key, stage.OUT), stage)
-                shared = self.made_now.get(key)
-                reason = f"shared with {shared}" if shared else "nothing that it depends on changed"
-                return Made(stage.NAME, key, action.seconds, True, reason, artifact)
+                return Made(stage.NAME, key, action.seconds, True, self._why_found(key), artifact)
             reason = self._why(stage, key, values)
             self.observer.started(self.target.name, stage.NAME, reason)
             started = time.monotonic()
@@ -177,6 +175,12 @@ class Actions:
             stage.requires(inputs, ctx)
             stage.run(inputs, folder, ctx)
             stage.ensures(folder, ctx)
+
+    def _why_found(self, key: str) -> str:
+        made_for = self.made_now.get(key)
+        if made_for is None:
+            return "nothing that it depends on changed"
+        return "made earlier in this build" if made_for == self.target.name else f"shared with {made_for}"
 
     def _why(self, stage: Stage, key: str, values: Mapping[str, Any]) -> str:
         before = self.before.get(stage.NAME)
