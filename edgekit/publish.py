@@ -66,7 +66,9 @@ WEIGHTS = {
     TeacherGraph: "teacher.onnx",
 }
 # Long, or told elsewhere in the manifest, and of no use to the reader of a lineage.
-UNREAD_FACTS = ("train_rows", "sha256", "trials", "candidates", "left_out", "max_loss", "products", "multiplied")
+UNREAD_FACTS = (
+    "train_rows", "sha256", "trials", "candidates", "left_out", "max_loss", "products", "multiplied", "points",
+)  # fmt: skip
 SENSITIVE = 5
 """Products whose share of the error a lineage names."""
 

@@ -165,6 +165,10 @@ class Search(Pass):
             "limit": limit,
             "short_trainings": len(trainer.probes),
             "foretold": forecast.foretold(chosen.structure),
+            "tried": [
+                f"{one.structure}: {one.shortfall:.2f} points behind after {one.epochs} passes".replace(",", "")
+                for one in (whole[place] for place in sorted(whole))
+            ],
             "points": [_point(whole[place], forecast, trainer) for place in sorted(whole)],
             "findings": [dataclasses.asdict(finding) for finding in findings],
         }
