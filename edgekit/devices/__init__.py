@@ -98,12 +98,15 @@ class Samples:
         load_ms: time to make the session.
         cold_ms: the first inference after load.
         block_ms: shape (rounds, block_runs), milliseconds.
+        block_cold_ms: the first run of each block, part of its warm-up, shape (rounds,): the others have just evicted
+            this model from the caches.
         peak_rss_bytes: of a process of its own that loads and runs this model alone; None where it cannot be read.
     """
 
     load_ms: float
     cold_ms: float
     block_ms: np.ndarray
+    block_cold_ms: np.ndarray
     peak_rss_bytes: int | None
 
 

@@ -122,12 +122,13 @@ class LocalDevice:
         with tempfile.TemporaryDirectory(prefix="edgekit-local-") as folder:
             run, event = self._run(Path(folder) / "job", Job("latency", models, plan.threads, settings), None)
             with np.load(run.folder / OUT["latency"], allow_pickle=False) as arrays:
-                block_ms = arrays["block_ms"]
+                block_ms, block_cold_ms = arrays["block_ms"], arrays["block_cold_ms"]
         return {
             timed["name"]: Samples(
                 load_ms=float(timed["load_ms"]),
                 cold_ms=float(timed["cold_ms"]),
                 block_ms=block_ms[index],
+                block_cold_ms=block_cold_ms[index],
                 peak_rss_bytes=self._peak_rss_bytes(*models[timed["name"]], plan.threads),
             )
             for index, timed in enumerate(event["models"])
