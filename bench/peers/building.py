@@ -136,9 +136,7 @@ def build(name: str, key: str, job: Mapping[str, str | int | None], work: Path, 
     seconds = time.monotonic() - start + (before if peer.FROM_GRAPH else 0.0)
     built = json.loads((out / BUILT).read_text(encoding="utf-8"))
     versions = installed(python, peer.VENV)
-    return Way(
-        name, key, peer.WAYS[key], out, built["files"], seconds, built["chosen"], built["facts"], versions
-    )
+    return Way(name, key, peer.WAYS[key], out, built["files"], seconds, built["chosen"], built["facts"], versions)
 
 
 def run(command: Sequence[str], log: Path) -> str:
@@ -155,6 +153,7 @@ def run(command: Sequence[str], log: Path) -> str:
         stream.write(done.stdout)
     if done.returncode:
         lines = [line for line in log.read_text(encoding="utf-8").splitlines() if line.strip()]
-        said = next((line for line in reversed(lines) if "Error" in line or "error" in line), (lines or ["nothing"])[-1])
+        errors = [line for line in lines if "error" in line.lower()]
+        said = (errors or lines or ["it ended without a word"])[-1]
         raise PeerError(said.strip()[:LOG_TAIL])
     return done.stdout

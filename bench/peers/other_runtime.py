@@ -4,8 +4,8 @@
 
     answers: the class of every row, one by one, to an .npy file.
     memory: loads the model and runs its longest rows in a process that has loaded nothing else but numpy.
-    latency: blocks of the model in turn with blocks of the teacher's ONNX file, in this one process, so that their ratio
-        is taken within one run. The blocks are those of edgekit's own runner, whose program the job names.
+    latency: blocks of the model in turn with blocks of the teacher's ONNX file, in this one process, so that their
+        ratio is taken within one run. The blocks are those of edgekit's own runner, whose program the job names.
 """
 
 from __future__ import annotations

@@ -8,6 +8,7 @@ bench itself, can import it. The test split is not among the rows that a peer is
 
 from __future__ import annotations
 
+import itertools
 import json
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -130,7 +131,7 @@ def read_split(folder: Path, name: str) -> Split:
     texts = json.loads((folder / f"{name}.json").read_text(encoding="utf-8"))
     with np.load(folder / f"{name}.npz", allow_pickle=False) as arrays:
         ids, offsets, expected = arrays["ids"], arrays["offsets"], arrays["expected"]
-    rows = [ids[start:end] for start, end in zip(offsets[:-1], offsets[1:], strict=True)]
+    rows = [ids[start:end] for start, end in itertools.pairwise(offsets)]
     return Split(texts, rows, expected)
 
 

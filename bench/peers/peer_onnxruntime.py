@@ -68,9 +68,7 @@ def dynamic_ways(graph: Path) -> dict[str, Callable[[Path], None]]:
     }
 
 
-def _static(
-    graph: Path, rows: Sequence[np.ndarray], calibrator: str, weights: str, constant: bool, out: Path
-) -> None:
+def _static(graph: Path, rows: Sequence[np.ndarray], calibrator: str, weights: str, constant: bool, out: Path) -> None:
     from onnxruntime.quantization import CalibrationDataReader, CalibrationMethod, QuantFormat, QuantType
     from onnxruntime.quantization import quantize_static as quantize
 

@@ -12,8 +12,8 @@ def figures(model: np.ndarray, cold: np.ndarray, teacher: np.ndarray, teacher_co
 
     Args:
         model: milliseconds, shape (rounds, runs of a block), without the warm-up.
-        cold: milliseconds of the first inference of each block, shape (rounds,): the other models have just evicted this
-            one from the caches, as the rest of an app would.
+        cold: milliseconds of the first inference of each block, shape (rounds,): the other models have just evicted
+            this one from the caches, as the rest of an app would.
         teacher, teacher_cold: likewise of the teacher, the same number of rounds.
 
     Raises:
