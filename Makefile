@@ -25,14 +25,21 @@ lint: install-test
 docs: install
 	$(BIN)/python docs/make_targets.py
 
-# edgekit beside its peers: make bench TEACHER=my-model DATA=my-data DIST=dist [RESULTS=results.jsonl] [WORK=folder]
-RESULTS ?= results.jsonl
-WORK ?= peers-work
+# edgekit beside its peers: make bench BENCH='name=teacher,data,dist …' with a folder each. Gigabytes of venvs, hours.
+BENCH ?=
+BENCH_WORK ?= peers-work
+BENCH_OUT ?= peers.jsonl
 bench: install
-	@test -n "$(TEACHER)" -a -n "$(DATA)" -a -n "$(DIST)" || { \
-		echo "bench needs TEACHER=folder DATA=folder DIST=folder of a build from that data" >&2; exit 2; }
-	$(BIN)/python bench/peers/run.py "$(TEACHER)" "$(DATA)" --edgekit "$(DIST)" --work "$(WORK)" --out "$(RESULTS)"
-	$(BIN)/python bench/peers/table.py "$(RESULTS)" --page docs/benchmarks.md
+	@test -n "$(BENCH)" || { echo "make bench: name what to measure, BENCH='name=teacher,data,dist …':" \
+		"a fine-tuned checkpoint, its labelled data, and the folder that edgekit build --out left" >&2; exit 2; }
+	@for one in $(BENCH); do \
+		name=$${one%%=*}; rest=$${one#*=}; teacher=$${rest%%,*}; rest=$${rest#*,}; data=$${rest%%,*}; dist=$${rest#*,}; \
+		test -d "$$teacher" && test -d "$$data" && test -d "$$dist" && test "$$name" != "$$one" || { \
+			echo "make bench: $$one is not name=teacher,data,dist with three folders" >&2; exit 2; }; \
+		OMP_WAIT_POLICY=PASSIVE $(BIN)/python bench/peers/run.py "$$teacher" "$$data" --edgekit "$$dist" --name "$$name" \
+			--work $(BENCH_WORK) --out $(BENCH_OUT) || exit $$?; \
+	done
+	$(BIN)/python bench/peers/table.py $(BENCH_OUT) --page docs/benchmarks.md
 
 install: $(VENV)/.installed
 install-test: $(VENV)/.installed-test

@@ -153,7 +153,7 @@ def run(command: Sequence[str], log: Path) -> str:
         stream.write(done.stdout)
     if done.returncode:
         lines = [line for line in log.read_text(encoding="utf-8").splitlines() if line.strip()]
-        faults = [line for line in lines if "Error" in line or "error" in line]
-        said = (faults or lines or ["nothing"])[-1]
+        errors = [line for line in lines if "error" in line.lower()]
+        said = (errors or lines or ["it ended without a word"])[-1]
         raise PeerError(said.strip()[:LOG_TAIL])
     return done.stdout

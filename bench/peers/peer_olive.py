@@ -26,10 +26,8 @@ RANGES: dict[str, dict[str, Any]] = {
     "int8 weights in 7 bits": {"precision": "int8", "reduce_range": True},
     "uint8 weights": {"precision": "uint8", "reduce_range": False},
 }
-OPS: dict[str, dict[str, Any]] = {
-    "": {},
-    ", products and tables": {"op_types_to_quantize": ["MatMul", "Gemm", "Gather"]},
-}
+PRODUCTS = ["MatMul", "Gemm", "Gather"]
+OPS: dict[str, dict[str, Any]] = {"": {}, ", products and tables": {"op_types_to_quantize": PRODUCTS}}
 CALIBRATORS = ("MinMax", "Percentile", "Entropy")
 
 
@@ -48,7 +46,7 @@ def build(job: Job) -> Built:
         )
         for calibrator in (CALIBRATORS if static else ("",))
         for name, options in RANGES.items()
-        for per_channel in (True, False)
+        for per_channel in ((True,) if static else (True, False))
         for ops in (OPS if static else ("",))
     }
     chosen, tried = choose(ways, dev, job.out / "model.onnx")

@@ -6,7 +6,7 @@ on this model, is a row that says why. What a peer chooses it chooses on dev; te
 
     python bench/peers/run.py my-model my-data --edgekit dist --work peers-work --out results.jsonl
 
-`--rows 200` is a trial: so many rows of test and dev, one pass over train, and a table that says so.
+`--rows 100` is a trial: so many rows of test and dev, 20 times as many of train, one epoch, a table that says so.
 """
 
 from __future__ import annotations
@@ -55,6 +55,7 @@ from edgekit.tokenization import encode, load_tokenizer
 
 TASK = "text-classification"
 TIMED_TEXTS = 60
+TRIAL_TRAIN = 20  # training rows of a trial for each test row
 OURS = "edgekit"
 
 
@@ -106,7 +107,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--out", type=Path, required=True, help="JSON lines are appended to it, one a row")
     parser.add_argument("--work", type=Path, default=Path("peers-work"), help="venvs and models; gigabytes, kept")
     parser.add_argument("--name", default="", help="of the data set in the table; by default its folder's")
-    parser.add_argument("--rows", type=int, default=0, help="a trial: so many rows of test and dev, one epoch")
+    parser.add_argument("--rows", type=int, default=0, help="a trial: so many rows of test, one epoch")
     parser.add_argument("--peers", default=",".join(p.removeprefix("peer_") for p in PEERS), help="which, by name")
     parser.add_argument("--instructions", default="qemu:cortex-a76", help="device that counts; empty counts none")
     given = parser.parse_args()
@@ -128,7 +129,6 @@ def circumstances() -> dict[str, Any]:
         "isa": " ".join(isa_flags()),
         "rounds": PLAN.rounds,
         "block_runs": PLAN.block_runs,
-        "began": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "day": datetime.datetime.now(datetime.UTC).date().isoformat(),
     }
 
@@ -150,7 +150,7 @@ def prepare_rows(teacher: Path, source: str, folder: Path, limit: int) -> Rows:
     test = split(drawn(dataset.test, limit))
     timed = split(drawn(dataset.test, TIMED_TEXTS))
     for place, name, one in (
-        (learn, "train", split(dataset.train)),
+        (learn, "train", split(drawn(dataset.train, TRIAL_TRAIN * limit))),
         (learn, "dev", split(drawn(dataset.dev, limit))),
         (measured, "test", test),
         (measured, "timed", timed),
@@ -181,7 +181,7 @@ def build_all(
                 if name == TEACHER_PEER:
                     raise InputError(f"the teacher cannot be exported: {error}") from error
                 tell(f"  failed: {error}")
-                failed.append({"way": label, "peer": name.removeprefix("peer_"), "failed": str(error)})
+                failed.append({"way": label, "failed": str(error)})
                 continue
             tell(f"  built in {way.seconds:.0f} s{': ' + way.chosen if way.chosen else ''}")
             before = way.seconds if name == TEACHER_PEER else before

@@ -1,172 +1,186 @@
-"""Renders the rows of `run.py` as the Markdown table and the plot of docs/benchmarks.md.
+"""Renders the rows of `run.py` as Markdown, and draws speed against accuracy.
 
-    python bench/peers/table.py results.jsonl                            # prints the tables
-    python bench/peers/table.py results.jsonl --page docs/benchmarks.md  # writes them, and a plot beside the page
+    python bench/peers/table.py results.jsonl --page docs/benchmarks.md
 
-Of each data set the rows of its last run count: those that share the time when it began.
+puts the tables between the page's marks and writes one drawing a data set beside it. Without `--page` it prints.
 """
 
 from __future__ import annotations
 
 import argparse
-import html
 import json
-import math
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-BEGIN, END = "<!-- table: peers -->", "<!-- /table -->"
+from drawing import draw
+
+START, END = "<!-- figures: peers -->", "<!-- /figures -->"
+NONE = "–"
 HEAD = (
-    "way", "accuracy %", "drop (95 %)", "p50 ms", "p95 ms", "cold ms", "× teacher", "Arm instr.", "× fewer",
-    "file MB", "memory MB", "built in s",
-)  # fmt: skip
-WIDTH, HEIGHT, LEFT, BOTTOM = 720, 360, 56, 44
+    "#",
+    "Way",
+    "accuracy, %",
+    "drop, points (95 %)",
+    "p50 / p95, ms",
+    "cold, ms",
+    "times the teacher's speed",
+    "Arm instructions, M (fewer)",
+    "file, MB",
+    "memory, MB",
+    "built in, s",
+)
 
 Row = Mapping[str, Any]
 
 
-def render(rows: Sequence[Row]) -> str:
-    """Returns the Markdown of every data set in the rows, each with what it was taken with."""
-    parts = []
-    for name in dict.fromkeys(row["dataset"] for row in rows):
-        of = [row for row in rows if row["dataset"] == name]
-        parts.append(f"### {name}\n\n{_circumstances(of)}\n\n{_table(of)}{_failures(of)}")
-    return "\n\n".join(parts)
+def latest(rows: Sequence[Row]) -> list[Row]:
+    """Keeps of each data set the last line of each way: a run that was repeated replaces its rows."""
+    kept: dict[tuple[str, str], Row] = {}
+    for row in rows:
+        key = (row["dataset"], row["way"])
+        kept.pop(key, None)
+        kept[key] = row
+    return list(kept.values())
 
 
-def last_runs(rows: Sequence[Row]) -> list[Row]:
-    """Returns the rows of the last run of each data set."""
-    last = {row["dataset"]: row["began"] for row in sorted(rows, key=lambda row: row["began"])}
-    return [row for row in rows if row["began"] == last[row["dataset"]]]
+def datasets(rows: Sequence[Row]) -> dict[str, list[Row]]:
+    """Returns the rows by data set: edgekit's first, then the fastest first, what failed last."""
+    found: dict[str, list[Row]] = {}
+    for row in latest(rows):
+        found.setdefault(row["dataset"], []).append(row)
+    for mine in found.values():
+        mine.sort(key=lambda row: ("failed" in row, row.get("peer") != "edgekit", -row.get("speedup", 0.0)))
+    return found
 
 
-def fastest_peer(rows: Sequence[Row], max_drop: float) -> Row | None:
-    """Returns the fastest transformer of the peers whose drop is within a limit; None where there is none.
+def render(rows: Sequence[Row], pictures: Mapping[str, str] | None = None) -> str:
+    """Returns Markdown: for each data set what it was measured on, a drawing if there is one, the table, notes.
 
     Args:
-        rows: of one data set.
-        max_drop: in points.
+        rows: as `run.py` writes them.
+        pictures: data set → path of its drawing, as the page links it.
     """
-    able = [
-        row
-        for row in rows
-        if row["peer"] != "edgekit" and row.get("takes") == "tokens" and "speedup" in row and row["drop"] <= max_drop
+    parts = []
+    for name, mine in datasets(rows).items():
+        parts.append(f"### {name}\n\n{_circumstances(mine)}\n")
+        if pictures and name in pictures:
+            parts.append(f"![{name}: points lost against the teacher over speed]({pictures[name]})\n")
+        lines = ["| " + " | ".join(HEAD) + " |", "| ---: | --- |" + " ---: |" * (len(HEAD) - 2)]
+        lines += [_line(number, row) for number, row in enumerate(mine, 1)]
+        parts.append("\n".join(lines) + "\n")
+        parts.append(_notes(mine))
+    return "\n".join(parts)
+
+
+def points(rows: Sequence[Row]) -> list[tuple[int, float, float, bool]]:
+    """Returns what is drawn of one data set: number in the table, speed, drop, whether it is edgekit's."""
+    return [
+        (number, row["speedup"], row["drop"], row.get("peer") == "edgekit")
+        for number, row in enumerate(rows, 1)
+        if row.get("speedup") and "failed" not in row
     ]
-    return max(able, key=lambda row: float(row["speedup"]), default=None)
-
-
-def plot(rows: Sequence[Row]) -> str:
-    """Draws accuracy against speed, one panel of dots for each data set, edgekit's filled."""
-    drawn = [row for row in rows if "speedup" in row and "accuracy" in row]
-    names = list(dict.fromkeys(row["dataset"] for row in drawn))
-    panels = [_panel(name, [r for r in drawn if r["dataset"] == name], place) for place, name in enumerate(names)]
-    height = HEIGHT * max(len(names), 1)
-    return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}" role="img" '
-        'aria-label="accuracy against speed of edgekit and its peers">\n'
-        "<style>text { font: 12px system-ui, sans-serif; fill: #57606a } .axis { stroke: #8c959f } "
-        ".peer { fill: none; stroke: #57606a; stroke-width: 1.5 } .ours { fill: #1a7f37 } .name { font-weight: 600 }"
-        "</style>\n" + "\n".join(panels) + "\n</svg>\n"
-    )
-
-
-def _panel(name: str, rows: Sequence[Row], place: int) -> str:
-    speeds, scores = [float(r["speedup"]) for r in rows], [float(r["accuracy"]) for r in rows]
-    low, high = math.log(min(speeds)), math.log(max(speeds))
-    worst, best = min(scores), max(scores)
-    top = HEIGHT * place
-
-    def x(row: Row) -> float:
-        share = (math.log(row["speedup"]) - low) / (high - low) if high > low else 0.5
-        return LEFT + 12 + share * (WIDTH - LEFT - 180)
-
-    def y(row: Row) -> float:
-        share = (row["accuracy"] - worst) / (best - worst) if best > worst else 0.5
-        return top + HEIGHT - BOTTOM - 12 - share * (HEIGHT - BOTTOM - 60)
-
-    dots = "".join(
-        f'<circle class="{"ours" if row["peer"] == "edgekit" else "peer"}" cx="{x(row):.1f}" cy="{y(row):.1f}" r="5"/>'
-        f'<text x="{x(row) + 9:.1f}" y="{y(row) + 4:.1f}">{html.escape(row["way"])}</text>'
-        for row in rows
-    )
-    base = top + HEIGHT - BOTTOM
-    return (
-        f'<text class="name" x="{LEFT}" y="{top + 20}">{html.escape(name)}</text>'
-        f'<line class="axis" x1="{LEFT}" y1="{base}" x2="{WIDTH - 12}" y2="{base}"/>'
-        f'<line class="axis" x1="{LEFT}" y1="{top + 32}" x2="{LEFT}" y2="{base}"/>'
-        f'<text x="8" y="{base - 8}">{worst:.1f} %</text><text x="8" y="{top + 52}">{best:.1f} %</text>'
-        f'<text x="{LEFT}" y="{base + 18}">{math.exp(low):.2g}</text>'
-        f'<text x="{WIDTH - 180}" y="{base + 18}">{math.exp(high):.3g} times the teacher’s speed</text>{dots}'
-    )
 
 
 def _circumstances(rows: Sequence[Row]) -> str:
     one = rows[0]
-    trial = f" **A trial on {one['limited']} rows, with one pass over train: no result.**" if one["limited"] else ""
-    measured = next((row["rows"] for row in rows if "rows" in row), 0)
-    return (
-        f"{measured:,} test rows; {one['cpu']}, one thread, batch 1, real lengths; {one['rounds']} rounds of "
-        f"{one['block_runs']} runs; onnxruntime {one['onnxruntime']}, edgekit {one['edgekit']}; {one['day']}.{trial}"
+    tested = next((row["rows"] for row in rows if "rows" in row), 0)
+    text = (
+        f"{tested:,} test rows, {one['cpu']} ({one['isa']}), one thread, {one['rounds']} rounds of {one['block_runs']} "
+        f"runs, onnxruntime {one['onnxruntime']}, edgekit {one['edgekit']}, {one['day']}."
     )
+    if one.get("limited"):
+        text = f"**A trial on {one['limited']} rows with one pass of training: no result.** {text}"
+    return text
 
 
-def _table(rows: Sequence[Row]) -> str:
-    shown = [row for row in rows if "failed" not in row]
-    lines = [f"| {' | '.join(HEAD)} |", f"| --- |{' ---: |' * (len(HEAD) - 1)}"]
-    for row in sorted(shown, key=lambda row: float(row.get("speedup", 0))):
-        name = f"**{row['way']}**" if row["peer"] == "edgekit" else str(row["way"])
-        lines.append(f"| {name} | {' | '.join(_cells(row))} |")
-    return "\n".join(lines)
-
-
-def _cells(row: Row) -> list[str]:
-    def number(key: str, digits: int, scale: float = 1.0) -> str:
-        return "–" if row.get(key) is None else f"{row[key] * scale:.{digits}f}"
-
-    drop = "–"
-    if "drop" in row:
-        low, high = row["drop_ci95"]
-        drop = f"{row['drop']:.2f} ({low:.2f} to {high:.2f})"
-    return [
-        number("accuracy", 2),
-        drop.replace("-", "−"),
-        number("p50_ms", 3),
-        number("p95_ms", 3),
-        number("cold_ms", 3),
-        number("speedup", 2),
-        "–" if "instructions" not in row else f"{row['instructions'] / 1e6:.2f} M",
-        number("instructions_ratio", 1),
-        number("bytes", 2, 1e-6),
-        number("peak_rss_bytes", 0, 1e-6),
-        number("seconds", 0),
+def _line(number: int, row: Row) -> str:
+    name = f"**{row['way']}**" if row.get("peer") == "edgekit" else row["way"]
+    if "failed" in row:
+        reason = _cell(str(row["failed"]))
+        return f"| {number} | {name} | failed: {reason} |" + f" {NONE} |" * (len(HEAD) - 3)
+    cells = [
+        _figure(row, "accuracy", "{:.2f}"),
+        f"{_signed(row['drop'])} ({_signed(row['drop_ci95'][0])} to {_signed(row['drop_ci95'][1])})",
+        f"{row['p50_ms']:.2f} / {row['p95_ms']:.2f}" if "p50_ms" in row else NONE,
+        _figure(row, "cold_ms", "{:.2f}"),
+        f"{row['speedup']:.2f} ({row['speedup_low']:.2f} to {row['speedup_high']:.2f})" if "speedup" in row else NONE,
+        f"{row['instructions'] / 1e6:.2f} ({row['instructions_ratio']:.2f}×)" if "instructions_ratio" in row else NONE,
+        _figure(row, "bytes", "{:.2f}", 1e6),
+        _figure(row, "peak_rss_bytes", "{:.0f}", 1e6),
+        _figure(row, "seconds", "{:,.0f}"),
     ]
+    mark = " ¹" if row.get("takes") == "text" else ""
+    return f"| {number} | {name}{mark} | " + " | ".join(cells) + " |"
 
 
-def _failures(rows: Sequence[Row]) -> str:
-    failed = [f"- {row['way']}: {row['failed']}" for row in rows if "failed" in row]
-    return "\n\nWithout a result:\n\n" + "\n".join(failed) if failed else ""
+def _notes(rows: Sequence[Row]) -> str:
+    notes = []
+    if any(row.get("takes") == "text" for row in rows):
+        notes.append("¹ Timed from the text to the answer; the others from token ids to the answer.")
+    chosen = [f"{number}: {row['chosen']}" for number, row in enumerate(rows, 1) if row.get("chosen")]
+    if chosen:
+        notes.append("Chosen on dev: " + "; ".join(chosen) + ".")
+    uncounted: dict[str, list[str]] = {}
+    for number, row in enumerate(rows, 1):
+        if row.get("instructions_reason"):
+            uncounted.setdefault(_cell(row["instructions_reason"]), []).append(str(number))
+    notes += [f"No instructions for {', '.join(which)}: {why}." for why, which in uncounted.items()]
+    versions: dict[str, dict[str, str]] = {}
+    for row in rows:
+        for package, version in row.get("versions", {}).items():
+            versions.setdefault(row.get("peer", ""), {})[package] = version
+    listed = [f"{peer}: {', '.join(f'{p} {v}' for p, v in mine.items())}" for peer, mine in versions.items()]
+    if listed:
+        notes.append("Versions: " + "; ".join(listed) + ".")
+    return "\n\n".join(notes) + "\n"
+
+
+def _figure(row: Row, name: str, form: str, unit: float = 1.0) -> str:
+    value = row.get(name)
+    return NONE if value is None else form.format(value / unit)
+
+
+def _signed(value: float) -> str:
+    text = f"{value:.2f}"
+    return ("0.00" if float(text) == 0 else text).replace("-", "−")
+
+
+def _cell(text: str) -> str:
+    """Keeps a reason on one line of a table."""
+    return re.sub(r"\s+", " ", text).replace("|", "\\|").rstrip(".")
+
+
+def put(page: str, text: str) -> str:
+    """Replaces what stands between the marks of a page.
+
+    Raises:
+        ValueError: the page does not have each mark once.
+    """
+    if page.count(START) != 1 or page.count(END) != 1:
+        raise ValueError(f"the page must hold {START} and {END} once each")
+    before, rest = page.split(START)
+    return f"{before}{START}\n\n{text.strip()}\n\n{END}{rest.split(END)[1]}"
 
 
 def main() -> None:
-    """Prints the tables, or writes them into a page."""
+    """Prints the tables of a file, or puts them into a page."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("results", type=Path, help="JSON lines that run.py wrote")
-    parser.add_argument("--page", type=Path, help="Markdown page with the marks of the table; the plot goes beside it")
+    parser.add_argument("results", type=Path, help="JSON lines of run.py")
+    parser.add_argument("--page", type=Path, help="Markdown page with the marks; drawings are written beside it")
     given = parser.parse_args()
-    rows = last_runs([json.loads(line) for line in given.results.read_text(encoding="utf-8").splitlines()])
-    tables = render(rows)
+    rows = [json.loads(line) for line in given.results.read_text(encoding="utf-8").splitlines()]
     if given.page is None:
-        print(tables)
+        print(render(rows))
         return
-    before, _, rest = given.page.read_text(encoding="utf-8").partition(BEGIN)
-    _, mark, after = rest.partition(END)
-    if not mark:
-        parser.error(f"{given.page} lacks the marks {BEGIN} and {END}")
-    picture = given.page.with_suffix(".svg")
-    picture.write_text(plot(rows), encoding="utf-8")
-    image = f"![Accuracy against speed]({picture.name})"
-    given.page.write_text(f"{before}{BEGIN}\n\n{image}\n\n{tables}\n\n{END}{after}", encoding="utf-8")
+    pictures = {}
+    for name, mine in datasets(rows).items():
+        found = points(mine)
+        if found:
+            pictures[name] = f"{given.page.stem}-{name}.svg"
+            given.page.with_name(pictures[name]).write_text(draw(name, found), encoding="utf-8")
+    given.page.write_text(put(given.page.read_text(encoding="utf-8"), render(rows, pictures)), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -1,110 +1,145 @@
-"""The peers' table and plot, and the ratios of their times; the peers themselves are run by `make bench`."""
+"""The table and the drawing say what the rows say."""
 
 from __future__ import annotations
 
 import json
-import subprocess
+import re
 import sys
 import xml.etree.ElementTree as ET
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
+import table
+from drawing import AROUND, LABEL, draw, drop_ticks, place, span, speed_ticks
 
-PEERS = Path(__file__).parent.parent.parent / "bench" / "peers"
-sys.path.append(str(PEERS))
-
-import table  # noqa: E402
-from timings import figures  # noqa: E402
-
+SVG = "{http://www.w3.org/2000/svg}"
 SHARED = {
-    "dataset": "intents", "limited": None, "edgekit": "0.1.0", "onnxruntime": "1.31.1", "cpu": "a CPU", "isa": "avx2",
-    "rounds": 8, "block_runs": 60, "began": "2026-01-02T03:04:05+00:00", "day": "2026-01-02",
-}  # fmt: skip
+    "dataset": "weather",
+    "cpu": "Some CPU",
+    "isa": "avx2",
+    "rounds": 8,
+    "block_runs": 60,
+    "onnxruntime": "1.2.3",
+    "edgekit": "0.1.0",
+    "day": "2026-01-31",
+    "limited": None,
+}
 
 
-def row(way: str, peer: str, speedup: float, drop: float, **changes: Any) -> dict[str, Any]:
-    """Returns a row with made-up figures."""
-    figures = {
-        "accuracy": 93.0 - drop, "drop": drop, "drop_ci95": [drop - 1, drop + 1], "p50_ms": 7 / speedup,
-        "p95_ms": 8 / speedup, "cold_ms": 9 / speedup, "speedup": speedup, "bytes": 4_000_000, "seconds": 12.3,
-        "rows": 500, "takes": "tokens",
-    }  # fmt: skip
-    return {**SHARED, "way": way, "peer": peer, **figures, **changes}
+def row(way: str, speedup: float = 1.0, drop: float = 0.0, **more: Any) -> dict[str, Any]:
+    return SHARED | {
+        "way": way,
+        "peer": "some",
+        "takes": "tokens",
+        "rows": 3080,
+        "accuracy": 93 - drop,
+        "drop": drop,
+        "drop_ci95": [drop - 0.5, drop + 0.5],
+        "p50_ms": 8 / speedup,
+        "p95_ms": 9 / speedup,
+        "cold_ms": 10 / speedup,
+        "speedup": speedup,
+        "speedup_low": 0.9 * speedup,
+        "speedup_high": 1.1 * speedup,
+        "bytes": 7_130_000,
+        "peak_rss_bytes": 81_000_000,
+        "seconds": 1234.4,
+        **more,
+    }
 
 
 ROWS = [
-    row("teacher", "teacher", 1.0, 0.0),
-    row("dynamic <int8>", "onnxruntime", 1.7, 0.2, instructions=24_000_000, instructions_ratio=2.1),
-    row("half", "distilbert", 4.4, 1.4),
-    row("words", "tfidf", 50.0, 0.5, takes="text"),
-    row("edgekit", "edgekit", 15.0, 0.8),
-    {**SHARED, "way": "olive", "peer": "olive", "failed": "no such operator"},
+    row("teacher", instructions=80_000_000, instructions_ratio=1.0),
+    SHARED | {"way": "broken", "failed": "ValueError: a | b\n  c."},
+    row("words", 40.0, 6.25, takes="text", chosen="C = 3"),
+    row("ours", 8.0, -0.004, peer="edgekit", instructions=10_000_000, instructions_ratio=8.0),
+    row("theirs", 2.0, 0.5, peak_rss_bytes=None, instructions_reason="no such operator", versions={"theirs": "9.1"}),
 ]
 
 
-def test_the_table_has_every_row_in_the_order_of_speed_and_says_what_failed() -> None:
+def cells(text: str) -> list[list[str]]:
+    lines = [line for line in text.splitlines() if line.startswith("|")]
+    return [[cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]] for line in lines]
+
+
+def test_table_shows_every_row_with_its_figures() -> None:
     text = table.render(ROWS)
-    lines = [line for line in text.splitlines() if line.startswith("| ")][2:]
-    assert [line.split(" | ")[0].strip("| *") for line in lines] == [
-        "teacher", "dynamic <int8>", "half", "edgekit", "words",
-    ]  # fmt: skip
-    assert all(line.count("|") == len(table.HEAD) + 1 for line in lines)
-    assert "- olive: no such operator" in text
-    assert "500 test rows" in text
-    assert "24.00 M" in text
+    head, rule, *lines = cells(text)
+    assert [len(line) for line in (rule, *lines)] == [len(head)] * 6
+    assert [line[1] for line in lines] == ["**ours**", "words ¹", "theirs", "teacher", "broken"]
+    assert [line[0] for line in lines] == ["1", "2", "3", "4", "5"]
+    ours = dict(zip(head, lines[0], strict=True))
+    assert ours["drop, points (95 %)"] == "0.00 (−0.50 to 0.50)"
+    assert ours["p50 / p95, ms"] == "1.00 / 1.12"
+    assert ours["times the teacher's speed"] == "8.00 (7.20 to 8.80)"
+    assert ours["Arm instructions, M (fewer)"] == "10.00 (8.00×)"
+    assert (ours["file, MB"], ours["memory, MB"], ours["built in, s"]) == ("7.13", "81", "1,234")
+    assert lines[2][head.index("memory, MB")] == table.NONE
+    assert lines[4][2] == r"failed: ValueError: a \| b c"
+    assert "from the text to the answer" in text
+    assert "2: C = 3" in text
+    assert "No instructions for 3: no such operator." in text
+    assert "some: theirs 9.1" in text
+    assert "trial" not in text
 
 
 def test_a_trial_is_marked() -> None:
-    assert "no result" in table.render([{**one, "limited": 60} for one in ROWS])
-    assert "no result" not in table.render(ROWS)
+    assert "**A trial on 100 rows" in table.render([one | {"limited": 100} for one in ROWS])
 
 
-def test_the_fastest_peer_is_a_transformer_within_the_drop() -> None:
-    assert table.fastest_peer(ROWS, 1.0)["way"] == "dynamic <int8>"
-    assert table.fastest_peer(ROWS, 2.0)["way"] == "half"
-    assert table.fastest_peer(ROWS[3:], 1.0) is None
+def test_a_repeated_run_replaces_its_rows() -> None:
+    again = [*ROWS, row("theirs", 3.0, 0.25), row("theirs", 9.0, dataset="other")]
+    mine = table.datasets(again)
+    assert list(mine) == ["weather", "other"]
+    assert [one["speedup"] for one in mine["weather"] if one["way"] == "theirs"] == [3.0]
 
 
-def test_only_the_last_run_of_each_data_set_counts() -> None:
-    older = [{**one, "began": "2025-01-02T03:04:05+00:00", "accuracy": 1.0} for one in ROWS]
-    other = [{**one, "dataset": "spam", "began": "2024-01-02T03:04:05+00:00"} for one in ROWS]
-    found = table.last_runs([*ROWS, *older, *other])
-    assert found == [*ROWS, *other]
+def test_page_gets_the_tables_and_keeps_the_rest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    page, results = tmp_path / "page.md", tmp_path / "rows.jsonl"
+    page.write_text(f"# Head\n\n{table.START}\n\nwhat stood here\n\n{table.END}\n\ntail\n", encoding="utf-8")
+    results.write_text("".join(json.dumps(one) + "\n" for one in ROWS), encoding="utf-8")
+    monkeypatch.setattr(sys, "argv", ["table.py", str(results), "--page", str(page)])
+    table.main()
+    text = page.read_text(encoding="utf-8")
+    assert text.startswith("# Head\n")
+    assert text.endswith("\n\ntail\n")
+    assert "what stood here" not in text
+    (picture,) = re.findall(r"\]\((.+\.svg)\)", text)
+    assert (tmp_path / picture).is_file()
+    table.main()
+    assert page.read_text(encoding="utf-8") == text
+    with pytest.raises(ValueError, match="once each"):
+        table.put("# no marks", "text")
 
 
-def test_the_plot_draws_what_has_figures_and_escapes_names() -> None:
-    drawn = ET.fromstring(table.plot([*ROWS, *({**one, "dataset": "spam"} for one in ROWS)]))
-    circles = [element for element in drawn.iter() if element.tag.endswith("circle")]
-    assert len(circles) == 2 * (len(ROWS) - 1)
-    assert sum(circle.get("class") == "ours" for circle in circles) == 2
+def test_drawing_has_a_point_for_every_row_that_was_timed() -> None:
+    found = table.points(table.datasets(ROWS)["weather"])
+    assert [number for number, *_ in found] == [1, 2, 3, 4]
+    root = ET.fromstring(draw("weather & <more>", found))
+    circles = root.findall(f"{SVG}circle")
+    assert [one.get("class") for one in circles] == ["own", "peer", "peer", "peer"]
+    centres = [(float(one.get("cx", 0)), float(one.get("cy", 0))) for one in circles]
+    at = dict(enumerate(centres, 1))
+    assert at[2][0] > at[1][0] > at[3][0] > at[4][0]  # faster is further right
+    assert at[2][1] > at[3][1] > at[4][1] > at[1][1]  # the more points lost the lower
+    named = {text.text for text in root.findall(f"{SVG}text") if "name" in text.get("class", "")}
+    assert named == {"1", "2", "3", "4"}
 
 
-def test_a_page_gets_table_and_plot_between_its_marks(tmp_path: Path) -> None:
-    results, page = tmp_path / "results.jsonl", tmp_path / "page.md"
-    results.write_text("".join(json.dumps(one) + "\n" for one in ROWS))
-    page.write_text(f"before\n{table.BEGIN}\nstale\n{table.END}\nafter\n")
-    command = [sys.executable, str(PEERS / "table.py"), str(results), "--page", str(page)]
-    subprocess.run(command, check=True, capture_output=True)
-    text = page.read_text()
-    assert text.startswith("before\n")
-    assert text.endswith("\nafter\n")
-    assert "stale" not in text
-    assert "page.svg" in text
-    ET.parse(tmp_path / "page.svg")
-    again = page.read_text()
-    subprocess.run(command, check=True, capture_output=True)
-    assert page.read_text() == again
+def test_axes_show_the_teacher_and_every_point() -> None:
+    found = [(1, 0.4, -1.2, False), (2, 60.0, 7.5, False)]
+    axes = span(found)
+    assert axes.slow < 0.4 < 60 < axes.fast
+    assert axes.least < -1.2 < 7.5 < axes.most
+    assert axes.x(1.0) - axes.x(0.5) == pytest.approx(axes.x(2.0) - axes.x(1.0))
+    assert speed_ticks(axes) == [0.5, 1, 2, 5, 10, 20, 50]
+    assert 0 in drop_ticks(axes)
 
 
-def test_ratios_are_of_medians_within_rounds() -> None:
-    random = np.random.default_rng(0)
-    drift = np.linspace(1, 3, 8)[:, None]  # the machine slows down: both alike
-    model = drift * random.lognormal(0, 0.2, (8, 60))
-    teacher = 5 * drift * random.lognormal(0, 0.2, (8, 60))
-    found = figures(model, model[:, 0], teacher, teacher[:, 0])
-    assert found["speedup"] == pytest.approx(np.median(np.median(teacher, 1) / np.median(model, 1)))
-    assert found["cold_ms"] == np.median(model[:, 0])
-    with pytest.raises(ValueError, match=r".+"):
-        figures(model[:5], model[:5, 0], teacher, teacher[:, 0])
+def test_numbers_of_equal_points_stand_apart() -> None:
+    found = [(number, 2.0, 0.5, False) for number in range(1, 5)]
+    labels = [(one.label_x, one.label_y) for one in place(found, span([*found, (9, 50.0, 9.0, False)]))]
+    assert len(AROUND) > len(labels)
+    for i, (x, y) in enumerate(labels):
+        assert all(max(abs(x - a), abs(y - b)) >= min(LABEL, 16) for a, b in labels[:i])
