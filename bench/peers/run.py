@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from building import PEERS, PeerError, Way, build, open_peer
+from building import PEERS, PeerError, Way, build, make_venv, open_peer
 from building import TEACHER as TEACHER_PEER
 from measuring import (
     PLAN,
@@ -172,16 +172,27 @@ def build_all(
     ways: list[Way] = []
     failed: list[dict[str, Any]] = []
     before = 0.0
+
+    def fail(name: str, label: str, error: PeerError) -> None:
+        if name == TEACHER_PEER:
+            raise InputError(f"the teacher cannot be exported: {error}") from error
+        tell(f"  failed: {error}")
+        failed.append({"way": label, "peer": name.removeprefix("peer_"), "failed": str(error)})
+
     for name in peers:
-        for key, label in open_peer(name).WAYS.items():
+        peer = open_peer(name)
+        try:
+            python = make_venv(work, peer.VENV)
+        except PeerError as error:
+            for label in peer.WAYS.values():
+                fail(name, label, error)
+            continue
+        for key, label in peer.WAYS.items():
             tell(f"building {label}")
             try:
-                way = build(name, key, job, work, folder / f"{name}-{key}", before)
+                way = build(name, key, job, python, folder / f"{name}-{key}", before)
             except PeerError as error:
-                if name == TEACHER_PEER:
-                    raise InputError(f"the teacher cannot be exported: {error}") from error
-                tell(f"  failed: {error}")
-                failed.append({"way": label, "failed": str(error)})
+                fail(name, label, error)
                 continue
             tell(f"  built in {way.seconds:.0f} s{': ' + way.chosen if way.chosen else ''}")
             before = way.seconds if name == TEACHER_PEER else before

@@ -96,6 +96,8 @@ def test_latency_gives_samples_of_each_model(tmp_path: Path) -> None:
     for sample in samples.values():
         assert sample.block_ms.shape == (2, 6)
         assert (sample.block_ms > 0).all()
+        assert sample.block_cold_ms.shape == (2,)
+        assert (sample.block_cold_ms > 0).all()
         assert sample.load_ms > 0
         assert sample.cold_ms > 0
         assert sample.peak_rss_bytes is not None
