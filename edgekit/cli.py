@@ -75,10 +75,15 @@ def build(
 
     names = ("max_drop", "max_latency_ms", "max_instructions", "max_size_mb", "max_memory_mb", "confidence")
     limits = Limits(**{name: flags.pop(name) for name in names})
+    shorthands = [
+        ("search.enabled=true", sweep),
+        ("search.sweep=true", sweep),
+        (f"teach.unlabelled={unlabelled}", unlabelled),
+    ]
     overrides = flags | {
         "model": model,
         "limits": limits,
-        "options": parse_settings((*settings, *(["search.sweep=true"] if sweep else []))),
+        "options": parse_settings([*settings, *(setting for setting, given in shorthands if given)]),
     }
     if recipe is not None or model is None:
         wanted = edgekit.load_recipe(recipe or Path(DEFAULT_FILE), **overrides)

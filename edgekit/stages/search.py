@@ -80,14 +80,15 @@ class Search(Pass):
             fewer, by the root of how much dearer they are: they begin nearer to the teacher.
         probe_epochs: passes of a short training.
         min_steps, max_steps: bounds of a whole training's steps.
-        learning_rate: peak, for all but the word table.
+        learning_rate: peak, for all but the word table; structures dearer than that of the first rung get less, by as
+            much as they are dearer: what is left of the teacher's whole width is soon unlearned at the rate of a part.
         embedding_rate: factor on the learning rate of the word table; 0 freezes it.
         trainings: whole trainings at most.
         sweep: whether to train the best structure of every rung whole, for a front of all that can be had.
         given: options of `distill` and `prune` that the recipe sets, filled in by the pipeline.
     """
 
-    enabled: bool = True
+    enabled: bool = False
     epochs: int = 20
     probe_epochs: int = 3
     min_steps: int = 3000
@@ -236,7 +237,7 @@ class Trained:
 def wanted(options: Mapping[str, Mapping[str, Any]]) -> bool:
     """Says whether a recipe with these options leaves the structure to the search."""
     fixed = any(name in options.get(stage, {}) for stage, names in FIXES.items() for name in names)
-    return not fixed and options.get(Search.NAME, {}).get("enabled", True) in (True, "true")
+    return not fixed and options.get(Search.NAME, {}).get("enabled", Search.enabled) in (True, "true")
 
 
 def sweeps(options: Mapping[str, Mapping[str, Any]]) -> bool:
@@ -302,10 +303,13 @@ class _Trainer:
 
     def whole(self, structure: Structure) -> Trained:
         """Trains a structure whole."""
-        dearer = max(1.0, self._outline.work(structure) / self._middle)
-        epochs = max(self._stage.probe_epochs, round(self._stage.epochs / dearer**0.5))
+        epochs = max(self._stage.probe_epochs, round(self._stage.epochs / self._dearer(structure) ** 0.5))
         logits, score = self._trained(structure, epochs, short=False)
         return Trained(structure, epochs, shortfall(self.teacher, logits), score)
+
+    def _dearer(self, structure: Structure) -> float:
+        """Returns how many times the work of the first rung a structure takes, at least 1."""
+        return max(1.0, self._outline.work(structure) / self._middle)
 
     def options(self, structure: Structure, epochs: int, short: bool = False) -> dict[str, dict[str, Any]]:
         """Returns the options of the stages that make a student of that structure; the recipe's own go before."""
@@ -318,7 +322,7 @@ class _Trainer:
                 "layer_ffn": list(structure.ffn),
                 "word_rank": structure.word_rank,
                 "epochs": epochs,
-                "learning_rate": stage.learning_rate,
+                "learning_rate": stage.learning_rate / self._dearer(structure),
                 "embedding_rate": stage.embedding_rate,
                 **({"min_steps": 0} | steps),
             },

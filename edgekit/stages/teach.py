@@ -42,7 +42,7 @@ class Teach(Pass):
         unlabelled_digest: of that file, filled in by `resolved`, so that an edited one is another action.
     """
 
-    views: int = 4
+    views: int = 0
     view_rate: float = 0.2
     unlabelled: str = ""
     unlabelled_digest: str = dataclasses.field(default="", metadata=INTERNAL)

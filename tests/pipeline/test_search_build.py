@@ -18,8 +18,9 @@ from edgekit.stages.profile import Profile, setting_of
 from edgekit.target import TargetView, load_target
 
 SETTINGS = (
-    "teach.views=1", "search.epochs=6", "search.probe_epochs=1", "search.min_steps=0", "search.trainings=3",
-    "search.learning_rate=3e-3", "quantize.scheme=int8-pair-bounded", "benchmark.rounds=2", "benchmark.block_runs=50",
+    "search.enabled=true", "search.epochs=6", "search.probe_epochs=1", "search.min_steps=0", "search.trainings=3",
+    "search.learning_rate=3e-3", "teach.views=1", "quantize.scheme=int8-pair-bounded", "benchmark.rounds=2",
+    "benchmark.block_runs=50",
 )  # fmt: skip
 
 
@@ -134,3 +135,15 @@ def test_a_table_of_another_device_is_refused_with_both_fingerprints(
     assert result.exit_code == 2, result.output
     assert "cpu a board's" in result.stderr.replace("\n", " ")
     assert "the device here is" in result.stderr.replace("\n", " ")
+
+
+def test_a_file_of_texts_without_labels_is_what_students_learn_from_too(searched: Searched, tmp_path: Path) -> None:
+    missing = cli(*searched.args, "--unlabelled", str(tmp_path / "none.jsonl"), cache=searched.cache)
+    assert missing.exit_code == 2
+    assert "is no file" in missing.stderr
+    file = tmp_path / "more.jsonl"
+    file.write_text('{"text": "play the song"}\n')
+    planned = json.loads(
+        cli(*searched.args, "--unlabelled", str(file), "--plan", "--json", cache=searched.cache).stdout
+    )
+    assert [step["stage"] for step in planned if not step["cached"]][0] == "teach"
