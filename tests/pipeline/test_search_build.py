@@ -146,4 +146,4 @@ def test_a_file_of_texts_without_labels_is_what_students_learn_from_too(searched
     planned = json.loads(
         cli(*searched.args, "--unlabelled", str(file), "--plan", "--json", cache=searched.cache).stdout
     )
-    assert [step["stage"] for step in planned if not step["cached"]][0] == "teach"
+    assert next(step["stage"] for step in planned if not step["cached"]) == "teach"
