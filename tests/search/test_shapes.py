@@ -68,7 +68,7 @@ def test_units_are_those_of_the_exported_graph(graph: Path, length: int) -> None
     assert found["passes"] == over_rows * passes(length)
     softmax = [values[name] for name, node in kinds.items() if node.op_type == "Softmax"]
     assert found["scores"] == sum(one.size for one in softmax)
-    assert found["heads"] == sum(one.shape[1] for one in softmax)
+    assert found["heads"] == sum(one.shape[-3] for one in softmax)
     gelu = [values[name].shape for name, node in kinds.items() if node.op_type == "Gelu"]
     assert found["activation"] == sum(rows * width for rows, width in gelu if rows > 1)
     assert found["activation_one_row"] == sum(width for rows, width in gelu if rows == 1)
