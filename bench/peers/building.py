@@ -7,7 +7,6 @@ import importlib
 import json
 import os
 import shutil
-import signal
 import subprocess
 import sys
 import time
@@ -140,9 +139,7 @@ def build(name: str, key: str, job: Mapping[str, str | int | None], python: Path
 
 
 def run(command: Sequence[str], log: Path) -> str:
-    """Runs a command on one core; returns what it printed.
-
-    That is kept beside `log`, which has its errors, so that a run of hours can be followed.
+    """Runs a command with all that it prints in a log, on one core; returns what it printed to stdout.
 
     Raises:
         PeerError: it fails, with the last that it said.
@@ -150,15 +147,12 @@ def run(command: Sequence[str], log: Path) -> str:
     log.parent.mkdir(parents=True, exist_ok=True)
     environment = {**os.environ, **runtime_env(1), **QUIET}
     environment.pop("PYTHONPATH", None)  # the bench's own packages are not the peer's
-    printed = log.with_suffix(".out")
-    with log.open("w", encoding="utf-8") as stream, printed.open("w", encoding="utf-8") as out:
-        done = subprocess.run(command, env=environment, stdout=out, stderr=stream, check=False)
-    if done.returncode < 0:
-        name = signal.Signals(-done.returncode).name
-        raise PeerError(f"its process was ended by {name}; for SIGKILL the usual reason is that memory ran out")
+    with log.open("w", encoding="utf-8") as stream:
+        done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, stderr=stream, text=True, check=False)
+        stream.write(done.stdout)
     if done.returncode:
         lines = [line for line in log.read_text(encoding="utf-8").splitlines() if line.strip()]
         errors = [line for line in lines if "error" in line.lower()]
         said = (errors or lines or ["it ended without a word"])[-1]
         raise PeerError(said.strip()[:LOG_TAIL])
-    return printed.read_text(encoding="utf-8")
+    return done.stdout
