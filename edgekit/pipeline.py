@@ -94,6 +94,11 @@ def open_source(recipe: Recipe) -> Source:
         if name not in known:
             raise RecipeError(f"there is no stage {name!r} to set options of{suggestion(name, known)}")
         make_stage(known[name], options)
+    if search.sweeps(recipe.options) and not search.wanted(recipe.options):
+        raise RecipeError(
+            "a sweep goes over structures, but options of distill or prune give one, or search.enabled is not set; "
+            "leave those out, or leave --sweep out"
+        )
     if not recipe.targets:
         raise RecipeError("no target given; name one with --target (`edgekit targets` lists them)")
     if len(set(recipe.targets)) != len(recipe.targets):

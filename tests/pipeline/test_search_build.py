@@ -114,6 +114,12 @@ def test_a_sweep_leaves_what_nothing_beats(searched: Searched) -> None:
     check_store(searched.cache)
 
 
+def test_a_sweep_of_a_structure_that_is_given_is_refused(searched: Searched) -> None:
+    result = cli(*searched.args, "--sweep", "--set", "distill.layers=2", cache=searched.cache)
+    assert result.exit_code == 2, result.output
+    assert "leave --sweep out" in result.stderr.replace("\n", " ")
+
+
 def test_a_limit_that_nothing_meets_ends_with_three_and_says_how_near(searched: Searched, tmp_path: Path) -> None:
     args = [*searched.args, "--max-latency-ms", "0.001", "--json"]
     args[args.index("--out") + 1] = str(tmp_path / "dist")
