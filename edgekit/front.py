@@ -12,8 +12,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from edgekit import measured
-from edgekit.artifact import write_json
+from edgekit.artifact import json_text
 from edgekit.errors import ArtifactError
+from edgekit.store import write_file
 
 MILLISECONDS, INSTRUCTIONS = "ms", "instructions"
 
@@ -88,8 +89,12 @@ def write_front(out: Path, target: str, points: Sequence[Point], beaten: int) ->
         target: its name.
         points: none beaten by another.
         beaten: how many more were measured.
+
+    Raises:
+        OutputError: the file cannot be written; nothing half-written is left.
     """
-    write_json(front_file(out, target), {"target": target, "points": [asdict(p) for p in points], "beaten": beaten})
+    values = {"target": target, "points": [asdict(p) for p in points], "beaten": beaten}
+    write_file(front_file(out, target), "points", json_text(values))
 
 
 def read_front(out: Path, target: str) -> list[Point]:

@@ -10,10 +10,10 @@ from pathlib import Path
 from rich.table import Table
 from rich.text import Text
 
-from edgekit.errors import OutputError
 from edgekit.front import MILLISECONDS, Point
 from edgekit.provenance import Provenance
 from edgekit.report import figures
+from edgekit.store import write_file
 
 WIDTH, HEIGHT, MARGIN = 640, 320, 48
 
@@ -80,10 +80,7 @@ def write(path: Path, target: str, points: Sequence[Point]) -> None:
     Raises:
         OutputError: the file cannot be written.
     """
-    try:
-        path.write_text(page(target, points), encoding="utf-8")
-    except OSError as error:
-        raise OutputError(f"{path} cannot be written: {error.strerror}") from error
+    write_file(path, "sweep", page(target, points))
 
 
 def _cells(one: Point) -> list[str]:
