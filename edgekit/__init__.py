@@ -196,13 +196,13 @@ def build(
     from edgekit import front, manifest, pipeline
     from edgekit.action import Silent
     from edgekit.report import html, sweep
-    from edgekit.stages.search import sweeps
+    from edgekit.search.request import sweeps
 
     folders = pipeline.build(recipe, store or open_store(), observer or Silent(), html.render, use_cache)
     fronts: dict[str, Sequence[Point]] = {}
     for name, folder in folders.items() if sweeps(recipe.options) else ():
         fronts[name] = front.read_front(folder.parent, name)
-        sweep.write(folder.parent / f"{name}.sweep.html", name, fronts[name])
+        sweep.write(front.page_file(folder.parent, name), name, fronts[name])
     return [Built(name, folder, manifest.read(folder), fronts.get(name, ())) for name, folder in folders.items()]
 
 

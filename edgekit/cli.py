@@ -114,12 +114,13 @@ def build(
 
 def _show_fronts(built: Sequence[edgekit.Built]) -> None:
     """Prints what a sweep found, and where its page is."""
+    from edgekit.front import page_file
     from edgekit.report import sweep
 
     for one in built:
         if one.front:
             console().print(sweep.table(one.target, one.front))
-            click.echo(f"{one.target}: {one.folder.parent / f'{one.target}.sweep.html'}")
+            click.echo(f"{one.target}: {page_file(one.folder.parent, one.target)}")
 
 
 def _print_plan(planned: Any, as_json: bool) -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from edgekit import measured
 from edgekit.artifact import json_text
-from edgekit.errors import ArtifactError
+from edgekit.errors import ArtifactError, OutputError
 from edgekit.store import write_file
 
 MILLISECONDS, INSTRUCTIONS = "ms", "instructions"
@@ -81,6 +81,11 @@ def front_file(out: Path, target: str) -> Path:
     return out / f"{target}.sweep.json"
 
 
+def page_file(out: Path, target: str) -> Path:
+    """Returns where the page of a sweep is written, beside its points."""
+    return out / f"{target}.sweep.html"
+
+
 def write_front(out: Path, target: str, points: Sequence[Point], beaten: int) -> None:
     """Writes the points of a front.
 
@@ -95,6 +100,19 @@ def write_front(out: Path, target: str, points: Sequence[Point], beaten: int) ->
     """
     values = {"target": target, "points": [asdict(p) for p in points], "beaten": beaten}
     write_file(front_file(out, target), "points", json_text(values))
+
+
+def remove_front(out: Path, target: str) -> None:
+    """Removes an earlier sweep's points and page: they are not of the bundle that is there now.
+
+    Raises:
+        OutputError: a file cannot be removed.
+    """
+    for path in (front_file(out, target), page_file(out, target)):
+        try:
+            path.unlink(missing_ok=True)
+        except OSError as error:
+            raise OutputError(f"{path} of an earlier sweep cannot be removed ({error.strerror})") from error
 
 
 def read_front(out: Path, target: str) -> list[Point]:

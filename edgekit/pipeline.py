@@ -23,10 +23,11 @@ from edgekit.errors import (
     TargetError,
     suggestion,
 )
-from edgekit.front import Point, point, unbeaten, write_front
+from edgekit.front import Point, point, remove_front, unbeaten, write_front
 from edgekit.publish import check_out, previous_keys, publish
 from edgekit.quant.findings import in_short
 from edgekit.recipe import Recipe, check_limits, check_seed, make_stage, merged_options, with_limits
+from edgekit.search.request import FIXES, sweeps, wanted
 from edgekit.source import resolve
 from edgekit.stage import (
     Conducting,
@@ -37,8 +38,9 @@ from edgekit.stage import (
     Stage,
     key_of,
 )
-from edgekit.stages import ORDER, SEARCHING, search
+from edgekit.stages import ORDER, SEARCHING
 from edgekit.stages.gate import Gate, read_figure
+from edgekit.stages.search import Search
 from edgekit.store import Store
 from edgekit.target import Target, load_target
 from edgekit.tasks import load_task
@@ -94,7 +96,7 @@ def open_source(recipe: Recipe) -> Source:
         if name not in known:
             raise RecipeError(f"there is no stage {name!r} to set options of{suggestion(name, known)}")
         make_stage(known[name], options)
-    if search.sweeps(recipe.options) and not search.wanted(recipe.options):
+    if sweeps(recipe.options) and not wanted(recipe.options):
         raise RecipeError(
             "a sweep goes over structures, but options of distill or prune give one, or search.enabled is not set; "
             "leave those out, or leave --sweep out"
@@ -148,7 +150,7 @@ def stages_for(target: Target, options: Mapping[str, Mapping[str, Any]], source:
     """Returns the stages of a target with their options, without those whose output is given or not wanted."""
     stages: list[Stage] = []
     for cls in ORDER:
-        if cls.OUT in source.artifacts or (cls in SEARCHING and not search.wanted(options)):
+        if cls.OUT in source.artifacts or (cls in SEARCHING and not wanted(options)):
             continue
         stage: Stage = make_stage(cls, options.get(cls.NAME, {}))
         if isinstance(stage, Conducting):
@@ -179,7 +181,7 @@ def plan(source: Source, store: Store, use_cache: bool = True) -> list[Planned]:
         while left:
             stage = left.pop(0)
             # What a search that has not run yet decides is not known.
-            if (unplanned and stage.NAME in search.FIXES) or not all(kind in artifacts for kind in stage.IN):
+            if (unplanned and stage.NAME in FIXES) or not all(kind in artifacts for kind in stage.IN):
                 planned.append(Planned(target.name, stage.NAME, False, UNKNOWN))
                 continue
             key = key_of(action_components(stage, artifacts, target, source.recipe, device))
@@ -223,9 +225,10 @@ def build(
             stages = stages_for(target, recipe.options, source)
             actions = _actions(source, target, stages, store, observer, before, made_now, use_cache)
             artifacts, lineage = _walk(actions, stages, source.artifacts, source)
-            points = _swept(actions, stages, artifacts, source) if search.sweeps(recipe.options) else None
+            points = _swept(actions, stages, artifacts, source) if sweeps(recipe.options) else None
             if world.leads:
                 out[target.name] = publish(source.checkpoint, recipe, target, artifacts, lineage, render, store)
+                remove_front(Path(recipe.out), target.name)
                 if points is not None:
                     left = unbeaten(points)
                     write_front(Path(recipe.out), target.name, left, len(points) - len(left))
@@ -298,7 +301,7 @@ def _swept(
     """Builds and measures every student that a search trained whole; what costs nobody took is left out."""
     plan = artifacts[Plan]
     names = [stage.NAME for stage in stages]
-    behind = stages[names.index(search.Search.NAME) + 1 : names.index(Gate.NAME)]
+    behind = stages[names.index(Search.NAME) + 1 : names.index(Gate.NAME)]
     points = []
     for trained in plan.facts["points"]:
         chosen = planned_stages(behind, trained["options"], source, actions.target)

@@ -152,7 +152,7 @@ class Fitted(Protocol):
 
 @runtime_checkable
 class Conducting(Protocol):
-    """A stage that has others run (`Context.make`): what the recipe sets of those is part of its own key."""
+    """A stage that goes by what the recipe sets of others, or has them run (`Context.make`): part of its own key."""
 
     def knowing(self, options: Mapping[str, Mapping[str, Any]]) -> Stage:
         """Returns the stage with the recipe's options, before its key is made."""

@@ -41,6 +41,7 @@ from edgekit.quant.findings import Finding
 from edgekit.recipe import make_stage
 from edgekit.search.costs import read_costs
 from edgekit.search.limits import Forecast, Limits, ladder, word_rank
+from edgekit.search.request import ENABLED, FIXES
 from edgekit.search.structure import Outline, Structure
 from edgekit.stage import INTERNAL, Context, Inputs, Pass
 from edgekit.stages.distill import Distill
@@ -61,10 +62,6 @@ LENGTH_ROWS = 500
 
 SWEPT = 0.5
 """Share of the work from which on `sweep` trains all rungs."""
-
-FIXES = {"distill": ("layers", "keep"), "prune": ("heads", "ffn", "layer_heads", "layer_ffn")}
-"""Options that give the student's structure: with one of them there is nothing to search."""
-
 
 LENGTH = ("epochs", "min_steps", "max_steps")
 """Options that say how long a whole training takes; a short one has its own."""
@@ -88,7 +85,7 @@ class Search(Pass):
         given: options of `distill` and `prune` that the recipe sets, filled in by the pipeline.
     """
 
-    enabled: bool = False
+    enabled: bool = ENABLED
     epochs: int = 20
     probe_epochs: int = 3
     min_steps: int = 3000
@@ -232,17 +229,6 @@ class Trained:
     epochs: int
     shortfall: float
     score: float
-
-
-def wanted(options: Mapping[str, Mapping[str, Any]]) -> bool:
-    """Says whether a recipe with these options leaves the structure to the search."""
-    fixed = any(name in options.get(stage, {}) for stage, names in FIXES.items() for name in names)
-    return not fixed and options.get(Search.NAME, {}).get("enabled", Search.enabled) in (True, "true")
-
-
-def sweeps(options: Mapping[str, Mapping[str, Any]]) -> bool:
-    """Says whether a recipe with these options asks for the front."""
-    return options.get(Search.NAME, {}).get("sweep", False) in (True, "true")
 
 
 def knows_dev(facts: Mapping[str, Any], rows: int) -> bool:

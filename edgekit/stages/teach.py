@@ -21,6 +21,7 @@ from edgekit import augment, data, frontends
 from edgekit.artifact import FACTS, LabelledData, Teacher, TeacherOutputs, Vocabulary, file_digest, write_json
 from edgekit.checkpoint import inspect, load_classifier, position_limit, read_labels
 from edgekit.inference import run_rows
+from edgekit.search.request import wanted
 from edgekit.stage import INTERNAL, Context, Inputs, Pass
 from edgekit.target import Target
 from edgekit.tasks import load_task
@@ -30,22 +31,32 @@ if TYPE_CHECKING:
 
 VIEWS, UNLABELLED = "views.json", "unlabelled.json"
 
+SEARCHED_VIEWS = 4
+"""Views of a text where the structure is searched: small students learn from them what two thousand texts do not say
+(docs/log.md)."""
+
+MOST_TEXTS = 80_000
+"""Texts and views together from which on `teach` makes fewer views of its own accord: large sets need none."""
+
 
 @dataclass(frozen=True)
 class Teach(Pass):
     """Records the teacher's outputs on the splits that students learn from and are chosen on; never on test.
 
     Attributes:
-        views: further views of each text that the teacher labels too (`edgekit.augment`).
+        views: further views of each text that the teacher labels too (`edgekit.augment`). None makes four where the
+            structure is searched, fewer of large sets, and none where the structure is given.
         view_rate: share of words that a view changes.
         unlabelled: a file of further texts, without labels, that students learn from as from the training texts.
         unlabelled_digest: of that file, filled in by `resolved`, so that an edited one is another action.
+        searched: whether the structure is searched, filled in by `knowing`.
     """
 
-    views: int = 0
+    views: int | None = None
     view_rate: float = 0.2
     unlabelled: str = ""
     unlabelled_digest: str = dataclasses.field(default="", metadata=INTERNAL)
+    searched: bool = dataclasses.field(default=False, metadata=INTERNAL)
 
     NAME: ClassVar[str] = "teach"
     VERSION: ClassVar[int] = 3
@@ -54,10 +65,14 @@ class Teach(Pass):
     TOOLS: ClassVar = ("torch", "transformers", "tokenizers", "optimum", "numpy")
 
     def __post_init__(self) -> None:
-        if self.views < 0 or not 0 < self.view_rate <= 1:
+        if (self.views or 0) < 0 or not 0 < self.view_rate <= 1:
             raise ValueError("views must not be negative, view_rate lie in (0, 1]")
         if self.unlabelled and not Path(self.unlabelled).is_file():
             raise ValueError(f"unlabelled names {self.unlabelled}, which is no file")
+
+    def knowing(self, options: Mapping[str, Mapping[str, Any]]) -> Teach:
+        """Returns the stage knowing whether the recipe leaves the structure to the search."""
+        return dataclasses.replace(self, searched=self.views is None and wanted(options))
 
     def resolved(self, target: Target) -> Teach:
         """Returns the stage with the digest of its file, so that an edited one is run anew."""
@@ -79,7 +94,8 @@ class Teach(Pass):
         train = [text for text, _ in dataset.train] + further
         write_json(out_dir / UNLABELLED, further)
         table = model.embeddings.word.weight.detach().numpy()
-        extra = _views(teacher, table, train, inputs[Vocabulary].teacher_ids, self.views, self.view_rate, ctx.seed)
+        kept, views = inputs[Vocabulary].teacher_ids, self._views_of(len(train))
+        extra = _views(teacher, table, train, kept, views, self.view_rate, ctx.seed)
         write_json(out_dir / VIEWS, extra)
         facts: dict[str, float] = {"unlabelled": len(further), "views": len(extra)}
         for split, rows, texts in (
@@ -95,6 +111,11 @@ class Teach(Pass):
             expected = np.array([classes[label] for _, label in rows])
             facts[f"accuracy_{split}"] = load_task(ctx.task).metric(logits[: len(rows)], expected)
         write_json(out_dir / FACTS, facts)
+
+    def _views_of(self, texts: int) -> int:
+        if self.views is not None:
+            return self.views
+        return min(SEARCHED_VIEWS, max(0, MOST_TEXTS // texts - 1)) if self.searched else 0
 
     def _unlabelled(self, dataset: data.Dataset, columns: Mapping[str, Sequence[str]]) -> list[str]:
         """Returns the texts of the file that no split has: what is reported on is not learned from."""

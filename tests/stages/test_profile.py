@@ -199,6 +199,20 @@ def test_a_given_table_is_taken_in_place_of_measuring(tmp_path: Path) -> None:
     assert stage.resolved(target) != first, "an edited file is another action"
 
 
+def test_a_table_of_times_is_scaled_to_how_fast_the_device_is_now(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before, _ = taken(PricedDevice(timed=True), tmp_path / "before")
+    path = tmp_path / "table.json"
+    path.write_text(json.dumps(encode(before)), encoding="utf-8")
+    shapes = iter([[SHAPES[2]]])  # what the device is priced by: the reference alone is run
+    monkeypatch.setattr(profile, "spread", lambda hidden, head_dim: next(shapes, [SHAPES[2]]))
+    table, facts = taken(PricedDevice(timed=True, factor=1.5), tmp_path, dataclasses.replace(STAGE, table=str(path)))
+    assert facts["factor"] == pytest.approx(1.5, abs=1e-3)
+    for shape in SHAPES:
+        assert table.cost(shape, [8, 22]) == pytest.approx(1.5 * before.cost(shape, [8, 22]), rel=1e-3)
+
+
 @pytest.mark.parametrize(
     "changes", [{"hidden": 64}, {"fingerprint": {"device": "null", "cpu": "other", "onnxruntime": "1.31.1"}}]
 )

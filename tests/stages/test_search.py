@@ -15,10 +15,11 @@ from cost_tables import table
 from edgekit.artifact import Costs, Plan, TeacherOutline, write_json
 from edgekit.codec import encode
 from edgekit.search.limits import ROOM
+from edgekit.search.request import wanted
 from edgekit.stage import Inputs
 from edgekit.stages.outline import Outlining, read_outline
 from edgekit.stages.prune import Prune
-from edgekit.stages.search import Search, bisection, knows_dev, wanted
+from edgekit.stages.search import Search, bisection, knows_dev
 
 QUICK: dict[str, Any] = {"epochs": 3, "probe_epochs": 1, "min_steps": 0, "trainings": 4}
 GIVEN = {"prune": {"learning_rate": 3e-3}}

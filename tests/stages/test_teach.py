@@ -125,6 +125,22 @@ def test_impossible_options_are_refused(given: dict[str, Any]) -> None:
         Teach(**given)
 
 
+def test_a_search_wants_views_and_a_given_structure_none(
+    tiny_build: TinyBuild, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = len(texts(tiny_build, "train")) - len(made(tiny_build, TeacherOutputs).views)
+    searched = Teach().knowing({"search": {"enabled": "true"}})
+    assert again(tiny_build, tmp_path / "searched", searched).facts["views"] == 4 * rows
+    given = Teach().knowing({"search": {"enabled": "true"}, "prune": {"ffn": 0.5}})
+    assert again(tiny_build, tmp_path / "given", given).facts["views"] == 0
+    assert (
+        again(tiny_build, tmp_path / "own", Teach(views=1).knowing({"search": {"enabled": True}})).facts["views"]
+        == rows
+    )
+    monkeypatch.setattr("edgekit.stages.teach.MOST_TEXTS", 2 * rows + 1)
+    assert again(tiny_build, tmp_path / "large", searched).facts["views"] == rows
+
+
 def test_texts_without_labels_are_taught_as_those_of_train(tiny_build: TinyBuild, tmp_path: Path) -> None:
     dataset = data.read(made(tiny_build, LabelledData).path)
     known, new = dataset.test[0][0], ["please play the song in the kitchen", "is it cold outside"]
