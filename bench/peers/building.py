@@ -7,6 +7,7 @@ import importlib
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -33,6 +34,7 @@ PEERS = (
 )
 TEACHER = "peer_teacher"
 STAMP = "requirements.sha256"
+SHARED = ("peer.py", "graphs.py")  # what a peer's file imports of this folder
 LOG_TAIL = 300  # characters of a log that a reason quotes
 # No network while a peer works, and no reports to its maker.
 QUIET = {"HF_HUB_OFFLINE": "1", "OLIVE_DISABLE_TELEMETRY": "1", "CI": "true", "OMP_WAIT_POLICY": "PASSIVE"}
@@ -110,36 +112,55 @@ def installed(python: Path, name: str) -> dict[str, str]:
     return found
 
 
+def digest(folders: Sequence[Path]) -> str:
+    """Returns the sha256 of all files of folders, names included, hex."""
+    found = hashlib.sha256()
+    for folder in folders:
+        for path in sorted(p for p in folder.iterdir() if p.is_file()):
+            found.update(f"{path.name} {hashlib.sha256(path.read_bytes()).hexdigest()} ".encode())
+    return found.hexdigest()
+
+
 def build(name: str, key: str, job: Mapping[str, str | int | None], python: Path, out: Path, before: float) -> Way:
-    """Builds one way in its venv.
+    """Builds one way in its venv, or takes it from an earlier run that had the same job, inputs, files and versions.
 
     Args:
         name: module of the peer.
         key: of its `WAYS`.
-        job: what the peer is told beside its way and folder: see `peer.Job`.
+        job: what the peer is told beside its way and folder: see `peer.Job`; `inputs` is the digest of what it reads.
         python: of its venv.
-        out: folder to build into; what an earlier run left there is removed.
+        out: folder to build into; what an earlier run with something else left there is removed.
         before: seconds that making the teacher's graph took, part of the time of who starts from it.
 
     Raises:
         PeerError: it fails.
     """
     peer = open_peer(name)
-    shutil.rmtree(out, ignore_errors=True)
-    out.mkdir(parents=True)
-    script, log = HERE / f"{name}.py", out.with_suffix(".log")
-    write = out.with_suffix(".job.json")
-    write.write_text(json.dumps({**job, "way": key, "out": str(out)}, indent=1), encoding="utf-8")
-    start = time.monotonic()
-    run([str(python), str(script), str(write)], log)
-    seconds = time.monotonic() - start + (before if peer.FROM_GRAPH else 0.0)
-    built = json.loads((out / BUILT).read_text(encoding="utf-8"))
+    script, log, record = HERE / f"{name}.py", out.with_suffix(".log"), out.with_suffix(".made.json")
+    text = json.dumps({**job, "way": key, "out": str(out)}, indent=1)
     versions = installed(python, peer.VENV)
+    files = [(HERE / file).read_text(encoding="utf-8") for file in (script.name, *SHARED)]
+    wanted = hashlib.sha256(json.dumps([text, versions, *files]).encode()).hexdigest()
+    made = json.loads(record.read_text(encoding="utf-8")) if record.is_file() else {}
+    if made.get("key") != wanted:
+        record.unlink(missing_ok=True)
+        shutil.rmtree(out, ignore_errors=True)
+        out.mkdir(parents=True)
+        write = out.with_suffix(".job.json")
+        write.write_text(text, encoding="utf-8")
+        start = time.monotonic()
+        run([str(python), str(script), str(write)], log)
+        made = {"key": wanted, "seconds": time.monotonic() - start}
+        record.write_text(json.dumps(made), encoding="utf-8")
+    seconds = made["seconds"] + (before if peer.FROM_GRAPH else 0.0)
+    built = json.loads((out / BUILT).read_text(encoding="utf-8"))
     return Way(name, key, peer.WAYS[key], out, built["files"], seconds, built["chosen"], built["facts"], versions)
 
 
 def run(command: Sequence[str], log: Path) -> str:
-    """Runs a command with all that it prints in a log, on one core; returns what it printed to stdout.
+    """Runs a command on one core; returns what it printed.
+
+    That is kept beside `log`, which has its errors, so that a run of hours can be followed.
 
     Raises:
         PeerError: it fails, with the last that it said.
@@ -147,12 +168,15 @@ def run(command: Sequence[str], log: Path) -> str:
     log.parent.mkdir(parents=True, exist_ok=True)
     environment = {**os.environ, **runtime_env(1), **QUIET}
     environment.pop("PYTHONPATH", None)  # the bench's own packages are not the peer's
-    with log.open("w", encoding="utf-8") as stream:
-        done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, stderr=stream, text=True, check=False)
-        stream.write(done.stdout)
+    printed = log.with_suffix(".out")
+    with log.open("w", encoding="utf-8") as stream, printed.open("w", encoding="utf-8") as out:
+        done = subprocess.run(command, env=environment, stdout=out, stderr=stream, check=False)
+    if done.returncode < 0:
+        name = signal.Signals(-done.returncode).name
+        raise PeerError(f"its process was ended by {name}; for SIGKILL the usual reason is that memory ran out")
     if done.returncode:
         lines = [line for line in log.read_text(encoding="utf-8").splitlines() if line.strip()]
         errors = [line for line in lines if "error" in line.lower()]
         said = (errors or lines or ["it ended without a word"])[-1]
         raise PeerError(said.strip()[:LOG_TAIL])
-    return done.stdout
+    return printed.read_text(encoding="utf-8")

@@ -83,8 +83,9 @@ def place(points: Sequence[Point], axes: Axes) -> list[Placed]:
     placed = []
     for (number, _, _, own), (x, y) in zip(points, dots, strict=True):
         others = [dot for dot in dots if dot != (x, y)]
+        places = [(x + dx, y + dy) for dx, dy in AROUND]
         label = max(
-            ((x + dx, y + dy) for dx, dy in AROUND),
+            [at for at in places if LEFT + LABEL / 2 < at[0] < WIDTH - RIGHT / 2 and at[1] < HEIGHT - BOTTOM],
             key=lambda at: min([LABEL, *(max(abs(at[0] - a), abs(at[1] - b)) for a, b in (*taken, *others))]),
         )
         taken.append(label)

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from building import PEERS, PeerError, Way, build, make_venv, open_peer
+from building import PEERS, PeerError, Way, build, digest, make_venv, open_peer
 from building import TEACHER as TEACHER_PEER
 from measuring import (
     PLAN,
@@ -169,6 +169,7 @@ def build_all(
         InputError: the teacher itself cannot be exported.
     """
     job = {"teacher": str(teacher), "rows": str(rows.folder), "graph": str(folder / graph_of()), "epochs": epochs}
+    job["inputs"] = digest([teacher, rows.folder])
     ways: list[Way] = []
     failed: list[dict[str, Any]] = []
     before = 0.0

@@ -6,9 +6,10 @@ import ast
 import sys
 from pathlib import Path
 
+import building
 import numpy as np
 import pytest
-from building import HERE, PEERS, REQUIREMENTS, PeerError, open_peer, run
+from building import HERE, PEERS, REQUIREMENTS, PeerError, build, digest, open_peer, run
 from peer import Split, calibration_rows, feed, read_split, write_split
 
 
@@ -61,5 +62,56 @@ def test_a_failure_says_why(tmp_path: Path) -> None:
     log = tmp_path / "log" / "peer.log"
     with pytest.raises(PeerError, match=r"^ValueError: no such calibrator$"):
         run([sys.executable, "-c", "print('begun'); raise ValueError('no such calibrator')"], log)
-    assert "begun" in log.read_text()
+    assert log.with_suffix(".out").read_text() == "begun\n"
+    with pytest.raises(PeerError, match="SIGKILL"):
+        run([sys.executable, "-c", "import os, signal; os.kill(os.getpid(), signal.SIGKILL)"], log)
     assert run([sys.executable, "-c", "import os; print(os.environ['HF_HUB_OFFLINE'])"], log) == "1\n"
+
+
+def test_a_digest_changes_with_a_file(tmp_path: Path) -> None:
+    (tmp_path / "a").write_text("1")
+    before = digest([tmp_path])
+    assert digest([tmp_path]) == before
+    (tmp_path / "a").write_text("2")
+    assert digest([tmp_path]) != before
+
+
+def test_what_was_built_is_not_built_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = tmp_path / "peer_fake.py"
+    source.write_text(FAKE)
+    for name in building.SHARED:
+        (tmp_path / name).write_text((HERE / name).read_text(encoding="utf-8"))
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setattr(building, "HERE", tmp_path)
+    monkeypatch.setattr(building, "installed", lambda python, venv: {"some": "1"})
+    job = {"teacher": "t", "graph": "g", "rows": "r", "epochs": None, "inputs": "x"}
+
+    def made(job: dict[str, str | None], before: float = 0.0) -> tuple[float, str]:
+        way = build("peer_fake", "one", job, Path(sys.executable), tmp_path / "out", before)
+        assert (way.name, way.chosen, way.bytes) == ("fake way", "x", 32)
+        return way.seconds, (way.folder / way.files[0]).read_text()
+
+    first = made(job)
+    assert made(job) == first
+    assert made(job, 5.0) == (first[0] + 5, first[1])  # the export that it starts from
+    other = made({**job, "inputs": "y"})
+    assert other[1] != first[1]
+    source.write_text(FAKE.replace('"x"', '"x" ""'))
+    assert made({**job, "inputs": "y"})[1] != other[1]
+
+
+FAKE = """
+import uuid
+from peer import Built, main
+
+VENV, TAKES, RUNTIME, FROM_GRAPH, WAYS = "fake", "text", "fake", True, {"one": "fake way"}
+
+
+def build(job):
+    (job.out / "model").write_text(uuid.uuid4().hex)
+    return Built(["model"], "x")
+
+
+if __name__ == "__main__":
+    main(build)
+"""
