@@ -19,6 +19,10 @@ if TYPE_CHECKING:
 
     Rows = np.ndarray[tuple[int], np.dtype[np.intp]]
     Logits = np.ndarray[tuple[int, int], np.dtype[np.floating]]
+    Gaps = np.ndarray[tuple[int], np.dtype[np.floating]]
+
+HEARD = 0.15
+"""Weight of the student's own probabilities in `gaps`: found on two data sets (docs/log.md)."""
 
 
 def tango_interval(lost: int, gained: int, rows: int, confidence: float = 0.95) -> tuple[float, float]:
@@ -355,25 +359,32 @@ def divergence(teacher: Logits, student: Logits) -> float:
     return float((np.exp(theirs) * (theirs - ours)).sum(axis=1).mean())
 
 
-def shortfall(teacher: Logits, student: Logits) -> float:
-    """Estimates by how many points of accuracy a student is behind its teacher, without labels.
+def gaps(teacher: Logits, student: Logits, heard: float = HEARD) -> Gaps:
+    """Estimates for each row how much likelier the teacher's answer is to be right than the student's, without labels.
 
-    Where the two disagree, the teacher's own probabilities say how much likelier its answer is than the student's; the
-    mean of that over all rows is the expected drop, if the probabilities are right. Rows on which they agree add
-    nothing, so it scatters less than a difference of right answers.
+    Their mean is the expected drop in accuracy. Probabilities are the teacher's with a part of the student's: that the
+    student disagrees is a sign that the teacher errs, which its own do not know of, and no temperature mends. Rows on
+    which the two agree add nothing, so that the mean scatters less than a difference of right answers.
 
     Args:
         teacher, student: logits, (rows, classes).
+        heard: weight of the student's probabilities, in [0, 1].
 
     Returns:
-        Points, in [0, 100].
+        Points, (rows,), in [-100, 100].
     """
     import numpy as np
 
-    likely = np.exp(_log_softmax(teacher))
+    likely = (1 - heard) * np.exp(_log_softmax(teacher)) + heard * np.exp(_log_softmax(student))
     rows = np.arange(len(likely))
-    gap = likely[rows, np.argmax(teacher, axis=1)] - likely[rows, np.argmax(student, axis=1)]
-    return float(100 * gap.mean())
+    found: Gaps = 100 * (likely[rows, np.argmax(teacher, axis=1)] - likely[rows, np.argmax(student, axis=1)])
+    return found
+
+
+def mean_and_error(values: Gaps) -> tuple[float, float]:
+    """Returns the mean of rows and its standard error; of a single row the error is not known, so infinite."""
+    rows = len(values)
+    return float(values.mean()), float(values.std(ddof=1) / rows**0.5) if rows > 1 else math.inf
 
 
 def _log_softmax(logits: Logits) -> Logits:

@@ -286,7 +286,7 @@ def test_divergence_is_scipys() -> None:
     assert st.divergence(teacher, teacher) == 0
 
 
-def test_shortfall_is_the_drop_that_labels_drawn_from_the_teacher_would_show() -> None:
+def test_gaps_are_the_drop_that_labels_drawn_from_the_teacher_would_show() -> None:
     generator = np.random.default_rng(1)
     teacher = generator.normal(size=(200, 5)) * 2
     student = teacher + generator.normal(size=teacher.shape)
@@ -296,11 +296,24 @@ def test_shortfall_is_the_drop_that_labels_drawn_from_the_teacher_would_show() -
         labels = (likely.cumsum(axis=1) < generator.random((200, 1))).sum(axis=1)
         drops.append(100 * (np.mean(teacher.argmax(1) == labels) - np.mean(student.argmax(1) == labels)))
     error = np.std(drops) / len(drops) ** 0.5
-    assert st.shortfall(teacher, student) == pytest.approx(np.mean(drops), abs=4 * error)
-    assert st.shortfall(teacher, teacher) == 0
+    assert st.gaps(teacher, student, 0.0).mean() == pytest.approx(np.mean(drops), abs=4 * error)
+    assert not st.gaps(teacher, teacher).any()
+
+
+def test_a_student_that_is_heard_is_behind_by_less() -> None:
+    teacher, student = np.log([[0.7, 0.2, 0.1]] * 4), np.log([[0.3, 0.6, 0.1]] * 4)
+    np.testing.assert_allclose(st.gaps(teacher, student, 0.0), 50)
+    np.testing.assert_allclose(st.gaps(teacher, student, 0.25), 100 * (0.75 * 0.5 - 0.25 * 0.3))
+    np.testing.assert_allclose(st.gaps(teacher, student, 1.0), -30)
+
+
+def test_the_error_is_that_of_the_mean() -> None:
+    values = np.array([0.0, 0, 0, 40])
+    assert st.mean_and_error(values) == (10, pytest.approx(values.std(ddof=1) / 2))
+    assert st.mean_and_error(values[:1]) == (0, np.inf)
 
 
 def test_logits_so_large_that_exponentials_overflow_are_no_trouble() -> None:
     teacher = np.array([[1e4, -1e4], [0.0, 5e3]])
-    assert st.shortfall(teacher, -teacher) == 100
+    np.testing.assert_array_equal(st.gaps(teacher, -teacher, 0.0), 100)
     assert np.isfinite(st.divergence(teacher, -teacher))

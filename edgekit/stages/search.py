@@ -7,9 +7,10 @@ that it sets, so what is trained for one target is found by the next. Of what wa
 costs least by its own table of costs.
 
 How far a student falls behind is estimated from disagreements with the teacher, each weighted by how much likelier the
-teacher holds its own answer to be, not from right answers alone: on a thousand rows of dev those move by a point by
-chance (`edgekit.statistics.shortfall`). A teacher that was trained on dev is surer of itself there than anywhere else;
-students are then held against a large student, not against the teacher.
+teacher's answer is to be right, not from right answers alone: on a thousand rows of dev those move by a point by chance
+(`edgekit.statistics.gaps`). A structure passes where the estimate is within the limit by its own standard error: of
+many that are tried the one that passes by luck would be taken. A teacher that was trained on dev is surer of itself
+there than anywhere else; students are then held against a large student, not against the teacher.
 """
 
 from __future__ import annotations
@@ -48,7 +49,7 @@ from edgekit.stages.distill import Distill
 from edgekit.stages.evaluate import draw
 from edgekit.stages.outline import read_outline
 from edgekit.stages.prune import DEV_LOGITS, Prune
-from edgekit.statistics import divergence, shortfall
+from edgekit.statistics import divergence, gaps, mean_and_error
 from edgekit.tokenization import encode, load_tokenizer
 
 START = 0.09
@@ -81,6 +82,7 @@ class Search(Pass):
             much as they are dearer: what is left of the teacher's whole width is soon unlearned at the rate of a part.
         embedding_rate: factor on the learning rate of the word table; 0 freezes it.
         trainings: whole trainings at most.
+        margin: standard errors of the estimated drop that it must be within the limit by.
         sweep: whether to train the best structure of every rung whole, for a front of all that can be had.
         given: options of `distill` and `prune` that the recipe sets, filled in by the pipeline.
     """
@@ -93,6 +95,7 @@ class Search(Pass):
     learning_rate: float = 1e-3
     embedding_rate: float = 1.0
     trainings: int = 5
+    margin: float = 1.0
     sweep: bool = False
     given: Mapping[str, Mapping[str, Any]] = field(default_factory=dict, metadata=INTERNAL)
 
@@ -108,8 +111,8 @@ class Search(Pass):
         for name in ("epochs", "probe_epochs", "trainings"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
-        if min(self.min_steps, self.max_steps, self.embedding_rate) < 0:
-            raise ValueError("min_steps, max_steps and embedding_rate must not be negative")
+        if min(self.min_steps, self.max_steps, self.embedding_rate, self.margin) < 0:
+            raise ValueError("min_steps, max_steps, embedding_rate and margin must not be negative")
         if self.learning_rate <= 0:
             raise ValueError(f"learning_rate is {self.learning_rate}; it must be positive")
 
@@ -136,14 +139,15 @@ class Search(Pass):
             findings.append(_out_of_reach(forecast, limits, rungs_within[-1][0]))
         shares = [outline.work(rung[-1]) / dearest for rung in rungs_within]
         trainer, limit = _Trainer(self, inputs, ctx, outline), ctx.target["gate.max_drop"]
-        base = 0.0
+        base = np.zeros(len(trainer.teacher))
         if knows_dev(inputs[TeacherOutputs].facts, len(trainer.teacher)):
-            base = trainer.reference(*multiples).shortfall
-            findings.append(_dev_known(inputs[TeacherOutputs].facts, base))
+            base = trainer.reference(*multiples).gaps
+            findings.append(_dev_known(inputs[TeacherOutputs].facts, float(base.mean())))
         whole: dict[int, Trained] = {}
 
         def passes(place: int) -> bool:
-            return bool(whole[place].shortfall - base <= limit)
+            drop, error = mean_and_error(whole[place].gaps - base)
+            return bool(drop + self.margin * error <= limit)
 
         for place in bisection(nearest(shares, START), len(shares), passes, self.trainings):
             whole[place] = trainer.whole(trainer.best(rungs_within[place]))
@@ -159,7 +163,7 @@ class Search(Pass):
         facts = {
             "structure": str(chosen.structure),
             "shortfall": chosen.shortfall,
-            "base": base,
+            "base": float(base.mean()),
             "limit": limit,
             "short_trainings": len(trainer.probes),
             "foretold": forecast.foretold(chosen.structure),
@@ -221,14 +225,19 @@ class Trained:
     Attributes:
         structure: what was trained.
         epochs: passes.
-        shortfall: estimated drop against the teacher, in points.
+        gaps: of each row of dev, whose mean is the estimated drop against the teacher, in points.
         score: the task's metric on dev, in percent.
     """
 
     structure: Structure
     epochs: int
-    shortfall: float
+    gaps: np.ndarray
     score: float
+
+    @property
+    def shortfall(self) -> float:
+        """The estimated drop against the teacher, in points."""
+        return float(self.gaps.mean())
 
 
 def knows_dev(facts: Mapping[str, Any], rows: int) -> bool:
@@ -291,7 +300,7 @@ class _Trainer:
         """Trains a structure whole."""
         epochs = max(self._stage.probe_epochs, round(self._stage.epochs / self._dearer(structure) ** 0.5))
         logits, score = self._trained(structure, epochs, short=False)
-        return Trained(structure, epochs, shortfall(self.teacher, logits), score)
+        return Trained(structure, epochs, gaps(self.teacher, logits), score)
 
     def _dearer(self, structure: Structure) -> float:
         """Returns how many times the work of the first rung a structure takes, at least 1."""

@@ -121,14 +121,15 @@ def test_short_trainings_are_short_whatever_the_recipe_says(artifacts: dict[Any,
 def test_where_none_passes_the_nearest_is_taken(
     artifacts: dict[Any, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("edgekit.stages.search.shortfall", lambda teacher, student: 50.0 + float(student[0, 0]))
+    monkeypatch.setattr("edgekit.stages.search.gaps", lambda teacher, student: 50.0 + student[:, 0])
     plan, _ = search(artifacts, tmp_path)
     points = plan.facts["points"]
     assert plan.facts["shortfall"] == pytest.approx(min(point["shortfall"] for point in points), abs=1e-3)
 
 
 @pytest.mark.parametrize(
-    "options", [{"epochs": 0}, {"probe_epochs": 0}, {"trainings": 0}, {"min_steps": -1}, {"max_steps": -1}]
+    "options",
+    [{"epochs": 0}, {"probe_epochs": 0}, {"trainings": 0}, {"min_steps": -1}, {"max_steps": -1}, {"margin": -1.0}],
 )
 def test_impossible_options_are_refused(options: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="must"):
