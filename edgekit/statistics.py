@@ -18,11 +18,6 @@ if TYPE_CHECKING:
     import numpy as np
 
     Rows = np.ndarray[tuple[int], np.dtype[np.intp]]
-    Logits = np.ndarray[tuple[int, int], np.dtype[np.floating]]
-    Gaps = np.ndarray[tuple[int], np.dtype[np.floating]]
-
-HEARD = 0.15
-"""Weight of the student's own probabilities in `gaps`: found on two data sets (docs/log.md)."""
 
 
 def tango_interval(lost: int, gained: int, rows: int, confidence: float = 0.95) -> tuple[float, float]:
@@ -345,52 +340,3 @@ def _confidence(value: float) -> float:
     if not 0 < value < 1:
         raise ValueError(f"expected a probability between 0 and 1, got {value}")
     return value
-
-
-def divergence(teacher: Logits, student: Logits) -> float:
-    """Returns the mean Kullback-Leibler divergence of a student's answers from the teacher's, in nats.
-
-    Args:
-        teacher, student: logits, (rows, classes).
-    """
-    import numpy as np
-
-    theirs, ours = _log_softmax(teacher), _log_softmax(student)
-    return float((np.exp(theirs) * (theirs - ours)).sum(axis=1).mean())
-
-
-def gaps(teacher: Logits, student: Logits, heard: float = HEARD) -> Gaps:
-    """Estimates for each row how much likelier the teacher's answer is to be right than the student's, without labels.
-
-    Their mean is the expected drop in accuracy. Probabilities are the teacher's with a part of the student's: that the
-    student disagrees is a sign that the teacher errs, which its own do not know of, and no temperature mends. Rows on
-    which the two agree add nothing, so that the mean scatters less than a difference of right answers.
-
-    Args:
-        teacher, student: logits, (rows, classes).
-        heard: weight of the student's probabilities, in [0, 1].
-
-    Returns:
-        Points, (rows,), in [-100, 100].
-    """
-    import numpy as np
-
-    likely = (1 - heard) * np.exp(_log_softmax(teacher)) + heard * np.exp(_log_softmax(student))
-    rows = np.arange(len(likely))
-    found: Gaps = 100 * (likely[rows, np.argmax(teacher, axis=1)] - likely[rows, np.argmax(student, axis=1)])
-    return found
-
-
-def mean_and_error(values: Gaps) -> tuple[float, float]:
-    """Returns the mean of rows and its standard error; of a single row the error is not known, so infinite."""
-    rows = len(values)
-    return float(values.mean()), float(values.std(ddof=1) / rows**0.5) if rows > 1 else math.inf
-
-
-def _log_softmax(logits: Logits) -> Logits:
-    import numpy as np
-
-    shifted = np.asarray(logits, dtype=np.float64)
-    shifted = shifted - shifted.max(axis=1, keepdims=True)
-    logs: Logits = shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
-    return logs

@@ -21,9 +21,9 @@ from edgekit import data
 from edgekit.artifact import FACTS, LabelledData, Teacher, TeacherOutputs, Vocabulary, WideStudent, write_json
 from edgekit.checkpoint import read_labels
 from edgekit.errors import RecipeError
+from edgekit.search.estimate import divergence
 from edgekit.stage import Context, Inputs, Pass
 from edgekit.stages.teach import load_teacher
-from edgekit.statistics import divergence
 from edgekit.tasks import load_task
 from edgekit.tokenization import encode, load_tokenizer
 

@@ -23,11 +23,11 @@ import numpy as np
 from edgekit import data
 from edgekit.artifact import FACTS, LabelledData, Teacher, TeacherOutline, TeacherOutputs, Vocabulary, write_json
 from edgekit.inference import run_rows
+from edgekit.search.estimate import divergence
 from edgekit.search.structure import Outline
 from edgekit.stage import Context, Inputs, Pass
 from edgekit.stages.evaluate import draw
 from edgekit.stages.teach import load_teacher
-from edgekit.statistics import divergence
 from edgekit.tokenization import batches, encode, load_tokenizer, pad
 
 if TYPE_CHECKING:

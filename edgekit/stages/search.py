@@ -6,16 +6,16 @@ on dev decide whether the next rung is a cheaper or a dearer one. Nothing of thi
 that it sets, so what is trained for one target is found by the next. Of what was trained the target takes the one that
 costs least by its own table of costs.
 
-How far a student falls behind is estimated from disagreements with the teacher, each weighted by how much likelier the
-teacher's answer is to be right, not from right answers alone: on a thousand rows of dev those move by a point by chance
-(`edgekit.statistics.gaps`). A structure passes where the estimate is within the limit by its own standard error: of
-many that are tried the one that passes by luck would be taken. A teacher that was trained on dev is surer of itself
-there than anywhere else; students are then held against a large student, not against the teacher.
+How far a student falls behind is estimated on dev (`edgekit.search.estimate`). A structure passes where the estimate is
+within the limit by part of its standard error: of many that are tried the one that passes by luck would be taken. A
+teacher that was trained on dev has answers there that it has nowhere else; students are then held against a large
+student, not against the teacher.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -37,10 +37,12 @@ from edgekit.artifact import (
     WideStudent,
     write_json,
 )
+from edgekit.checkpoint import read_labels
 from edgekit.provenance import Provenance
 from edgekit.quant.findings import Finding
 from edgekit.recipe import make_stage
 from edgekit.search.costs import read_costs
+from edgekit.search.estimate import Estimate, divergence, estimate
 from edgekit.search.limits import Forecast, Limits, ladder, word_rank
 from edgekit.search.request import ENABLED, FIXES
 from edgekit.search.structure import Outline, Structure
@@ -49,7 +51,7 @@ from edgekit.stages.distill import Distill
 from edgekit.stages.evaluate import draw
 from edgekit.stages.outline import read_outline
 from edgekit.stages.prune import DEV_LOGITS, Prune
-from edgekit.statistics import divergence, gaps, mean_and_error
+from edgekit.tasks import load_task
 from edgekit.tokenization import encode, load_tokenizer
 
 START = 0.09
@@ -95,7 +97,7 @@ class Search(Pass):
     learning_rate: float = 1e-3
     embedding_rate: float = 1.0
     trainings: int = 5
-    margin: float = 1.0
+    margin: float = 0.25
     sweep: bool = False
     given: Mapping[str, Mapping[str, Any]] = field(default_factory=dict, metadata=INTERNAL)
 
@@ -139,15 +141,13 @@ class Search(Pass):
             findings.append(_out_of_reach(forecast, limits, rungs_within[-1][0]))
         shares = [outline.work(rung[-1]) / dearest for rung in rungs_within]
         trainer, limit = _Trainer(self, inputs, ctx, outline), ctx.target["gate.max_drop"]
-        base = np.zeros(len(trainer.teacher))
         if knows_dev(inputs[TeacherOutputs].facts, len(trainer.teacher)):
-            base = trainer.reference(*multiples).gaps
-            findings.append(_dev_known(inputs[TeacherOutputs].facts, float(base.mean())))
+            findings.append(_dev_known(inputs[TeacherOutputs].facts, trainer.hold_against_a_large_one(*multiples)))
         whole: dict[int, Trained] = {}
 
         def passes(place: int) -> bool:
-            drop, error = mean_and_error(whole[place].gaps - base)
-            return bool(drop + self.margin * error <= limit)
+            behind = whole[place].behind
+            return bool(behind.drop + self.margin * behind.error <= limit)
 
         for place in bisection(nearest(shares, START), len(shares), passes, self.trainings):
             whole[place] = trainer.whole(trainer.best(rungs_within[place]))
@@ -158,17 +158,17 @@ class Search(Pass):
         if passing:
             chosen = min(passing, key=lambda one: forecast.cost(one.structure))
         else:
-            chosen = min(whole.values(), key=lambda one: one.shortfall)
+            chosen = min(whole.values(), key=lambda one: one.behind.drop)
         write_json(out_dir / "plan.json", trainer.options(chosen.structure, chosen.epochs))
         facts = {
             "structure": str(chosen.structure),
-            "shortfall": chosen.shortfall,
-            "base": float(base.mean()),
+            "drop": chosen.behind.drop,
+            "error": chosen.behind.error,
             "limit": limit,
             "short_trainings": len(trainer.probes),
             "foretold": forecast.foretold(chosen.structure),
             "tried": [
-                f"{one.structure}: {one.shortfall:.2f} points behind after {one.epochs} passes".replace(",", "")
+                f"{one.structure}: {one.behind.drop:.2f} points behind after {one.epochs} passes".replace(",", "")
                 for one in (whole[place] for place in sorted(whole))
             ],
             "points": [_point(whole[place], forecast, trainer) for place in sorted(whole)],
@@ -199,7 +199,8 @@ def _point(trained: Trained, forecast: Forecast, trainer: _Trainer) -> dict[str,
         "work": round(forecast.outline.work(trained.structure)),
         "foretold": forecast.foretold(trained.structure),
         "epochs": trained.epochs,
-        "shortfall": round(trained.shortfall, 3),
+        "drop": round(trained.behind.drop, 3),
+        "error": round(trained.behind.error, 3),
         "dev": round(trained.score, 3),
         "options": trainer.options(trained.structure, trained.epochs),
     }
@@ -225,19 +226,14 @@ class Trained:
     Attributes:
         structure: what was trained.
         epochs: passes.
-        gaps: of each row of dev, whose mean is the estimated drop against the teacher, in points.
+        behind: the drop that is to be expected, against the teacher or the student in its place.
         score: the task's metric on dev, in percent.
     """
 
     structure: Structure
     epochs: int
-    gaps: np.ndarray
+    behind: Estimate
     score: float
-
-    @property
-    def shortfall(self) -> float:
-        """The estimated drop against the teacher, in points."""
-        return float(self.gaps.mean())
 
 
 def knows_dev(facts: Mapping[str, Any], rows: int) -> bool:
@@ -251,13 +247,13 @@ def knows_dev(facts: Mapping[str, Any], rows: int) -> bool:
     return bool(rows * (1 - facts["accuracy_dev"] / 100) <= expected + 2 * expected**0.5)
 
 
-def _dev_known(facts: Mapping[str, Any], base: float) -> Finding:
+def _dev_known(facts: Mapping[str, Any], large: Structure) -> Finding:
     train, dev = facts["accuracy_train"], facts["accuracy_dev"]
     return Finding(
         "dev-known",
         "dev",
         f"the teacher answers {dev:.2f} % of it and {train:.2f} % of train: it was trained on these rows",
-        f"students seem further behind than they are; they are held against a large one, {base:.2f} points behind",
+        f"students seem further behind than they are; they are held against a large one ({large})",
         "a dev split that the teacher was not trained on",
     )
 
@@ -273,7 +269,10 @@ class _Trainer:
     def __init__(self, stage: Search, inputs: Inputs, ctx: Context, outline: Outline) -> None:
         self._stage, self._inputs, self._ctx, self._outline = stage, inputs, ctx, outline
         outputs = inputs[TeacherOutputs]
-        self.teacher = np.load(outputs.array("dev", "logits"))
+        self.teacher = self._against = np.load(outputs.array("dev", "logits"))
+        dataset = data.read(inputs[LabelledData].path)
+        classes = load_task(ctx.task).align(read_labels(inputs[Teacher].path), dataset.labels)
+        self._expected = np.array([classes[label] for _, label in dataset.dev])
         self._middle = START * outline.work(outline.whole(range(len(outline.head_loss))))
         self._depth: int | None = None  # of the last structure that was best: on the next rung one layer more or less
         self.probes: dict[Structure, float] = {}
@@ -289,18 +288,24 @@ class _Trainer:
         self._depth = len(found.layers)
         return found
 
-    def reference(self, head_multiple: int, ffn_multiple: int) -> Trained:
-        """Trains a student that is large enough to fall behind by little, whatever the limits are."""
+    def hold_against_a_large_one(self, head_multiple: int, ffn_multiple: int) -> Structure:
+        """Puts a student in the teacher's place that is large enough to fall behind by little, whatever the limits."""
         every = ladder(self._outline, head_multiple, ffn_multiple)
         dearest = self._outline.work(every[0][-1])
         rung = every[nearest([self._outline.work(one[-1]) / dearest for one in every], REFERENCE)]
-        return self.whole(rung[len(rung) // 2])
+        structure = rung[len(rung) // 2]
+        self._against, _ = self._trained(structure, self._epochs(structure), short=False)
+        return structure
 
     def whole(self, structure: Structure) -> Trained:
         """Trains a structure whole."""
-        epochs = max(self._stage.probe_epochs, round(self._stage.epochs / self._dearer(structure) ** 0.5))
+        epochs = self._epochs(structure)
         logits, score = self._trained(structure, epochs, short=False)
-        return Trained(structure, epochs, gaps(self.teacher, logits), score)
+        return Trained(structure, epochs, estimate(self._against, logits, self._expected), score)
+
+    def _epochs(self, structure: Structure) -> int:
+        fewer = math.sqrt(self._dearer(structure))
+        return max(self._stage.probe_epochs, round(self._stage.epochs / fewer))
 
     def _dearer(self, structure: Structure) -> float:
         """Returns how many times the work of the first rung a structure takes, at least 1."""

@@ -16,9 +16,9 @@ from edgekit.artifact import Teacher, TeacherOutline
 from edgekit.inference import run_rows
 from edgekit.ir.encoder import EdgekitForSequenceClassification
 from edgekit.ir.surgery import keep_layers, keep_widths
+from edgekit.search.estimate import divergence
 from edgekit.stages.outline import Outlining, closing_loss, fisher, layers_by_depth, read_outline
 from edgekit.stages.teach import load_teacher
-from edgekit.statistics import divergence
 
 
 @pytest.fixture(scope="module")

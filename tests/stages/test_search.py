@@ -14,6 +14,7 @@ from cost_tables import table
 
 from edgekit.artifact import Costs, Plan, TeacherOutline, write_json
 from edgekit.codec import encode
+from edgekit.search.estimate import Estimate
 from edgekit.search.limits import ROOM
 from edgekit.search.request import wanted
 from edgekit.stage import Inputs
@@ -121,10 +122,12 @@ def test_short_trainings_are_short_whatever_the_recipe_says(artifacts: dict[Any,
 def test_where_none_passes_the_nearest_is_taken(
     artifacts: dict[Any, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("edgekit.stages.search.gaps", lambda teacher, student: 50.0 + student[:, 0])
+    monkeypatch.setattr(
+        "edgekit.stages.search.estimate", lambda teacher, student, expected: Estimate(50.0 + float(student[0, 0]), 1.0)
+    )
     plan, _ = search(artifacts, tmp_path)
     points = plan.facts["points"]
-    assert plan.facts["shortfall"] == pytest.approx(min(point["shortfall"] for point in points), abs=1e-3)
+    assert plan.facts["drop"] == pytest.approx(min(point["drop"] for point in points), abs=1e-3)
 
 
 @pytest.mark.parametrize(
@@ -174,7 +177,6 @@ def test_a_teacher_that_knows_dev_is_told_and_students_are_held_against_a_large_
     monkeypatch.setattr("edgekit.stages.search.knows_dev", lambda facts, rows: True)
     plan, ran = search(artifacts, tmp_path, trainings=1, epochs=12)
     assert [one["check"] for one in plan.facts["findings"]] == ["dev-known"]
-    assert plan.facts["base"] >= 0
     whole = [stage for stage in ran if isinstance(stage, Prune) and stage.epochs > QUICK["probe_epochs"]]
     assert len(whole) == 2, "the large one and the first of the search"
 

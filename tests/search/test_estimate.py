@@ -1,0 +1,88 @@
+"""The estimated drop: against labels drawn from known probabilities, and against scipy."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from edgekit.search import estimate as es
+
+
+def test_divergence_is_scipys() -> None:
+    special = pytest.importorskip("scipy.special")
+    generator = np.random.default_rng(0)
+    teacher, student = generator.normal(size=(2, 50, 7)) * 3
+    p, q = special.softmax(teacher, axis=1), special.softmax(student, axis=1)
+    assert es.divergence(teacher, student) == pytest.approx(special.rel_entr(p, q).sum(axis=1).mean())
+    assert es.divergence(teacher, teacher) == 0
+
+
+def test_gaps_are_the_drop_that_labels_drawn_from_the_teacher_would_show() -> None:
+    generator = np.random.default_rng(1)
+    teacher = generator.normal(size=(200, 5)) * 2
+    student = teacher + generator.normal(size=teacher.shape)
+    likely = pytest.importorskip("scipy.special").softmax(teacher, axis=1)
+    drops = []
+    for _ in range(2000):
+        labels = (likely.cumsum(axis=1) < generator.random((200, 1))).sum(axis=1)
+        drops.append(100 * (np.mean(teacher.argmax(1) == labels) - np.mean(student.argmax(1) == labels)))
+    error = np.std(drops) / len(drops) ** 0.5
+    assert es.gaps(teacher, student, 0.0).mean() == pytest.approx(np.mean(drops), abs=4 * error)
+    assert not es.gaps(teacher, teacher).any()
+
+
+def test_a_student_that_is_heard_is_behind_by_less() -> None:
+    teacher, student = np.log([[0.7, 0.2, 0.1]] * 4), np.log([[0.3, 0.6, 0.1]] * 4)
+    np.testing.assert_allclose(es.gaps(teacher, student, 0.0), 50)
+    np.testing.assert_allclose(es.gaps(teacher, student, 0.25), 100 * (0.75 * 0.5 - 0.25 * 0.3))
+    np.testing.assert_allclose(es.gaps(teacher, student, 1.0), -30)
+
+
+def test_logits_so_large_that_exponentials_overflow_are_no_trouble() -> None:
+    teacher = np.array([[1e4, -1e4], [0.0, 5e3]])
+    np.testing.assert_array_equal(es.gaps(teacher, -teacher, 0.0), 100)
+    assert np.isfinite(es.divergence(teacher, -teacher))
+
+
+def drawn(rows: int, hot: float, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """A teacher, too sure by a factor, a student near it, and labels as likely as the teacher should say."""
+    generator = np.random.default_rng(seed)
+    honest = generator.normal(size=(rows, 4)) * 2
+    likely = np.exp(es.log_softmax(honest))
+    labels = (likely.cumsum(axis=1) < generator.random((rows, 1))).sum(axis=1).clip(max=3)
+    return honest * hot, honest + generator.normal(size=honest.shape), labels
+
+
+@pytest.mark.parametrize(("hot", "expected"), [(1.0, 1.0), (3.0, 3.0), (0.4, 1.0)])
+def test_a_teacher_that_is_too_sure_is_cooled_and_a_modest_one_left(hot: float, expected: float) -> None:
+    teacher, _, labels = drawn(20_000, hot, 0)
+    assert es.temperature(teacher, labels) == pytest.approx(expected, rel=0.05)
+
+
+@pytest.mark.parametrize("hot", [1.0, 4.0])
+def test_the_estimate_is_nearer_than_right_answers_alone(hot: float) -> None:
+    """Over many small dev splits, against the drop on a large one."""
+    teacher, student, labels = drawn(40_000, hot, 1)
+    drop = 100 * (np.mean(teacher.argmax(1) == labels) - np.mean(student.argmax(1) == labels))
+    found, counted = [], []
+    for start in range(0, 40_000, 400):
+        rows = slice(start, start + 400)
+        one = es.estimate(teacher[rows], student[rows], labels[rows])
+        found.append([one.drop, one.error])
+        counted.append(
+            100 * np.mean((teacher[rows].argmax(1) == labels[rows]) * 1.0 - (student[rows].argmax(1) == labels[rows]))
+        )
+    drops, errors = np.array(found).T
+    off = np.sqrt(np.mean((drops - drop) ** 2))
+    assert off < np.sqrt(np.mean((np.array(counted) - drop) ** 2))
+    assert off < 1.5 * errors.mean(), "the error that it states is its own"
+
+
+def test_where_all_agree_nothing_is_lost_but_that_is_not_certain() -> None:
+    teacher, _, labels = drawn(100, 1.0, 2)
+    few, many = (
+        es.estimate(teacher, teacher, labels),
+        es.estimate(*(np.tile(a, (9, 1)) for a in (teacher, teacher)), np.tile(labels, 9)),
+    )
+    assert few.drop == many.drop == 0
+    assert 0 < many.error < few.error
