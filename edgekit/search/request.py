@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-ENABLED = False
+ENABLED = True
 """Whether a recipe that says nothing searches."""
 
 FIXES = {"distill": ("layers", "keep"), "prune": ("heads", "ffn", "layer_heads", "layer_ffn")}

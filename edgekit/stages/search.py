@@ -60,6 +60,9 @@ START = 0.09
 REFERENCE = 0.3
 """Share of the work of the student that others are compared with where dev tells nothing of the teacher."""
 
+SHALLOW = 2
+"""Layers of a student up to which the whole learning rate is right (docs/log.md)."""
+
 LENGTH_ROWS = 500
 """Training rows whose lengths the cost of an inference is foretold for."""
 
@@ -80,8 +83,8 @@ class Search(Pass):
             fewer, by the root of how much dearer they are: they begin nearer to the teacher.
         probe_epochs: passes of a short training.
         min_steps, max_steps: bounds of a whole training's steps.
-        learning_rate: peak, for all but the word table; structures dearer than that of the first rung get less, by as
-            much as they are dearer: what is left of the teacher's whole width is soon unlearned at the rate of a part.
+        learning_rate: peak, for all but the word table, of one or two layers; deeper students get less, by the square
+            of how much deeper: more of the teacher is left in them, and soon unlearned at that rate.
         embedding_rate: factor on the learning rate of the word table; 0 freezes it.
         trainings: whole trainings at most.
         margin: standard errors of the estimated drop that it must be within the limit by.
@@ -322,7 +325,7 @@ class _Trainer:
                 "layer_ffn": list(structure.ffn),
                 "word_rank": structure.word_rank,
                 "epochs": epochs,
-                "learning_rate": stage.learning_rate / self._dearer(structure),
+                "learning_rate": stage.learning_rate * min(1.0, SHALLOW / len(structure.layers)) ** 2,
                 "embedding_rate": stage.embedding_rate,
                 **({"min_steps": 0} | steps),
             },

@@ -46,7 +46,7 @@ def test_bisection_stops_after_so_many() -> None:
 @pytest.mark.parametrize(
     ("options", "searched"),
     [
-        ({}, False),
+        ({}, True),
         ({"search": {"enabled": True}}, True),
         ({"search": {"enabled": "true"}, "prune": {"learning_rate": 1e-3}}, True),
         ({"search": {"enabled": True}, "distill": {"layers": "2"}}, False),
