@@ -80,9 +80,10 @@ class Search(Pass):
     Attributes:
         enabled: whether to search. Where not, or where options of `distill` or `prune` give a structure, those decide.
         epochs: passes of a whole training over the training texts; structures dearer than that of the first rung get
-            fewer, by the root of how much dearer they are: they begin nearer to the teacher.
+            fewer, so that all take equally long, but twice `probe_epochs` at least: they begin nearer to the teacher.
         probe_epochs: passes of a short training.
-        min_steps, max_steps: bounds of a whole training's steps.
+        min_steps, max_steps: bounds of a whole training's steps; of dearer structures and of short trainings less,
+            likewise; 0 for `max_steps` is no bound.
         learning_rate: peak, for all but the word table, of one or two layers; deeper students get less, by the square
             of how much deeper: more of the teacher is left in them, and soon unlearned at that rate.
         embedding_rate: factor on the learning rate of the word table; 0 freezes it.
@@ -105,7 +106,7 @@ class Search(Pass):
     given: Mapping[str, Mapping[str, Any]] = field(default_factory=dict, metadata=INTERNAL)
 
     NAME: ClassVar[str] = "search"
-    VERSION: ClassVar[int] = 1
+    VERSION: ClassVar[int] = 2
     IN: ClassVar = (Teacher, LabelledData, Vocabulary, TeacherOutputs, TeacherOutline, Costs)
     OUT: ClassVar = Plan
     READS: ClassVar[tuple[str, ...]] = ("shape.head_multiple", "shape.ffn_multiple", "gate.max_drop", "budget")
@@ -307,8 +308,7 @@ class _Trainer:
         return Trained(structure, epochs, estimate(self._against, logits, self._expected), score)
 
     def _epochs(self, structure: Structure) -> int:
-        fewer = math.sqrt(self._dearer(structure))
-        return max(self._stage.probe_epochs, round(self._stage.epochs / fewer))
+        return max(2 * self._stage.probe_epochs, round(self._stage.epochs / self._dearer(structure)))
 
     def _dearer(self, structure: Structure) -> float:
         """Returns how many times the work of the first rung a structure takes, at least 1."""
@@ -317,7 +317,7 @@ class _Trainer:
     def options(self, structure: Structure, epochs: int, short: bool = False) -> dict[str, dict[str, Any]]:
         """Returns the options of the stages that make a student of that structure; the recipe's own go before."""
         stage = self._stage
-        steps = {} if short else {"min_steps": stage.min_steps, "max_steps": stage.max_steps}
+        share = (stage.probe_epochs / stage.epochs if short else 1.0) / self._dearer(structure)
         made: dict[str, dict[str, Any]] = {
             "distill": {"keep": list(structure.layers), "epochs": 0},
             "prune": {
@@ -327,7 +327,8 @@ class _Trainer:
                 "epochs": epochs,
                 "learning_rate": stage.learning_rate * min(1.0, SHALLOW / len(structure.layers)) ** 2,
                 "embedding_rate": stage.embedding_rate,
-                **({"min_steps": 0} | steps),
+                "min_steps": round(stage.min_steps * share),
+                "max_steps": math.ceil(stage.max_steps * share),
             },
         }
         return {

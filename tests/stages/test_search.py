@@ -112,11 +112,21 @@ def test_the_plan_makes_the_student_that_was_trained(artifacts: dict[Any, Any], 
     json.dumps(plan.facts)
 
 
-def test_short_trainings_are_short_whatever_the_recipe_says(artifacts: dict[Any, Any], tmp_path: Path) -> None:
-    _, ran = search(artifacts, tmp_path, trainings=1)
-    short = [stage for stage in ran if isinstance(stage, Prune) and stage.epochs == QUICK["probe_epochs"]]
-    assert short
+def test_short_trainings_are_short_whatever_the_recipe_says(
+    artifacts: dict[Any, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        "edgekit.search.structure.LAYER_OVERHEAD", 1e3
+    )  # or each rung of so small a teacher has one depth
+    narrow = ("head_multiple = 2", "head_multiple = 1"), ("ffn_multiple = 32", "ffn_multiple = 8")
+    target = str(write_target(tmp_path / "narrow.toml", *narrow))
+    _, ran = search(artifacts, tmp_path, target, trainings=1, sweep=True, min_steps=60, max_steps=90)
+    trainings = [stage for stage in ran if isinstance(stage, Prune)]
+    short = [stage for stage in trainings if stage.epochs == QUICK["probe_epochs"]]
+    assert 0 < len(short) < len(trainings)
     assert all(stage.learning_rate == 3e-3 for stage in short)
+    assert max(stage.max_steps for stage in short) <= 90 / QUICK["epochs"]
+    assert max(stage.min_steps for stage in short) <= 60 / QUICK["epochs"]
 
 
 def test_where_none_passes_the_nearest_is_taken(
