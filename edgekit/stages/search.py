@@ -131,15 +131,16 @@ class Search(Pass):
         outline = read_outline(inputs[TeacherOutline].file)
         multiples = ctx.target["shape.head_multiple"], ctx.target["shape.ffn_multiple"]
         forecast, limits = _forecast(inputs, outline, ctx), _limits(ctx.target["budget"])
-        dearest, every = outline.work(outline.whole(range(len(outline.head_loss)))), ladder(outline, *multiples)
-        typical = every[nearest([outline.work(rung[-1]) / dearest for rung in every], START)][0]
-        rank = word_rank(forecast, limits, typical)
+        dearest = outline.work(outline.whole(range(len(outline.head_loss))))
+
+        def fitted(structure: Structure) -> Structure:
+            return dataclasses.replace(structure, word_rank=word_rank(forecast, limits, structure))
 
         def fits(structure: Structure) -> bool:
-            return not forecast.misses(dataclasses.replace(structure, word_rank=rank), limits)
+            return not forecast.misses(fitted(structure), limits)
 
-        within = ladder(outline, *multiples, fits) or [every[-1]]
-        rungs_within = [[dataclasses.replace(one, word_rank=rank) for one in rung] for rung in within]
+        within = ladder(outline, *multiples, fits) or [ladder(outline, *multiples)[-1]]
+        rungs_within = [[fitted(one) for one in rung] for rung in within]
         findings: list[Finding] = []
         if not fits(within[-1][0]):
             findings.append(_out_of_reach(forecast, limits, rungs_within[-1][0]))
