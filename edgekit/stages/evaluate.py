@@ -41,7 +41,7 @@ class Evaluate(Pass):
     """
 
     examples: int = 0
-    simulated_examples: int = 1000
+    simulated_examples: int = 4000
 
     NAME: ClassVar[str] = "evaluate"
     VERSION: ClassVar[int] = 2

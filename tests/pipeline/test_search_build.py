@@ -18,7 +18,7 @@ from edgekit.stages.profile import Profile, setting_of
 from edgekit.target import TargetView, load_target
 
 SETTINGS = (
-    "search.enabled=true", "search.epochs=6", "search.probe_epochs=1", "search.min_steps=0", "search.trainings=3",
+    "search.enabled=true", "search.epochs=12", "search.probe_epochs=6", "search.min_steps=0", "search.trainings=3",
     "prune.learning_rate=3e-3", "teach.views=1", "quantize.scheme=int8-pair-bounded", "benchmark.rounds=2",
     "benchmark.block_runs=50",
 )  # fmt: skip
