@@ -98,7 +98,7 @@ def open_source(recipe: Recipe) -> Source:
         make_stage(known[name], options)
     if sweeps(recipe.options) and not wanted(recipe.options):
         raise RecipeError(
-            "a sweep goes over structures, but options of distill or prune give one, or search.enabled is not set; "
+            "a sweep goes over structures, but options of distill or prune give one, or search.enabled is false; "
             "leave those out, or leave --sweep out"
         )
     if not recipe.targets:

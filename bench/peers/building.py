@@ -112,22 +112,13 @@ def installed(python: Path, name: str) -> dict[str, str]:
     return found
 
 
-def digest(folders: Sequence[Path]) -> str:
-    """Returns the sha256 of all files of folders, names included, hex."""
-    found = hashlib.sha256()
-    for folder in folders:
-        for path in sorted(p for p in folder.iterdir() if p.is_file()):
-            found.update(f"{path.name} {hashlib.sha256(path.read_bytes()).hexdigest()} ".encode())
-    return found.hexdigest()
-
-
 def build(name: str, key: str, job: Mapping[str, str | int | None], python: Path, out: Path, before: float) -> Way:
     """Builds one way in its venv, or takes it from an earlier run that had the same job, inputs, files and versions.
 
     Args:
         name: module of the peer.
         key: of its `WAYS`.
-        job: what the peer is told beside its way and folder: see `peer.Job`; `inputs` is the digest of what it reads.
+        job: what the peer is told beside its way and folder: see `peer.Job`; `inputs` are the digests of what it reads.
         python: of its venv.
         out: folder to build into; what an earlier run with something else left there is removed.
         before: seconds that making the teacher's graph took, part of the time of who starts from it.

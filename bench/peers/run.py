@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from building import PEERS, PeerError, Way, build, digest, make_venv, open_peer
+from building import PEERS, PeerError, Way, build, make_venv, open_peer
 from building import TEACHER as TEACHER_PEER
 from measuring import (
     PLAN,
@@ -42,6 +42,7 @@ from peer import SEED, Split, write_split
 from table import render
 
 from edgekit import data, measure
+from edgekit.artifact import tree_digest
 from edgekit.checkpoint import read_labels
 from edgekit.data_read import Columns, find_splits
 from edgekit.devices import TokenRows, connect
@@ -169,7 +170,10 @@ def build_all(
         InputError: the teacher itself cannot be exported.
     """
     job = {"teacher": str(teacher), "rows": str(rows.folder), "graph": str(folder / graph_of()), "epochs": epochs}
-    job["inputs"] = digest([teacher, rows.folder])
+    # Listed, since a downloaded checkpoint is a folder of links.
+    job["inputs"] = " ".join(
+        tree_digest(one, (p for p in one.iterdir() if p.is_file())) for one in (teacher, rows.folder)
+    )
     ways: list[Way] = []
     failed: list[dict[str, Any]] = []
     before = 0.0

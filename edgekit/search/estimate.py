@@ -15,8 +15,8 @@ import numpy as np
 HEARD = 0.15
 """Weight of the student's own probabilities: that it disagrees is a sign that the teacher errs (docs/log.md)."""
 
-DOUBT = 0.5
-"""Share of what probabilities foretell that they may be off by: one standard error."""
+DOUBT = 0.2
+"""What probabilities may be off by on a row on which the two disagree: one standard error (docs/log.md)."""
 
 HOTTEST = 50.0
 """Temperature that is looked for at most."""
@@ -47,7 +47,7 @@ def estimate(teacher: np.ndarray, student: np.ndarray, expected: np.ndarray) -> 
     counted = float(lost.mean())
     # Laplace's one more row of either kind: without a disagreement on few rows the error is not nothing.
     variance = (np.square(lost - counted).sum() + 2 * 100.0**2) / (len(lost) + 2) ** 2
-    doubt = (DOUBT * foretold) ** 2
+    doubt = (100 * DOUBT * float(np.mean(teacher.argmax(1) != student.argmax(1)))) ** 2
     if not doubt:
         return Estimate(counted, float(variance**0.5))
     weight = doubt / (doubt + variance)

@@ -9,7 +9,7 @@ from pathlib import Path
 import building
 import numpy as np
 import pytest
-from building import HERE, PEERS, REQUIREMENTS, PeerError, build, digest, open_peer, run
+from building import HERE, PEERS, REQUIREMENTS, PeerError, build, open_peer, run
 from peer import Split, calibration_rows, feed, read_split, write_split
 
 
@@ -66,14 +66,6 @@ def test_a_failure_says_why(tmp_path: Path) -> None:
     with pytest.raises(PeerError, match="SIGKILL"):
         run([sys.executable, "-c", "import os, signal; os.kill(os.getpid(), signal.SIGKILL)"], log)
     assert run([sys.executable, "-c", "import os; print(os.environ['HF_HUB_OFFLINE'])"], log) == "1\n"
-
-
-def test_a_digest_changes_with_a_file(tmp_path: Path) -> None:
-    (tmp_path / "a").write_text("1")
-    before = digest([tmp_path])
-    assert digest([tmp_path]) == before
-    (tmp_path / "a").write_text("2")
-    assert digest([tmp_path]) != before
 
 
 def test_what_was_built_is_not_built_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

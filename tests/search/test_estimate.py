@@ -69,20 +69,26 @@ def test_the_estimate_is_nearer_than_right_answers_alone(hot: float) -> None:
         rows = slice(start, start + 400)
         one = es.estimate(teacher[rows], student[rows], labels[rows])
         found.append([one.drop, one.error])
-        counted.append(
-            100 * np.mean((teacher[rows].argmax(1) == labels[rows]) * 1.0 - (student[rows].argmax(1) == labels[rows]))
-        )
+        theirs, ours = (np.mean(model[rows].argmax(1) == labels[rows]) for model in (teacher, student))
+        counted.append(100 * (theirs - ours))
     drops, errors = np.array(found).T
     off = np.sqrt(np.mean((drops - drop) ** 2))
     assert off < np.sqrt(np.mean((np.array(counted) - drop) ** 2))
     assert off < 1.5 * errors.mean(), "the error that it states is its own"
 
 
+def test_probabilities_that_foretell_nothing_do_not_outweigh_what_labels_show() -> None:
+    teacher = np.tile([0.01, 0.0], (1000, 1))  # as good as undecided, and always right
+    student = np.where(np.arange(1000)[:, None] < 100, [0.0, 0.01], teacher)
+    found = es.estimate(teacher, student, np.zeros(1000, dtype=int))
+    assert es.gaps(teacher, student).mean() < 0.1
+    assert 6 < found.drop < 10
+    assert found.drop + 3 * found.error > 10
+
+
 def test_where_all_agree_nothing_is_lost_but_that_is_not_certain() -> None:
     teacher, _, labels = drawn(100, 1.0, 2)
-    few, many = (
-        es.estimate(teacher, teacher, labels),
-        es.estimate(*(np.tile(a, (9, 1)) for a in (teacher, teacher)), np.tile(labels, 9)),
-    )
+    often = np.tile(teacher, (9, 1))
+    few, many = es.estimate(teacher, teacher, labels), es.estimate(often, often, np.tile(labels, 9))
     assert few.drop == many.drop == 0
     assert 0 < many.error < few.error

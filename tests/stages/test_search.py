@@ -115,9 +115,7 @@ def test_the_plan_makes_the_student_that_was_trained(artifacts: dict[Any, Any], 
 def test_short_trainings_are_short_whatever_the_recipe_says(
     artifacts: dict[Any, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(
-        "edgekit.search.structure.LAYER_OVERHEAD", 1e3
-    )  # or each rung of so small a teacher has one depth
+    monkeypatch.setattr("edgekit.search.structure.LAYER_OVERHEAD", 1e3)  # or each rung has one depth
     narrow = ("head_multiple = 2", "head_multiple = 1"), ("ffn_multiple = 32", "ffn_multiple = 8")
     target = str(write_target(tmp_path / "narrow.toml", *narrow))
     _, ran = search(artifacts, tmp_path, target, trainings=1, sweep=True, min_steps=60, max_steps=90)
@@ -170,6 +168,19 @@ def test_limits_that_nothing_meets_are_told_with_the_nearest(artifacts: dict[Any
     assert "instructions" in found["detail"]
     assert "against 1,000" in found["detail"]
     assert len(plan.facts["points"]) == 1
+
+
+def test_the_word_table_is_factorised_only_where_a_file_would_be_too_large(
+    artifacts: dict[Any, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        "edgekit.stages.search.word_rank", lambda forecast, limits, structure: 8 if len(structure.layers) > 2 else 0
+    )
+    plan, ran = search(artifacts, tmp_path, trainings=1, sweep=True)
+    ranks = {len(p["options"]["distill"]["keep"]): p["options"]["prune"]["word_rank"] for p in plan.facts["points"]}
+    assert set(ranks.values()) == {0, 8}
+    assert all(rank == (8 if depth > 2 else 0) for depth, rank in ranks.items())
+    assert {stage.word_rank for stage in ran if isinstance(stage, Prune)} == {0, 8}
 
 
 def test_a_sweep_trains_every_rung_that_is_left(artifacts: dict[Any, Any], tmp_path: Path) -> None:
