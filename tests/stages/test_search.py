@@ -15,8 +15,9 @@ from cost_tables import table
 from edgekit.artifact import Costs, Plan, TeacherOutline, write_json
 from edgekit.codec import encode
 from edgekit.search.estimate import Estimate
-from edgekit.search.limits import ROOM
+from edgekit.search.limits import ROOM, Forecast, Limits
 from edgekit.search.request import wanted
+from edgekit.search.structure import Structure
 from edgekit.stage import Inputs
 from edgekit.stages.outline import Outlining, read_outline
 from edgekit.stages.prune import Prune
@@ -173,14 +174,17 @@ def test_limits_that_nothing_meets_are_told_with_the_nearest(artifacts: dict[Any
 def test_the_word_table_is_factorised_only_where_a_file_would_be_too_large(
     artifacts: dict[Any, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(
-        "edgekit.stages.search.word_rank", lambda forecast, limits, structure: 8 if len(structure.layers) > 2 else 0
-    )
-    plan, ran = search(artifacts, tmp_path, trainings=1, sweep=True)
-    ranks = {len(p["options"]["distill"]["keep"]): p["options"]["prune"]["word_rank"] for p in plan.facts["points"]}
-    assert set(ranks.values()) == {0, 8}
-    assert all(rank == (8 if depth > 2 else 0) for depth, rank in ranks.items())
-    assert {stage.word_rank for stage in ran if isinstance(stage, Prune)} == {0, 8}
+    free, _ = search(artifacts, tmp_path / "free", trainings=1, sweep=True)
+    sizes = [point["foretold"]["file_bytes"] for point in free.facts["points"]]
+    assert max(sizes) > min(sizes)
+
+    def rank(forecast: Forecast, limits: Limits, structure: Structure) -> int:
+        return 8 if forecast.file_bytes(structure) == max(sizes) else 0
+
+    monkeypatch.setattr("edgekit.stages.search.word_rank", rank)
+    plan, _ = search(artifacts, tmp_path / "cut", trainings=1, sweep=True)
+    ranks = [point["options"]["prune"]["word_rank"] for point in plan.facts["points"]]
+    assert ranks == [8 if size == max(sizes) else 0 for size in sizes]
 
 
 def test_a_sweep_trains_every_rung_that_is_left(artifacts: dict[Any, Any], tmp_path: Path) -> None:
