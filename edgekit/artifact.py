@@ -97,7 +97,7 @@ class Teacher(Artifact):
 
 @dataclass(frozen=True)
 class Vocabulary(Artifact):
-    """The student's tokenizer, with the teacher's id of each of its tokens."""
+    """The student's tokenizer; of each of its tokens the teacher's id, and whose row of the word table it reads."""
 
     KIND = "vocabulary"
 
@@ -111,6 +111,12 @@ class Vocabulary(Artifact):
         """The teacher's id of each of the student's tokens, in the order of the student's ids."""
         ids: list[int] = json.loads((self.path / "teacher_ids.json").read_text(encoding="utf-8"))
         return ids
+
+    @property
+    def row_owners(self) -> list[int]:
+        """For each of the student's tokens the one whose row of the word table it reads: its own, or a near word's."""
+        owners: list[int] = json.loads((self.path / "row_owners.json").read_text(encoding="utf-8"))
+        return owners
 
     @property
     def max_length(self) -> int:

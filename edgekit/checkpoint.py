@@ -225,6 +225,19 @@ def position_limit(path: Path) -> int:
     return positions - offset
 
 
+def embedding_width(path: Path) -> int:
+    """Returns the columns of a checkpoint's word table.
+
+    Raises:
+        ModelError: config.json does not say.
+    """
+    config = _read_config(path)
+    for name in ("embedding_size", "hidden_size", "dim"):  # ELECTRA's, most, DistilBERT's
+        if isinstance(width := config.get(name), int) and width > 0:
+            return width
+    raise ModelError(f"{path / 'config.json'} gives no hidden_size; copy the checkpoint again")
+
+
 def load_classifier(path: Path, labels: Sequence[str] = ()) -> PreTrainedModel:
     """Loads a checkpoint as transformers' own sequence classifier, in float32.
 

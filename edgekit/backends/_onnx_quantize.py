@@ -366,7 +366,9 @@ def _embedding_by_blocks(model: onnx.ModelProto) -> onnx.ModelProto:
     config = DefaultWeightOnlyQuantConfig(
         block_size=BLOCK, is_symmetric=False, bits=4, op_types_to_quantize=("Gather",), quant_axes=(("Gather", 1),)
     )
-    quantizer = MatMulNBitsQuantizer(model, algo_config=config, bits=4)
+    constants = {i.name: i for i in model.graph.initializer}
+    others = [n.name for n in model.graph.node if n.op_type == "Gather" and not _is_table(constants.get(n.input[0]))]
+    quantizer = MatMulNBitsQuantizer(model, algo_config=config, bits=4, nodes_to_exclude=others)
     quantizer.process()
     written: onnx.ModelProto = quantizer.model.model
     return written

@@ -18,7 +18,8 @@ class EdgekitConfig(PretrainedConfig):
     """Shape of an encoder with a classification head.
 
     Args:
-        vocab_size: rows of the word table.
+        vocab_size: tokens.
+        word_rows: rows of the word table where tokens share them; 0 where each token has its own.
         embedding_size: width of the word, position and type tables; other than `hidden_size` it is projected.
         word_rank: width of the word table where it is factorised, at most `embedding_size`: a product widens its rows
             before positions and types are added; 0 for a table of full width.
@@ -40,8 +41,8 @@ class EdgekitConfig(PretrainedConfig):
         initializer_range: standard deviation of weights that no checkpoint gives.
 
     Raises:
-        ValueError: a width is not positive, `word_rank` is wider than the table, `heads` and `ffn` differ in length, or
-            a name is unknown.
+        ValueError: a width is not positive, `word_rank` is wider than the table, `word_rows` are more than tokens,
+            `heads` and `ffn` differ in length, or a name is unknown.
     """
 
     model_type = "edgekit"
@@ -49,6 +50,7 @@ class EdgekitConfig(PretrainedConfig):
     def __init__(
         self,
         vocab_size: int = 30522,
+        word_rows: int = 0,
         embedding_size: int = 384,
         word_rank: int = 0,
         hidden_size: int = 384,
@@ -69,6 +71,7 @@ class EdgekitConfig(PretrainedConfig):
         **kwargs: Any,  # transformers passes label names, token ids and its own bookkeeping through the base class
     ) -> None:
         self.vocab_size = vocab_size
+        self.word_rows = word_rows
         self.embedding_size = embedding_size
         self.word_rank = word_rank
         self.hidden_size = hidden_size
@@ -95,6 +98,8 @@ class EdgekitConfig(PretrainedConfig):
         widths = (self.vocab_size, self.embedding_size, self.hidden_size, self.head_dim, self.max_positions)
         if min((*widths, *self.heads, *self.ffn)) < 1:
             raise ValueError(f"every width must be positive: heads {self.heads}, ffn {self.ffn}, others {widths}")
+        if not 0 <= self.word_rows <= self.vocab_size:
+            raise ValueError(f"word_rows is {self.word_rows}; from 0 (one a token) to vocab_size, {self.vocab_size}")
         if not 0 <= self.word_rank <= self.embedding_size:
             raise ValueError(f"word_rank is {self.word_rank}; from 0 (none) to embedding_size, {self.embedding_size}")
         if self.positions not in POSITIONS:

@@ -63,14 +63,18 @@ def relative_buckets(length: int, buckets: int, max_distance: int) -> Tensor:
 class Embeddings(nn.Module):
     """Word, position and token-type tables, their norm, and products where tables are narrower than what reads them.
 
-    A factorised word table is widened before the sum (`words`), tables of another width than the layers' after the norm
-    (`projection`, ELECTRA's form).
+    Where tokens share rows of the word table, `row_of` says which row each reads. A factorised word table is widened
+    before the sum (`words`), tables of another width than the layers' after the norm (`projection`, ELECTRA's form).
     """
 
     def __init__(self, config: EdgekitConfig) -> None:
         super().__init__()
         width = config.embedding_size
-        self.word = nn.Embedding(config.vocab_size, config.word_rank or width)
+        self.word = nn.Embedding(config.word_rows or config.vocab_size, config.word_rank or width)
+        self.row_of: Tensor | None
+        # Half the bytes of int64 in a file, and nothing lost: no table has 2^31 rows.
+        row_of = torch.zeros(config.vocab_size, dtype=torch.int32) if config.word_rows else None
+        self.register_buffer("row_of", row_of)
         self.words = Product(config.word_rank, width) if config.word_rank else None
         self.position = nn.Embedding(config.max_positions, width)
         self.token_type = nn.Embedding(config.type_vocab_size, width) if config.type_vocab_size else None
@@ -82,7 +86,7 @@ class Embeddings(nn.Module):
 
     def forward(self, input_ids: Tensor, token_type_ids: Tensor | None) -> Tensor:
         """Embeds ids of shape (batch, length); returns (batch, length, hidden)."""
-        x = self.word(input_ids)
+        x = self.word(input_ids if self.row_of is None else self.row_of[input_ids])
         if self.words is not None:
             x = self.words(x)
         x = x + self.position.weight[: input_ids.shape[1]]

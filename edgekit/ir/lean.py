@@ -45,6 +45,8 @@ class LeanEmbeddings(nn.Module):
     def __init__(self, tables: Embeddings, max_length: int) -> None:
         super().__init__()
         self.word, self.words = tables.word, None
+        self.row_of: Tensor | None
+        self.register_buffer("row_of", tables.row_of)
         position = tables.position.weight[:max_length].detach().clone()
         if tables.token_type is not None:
             position = position + tables.token_type.weight[0].detach()
@@ -56,7 +58,10 @@ class LeanEmbeddings(nn.Module):
 
     def forward(self, ids: Tensor) -> Tensor:
         """Embeds ids of shape (length,); returns (length, hidden)."""
-        x = F.embedding(ids, self.word.weight)
+        rows = (
+            ids if self.row_of is None else self.row_of.index_select(0, ids)
+        )  # one Gather, where [] takes three nodes
+        x = F.embedding(rows, self.word.weight)
         if self.words is not None:
             x = self.words(x)
         normed: Tensor = self.norm(x + self.position[: ids.shape[0]])

@@ -22,6 +22,11 @@ def _refuse_multiplied(config: EdgekitConfig) -> None:
         raise ValueError("the model is equalised, channel by channel; cut it before")
 
 
+def _refuse_shared(config: EdgekitConfig) -> None:
+    if config.word_rows:
+        raise ValueError("tokens share rows of the word table; cut it before")
+
+
 def _built(config: EdgekitConfig, state: dict[str, Tensor]) -> EdgekitForSequenceClassification:
     model = EdgekitForSequenceClassification(config)
     model.load_state_dict(state)
@@ -91,8 +96,32 @@ def keep_vocabulary(
         special_ids: new values of the configuration's `pad_token_id` and its like.
     """
     state = copy.copy(model.state_dict())
+    _refuse_shared(model.config)
     state["embeddings.word.weight"] = state["embeddings.word.weight"][torch.tensor(list(token_ids))]
     return _built(_resized(model.config, vocab_size=len(token_ids), **special_ids), state)
+
+
+def share_words(model: EdgekitForSequenceClassification, owners: Sequence[int]) -> EdgekitForSequenceClassification:
+    """Lets tokens read the rows of other tokens, and drops the rows that none reads.
+
+    Args:
+        model: the model to cut.
+        owners: for each token the one whose row it reads; that one reads its own, (tokens,).
+
+    Raises:
+        ValueError: rows are shared already, there are other tokens, or an owner reads another's row.
+    """
+    config, state = model.config, copy.copy(model.state_dict())
+    _refuse_shared(config)
+    owner = np.asarray(owners, dtype=np.int64)
+    if owner.shape != (config.vocab_size,) or not (np.isin(owner, np.arange(len(owner)))).all():
+        raise ValueError(f"owners must be {config.vocab_size} tokens, one a token; got {owner.shape}")
+    if not (owner[owner] == owner).all():
+        raise ValueError("the owner of a row reads another's row")
+    kept, rows = np.unique(owner, return_inverse=True)
+    state["embeddings.word.weight"] = state["embeddings.word.weight"][torch.from_numpy(kept)]
+    state["embeddings.row_of"] = torch.from_numpy(rows.astype(np.int32))
+    return _built(_resized(config, word_rows=len(kept)), state)
 
 
 @torch.no_grad()
@@ -111,7 +140,8 @@ def factorise_words(
     Args:
         model: the model to cut.
         rank: width of the new table.
-        counts: how often each token occurs in training texts, (tokens,); 0 counts as 1, so that every f is positive.
+        counts: how often each token occurs in training texts, (tokens,); a row counts for all tokens that read it, and
+            0 as 1, so that every f is positive.
 
     Raises:
         ValueError: the table is factorised, the rank is not between 1 and its width, or counts are negative or of
@@ -127,6 +157,8 @@ def factorise_words(
         raise ValueError(f"cannot factorise a word table of width {config.embedding_size} at rank {rank}")
     if seen.shape != (config.vocab_size,) or not (seen >= 0).all():
         raise ValueError(f"counts must be {config.vocab_size} numbers from 0 on, one a token; got {seen.shape}")
+    if model.embeddings.row_of is not None:
+        seen = np.bincount(model.embeddings.row_of.numpy(), seen, config.word_rows).astype(np.float64)
     table = state["embeddings.word.weight"].double().numpy()
     # E^T D^2 E = V S^2 V^T is hidden x hidden, where the SVD of D E would be taken of tokens x hidden.
     _, vectors = np.linalg.eigh(table.T @ (table * np.maximum(seen, 1)[:, None]))

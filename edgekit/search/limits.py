@@ -50,7 +50,8 @@ class Forecast:
         table: the target's costs.
         outline: of the teacher.
         lengths: tokens of typical rows.
-        tokens: rows of the student's word table.
+        tokens: that the student's tokenizer knows.
+        rows: of its word table; fewer than the tokens where some share them.
         positions: rows of its position table.
         judged: whether the gate judges costs like the table's: not where they are estimates.
     """
@@ -59,6 +60,7 @@ class Forecast:
     outline: Outline
     lengths: Sequence[int]
     tokens: int
+    rows: int
     positions: int
     judged: bool
 
@@ -67,11 +69,12 @@ class Forecast:
         return self.table.cost(self._shape(structure), self.lengths)
 
     def file_bytes(self, structure: Structure) -> int:
-        """Returns the size of the int8 model file: weights of a byte; biases, scales and norms of four."""
+        """Returns the size of the int8 model file: weights of a byte; biases, scales, norms and row numbers of four."""
         outline, width = self.outline, self.outline.hidden
         columns = structure.word_rank or width
-        weights = width * (width + outline.labels + structure.word_rank) + self.tokens * columns
-        singles = 2 * (width + outline.labels) + (self.positions + 2) * width
+        weights = width * (width + outline.labels + structure.word_rank) + self.rows * columns
+        shared = self.tokens if self.rows < self.tokens else 0
+        singles = shared + 2 * (width + outline.labels) + (self.positions + 2) * width
         for heads, ffn in zip(structure.heads, structure.ffn, strict=True):
             inner = heads * outline.head_dim
             weights += width * (4 * inner + 2 * ffn)

@@ -23,7 +23,7 @@ from edgekit.checkpoint import read_labels
 from edgekit.errors import RecipeError
 from edgekit.search.estimate import divergence
 from edgekit.stage import Context, Inputs, Pass
-from edgekit.stages.teach import load_teacher
+from edgekit.stages.teach import load_teacher, with_vocabulary
 from edgekit.tasks import load_task
 from edgekit.tokenization import encode, load_tokenizer
 
@@ -113,7 +113,7 @@ class Distill(Pass):
 
     def run(self, inputs: Inputs, out_dir: Path, ctx: Context) -> None:
         """Writes a checkpoint of the IR with its tokenizer."""
-        from edgekit.ir.surgery import keep_layers, keep_positions, keep_vocabulary
+        from edgekit.ir.surgery import keep_layers
         from edgekit.training import Schedule, train
 
         vocabulary = inputs[Vocabulary]
@@ -121,9 +121,7 @@ class Distill(Pass):
         total = len(teacher.config.heads)
         layers = self.copied(total)
         pad_id = vocabulary.facts["pad_token_id"]
-        student = keep_layers(teacher, layers)
-        student = keep_positions(student, vocabulary.max_length)
-        student = keep_vocabulary(student, vocabulary.teacher_ids, {"pad_token_id": pad_id})
+        student = with_vocabulary(keep_layers(teacher, layers), vocabulary)
         set_dropout(student, 0.0)
         facts: dict[str, Any] = {}
         if self.epochs:

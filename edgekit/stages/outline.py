@@ -27,7 +27,7 @@ from edgekit.search.estimate import divergence
 from edgekit.search.structure import Outline
 from edgekit.stage import Context, Inputs, Pass
 from edgekit.stages.evaluate import draw
-from edgekit.stages.teach import load_teacher
+from edgekit.stages.teach import load_teacher, with_vocabulary
 from edgekit.tokenization import batches, encode, load_tokenizer, pad
 
 if TYPE_CHECKING:
@@ -62,13 +62,10 @@ class Outlining(Pass):
 
     def run(self, inputs: Inputs, out_dir: Path, ctx: Context) -> None:
         """Writes outline.json."""
-        from edgekit.ir.surgery import keep_positions, keep_vocabulary
-
         vocabulary, train = inputs[Vocabulary], data.read(inputs[LabelledData].path).train
         pad_id = vocabulary.facts["pad_token_id"]
         teacher, _ = load_teacher(inputs[Teacher].path)
-        teacher = keep_positions(teacher, vocabulary.max_length)
-        teacher = keep_vocabulary(teacher, vocabulary.teacher_ids, {"pad_token_id": pad_id})
+        teacher = with_vocabulary(teacher, vocabulary)
         tokenizer = load_tokenizer(vocabulary.tokenizer, vocabulary.max_length)
         drawn = draw(len(train), self.rows, ctx.seed)
         rows = encode(tokenizer, [train[i][0] for i in drawn])

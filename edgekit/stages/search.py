@@ -190,7 +190,8 @@ def _forecast(inputs: Inputs, outline: Outline, ctx: Context) -> Forecast:
     table = read_costs(inputs[Costs].file)
     lengths = [len(row) for row in rows]
     judged = table.provenance is not Provenance.ESTIMATED
-    return Forecast(table, outline, lengths, len(vocabulary.teacher_ids), vocabulary.max_length, judged)
+    owners = vocabulary.row_owners
+    return Forecast(table, outline, lengths, len(owners), len(set(owners)), vocabulary.max_length, judged)
 
 
 def _limits(budget: Mapping[str, Any]) -> Limits:

@@ -162,6 +162,18 @@ def load_teacher(path: Path) -> tuple[EdgekitForSequenceClassification, int]:
     return teacher, model.config.pad_token_id or 0
 
 
+def with_vocabulary(
+    model: EdgekitForSequenceClassification, vocabulary: Vocabulary
+) -> EdgekitForSequenceClassification:
+    """Returns a teacher's model that reads the student's tokens, with the student's rows and longest input."""
+    from edgekit.ir.surgery import keep_positions, keep_vocabulary, share_words
+
+    model = keep_positions(model, vocabulary.max_length)
+    model = keep_vocabulary(model, vocabulary.teacher_ids, {"pad_token_id": vocabulary.facts["pad_token_id"]})
+    owners = vocabulary.row_owners
+    return share_words(model, owners) if len(set(owners)) < len(owners) else model
+
+
 def encode_for_teacher(path: Path, texts: Sequence[str]) -> list[np.ndarray]:
     """Returns the texts' ids in the teacher's own tokenisation, cut at its longest input."""
     from transformers import AutoTokenizer

@@ -17,7 +17,7 @@ from test_onnxruntime import MAX_LENGTH, PAD, QUANT, gemm, rows, student
 
 from edgekit.backends import EMBEDDINGS, Precision, Scheme
 from edgekit.backends import onnxruntime as backend
-from edgekit.ir.surgery import factorise_words, keep_layers
+from edgekit.ir.surgery import factorise_words, keep_layers, share_words
 from edgekit.quant.ranges import Range, observe, ranges_of
 from edgekit.stages.quantize import OTHERS, SCHEMES, STATIC
 
@@ -165,6 +165,40 @@ def test_the_integers_of_a_factorised_table_enter_its_product_as_they_are_stored
     graph = onnx.load(tmp_path / "optimised.onnx").graph
     (gather,) = (n for n in graph.node if n.op_type == "Gather" and n.input[0].startswith("embeddings.word.weight"))
     assert [n.op_type for n in graph.node if gather.output[0] in n.input] == [product]
+
+
+@pytest.mark.parametrize("narrow", [0, 8])
+@pytest.mark.parametrize("embedding", EMBEDDINGS)
+@pytest.mark.parametrize("scheme", [STATIC[0], *OTHERS], ids=lambda s: s.name)
+def test_tokens_that_share_rows_answer_as_their_owners_do_in_every_form(
+    tmp_path: Path, scheme: Scheme, embedding: str, narrow: int
+) -> None:
+    model = student("bert")
+    owners = np.arange(model.config.vocab_size) // 4 * 4
+    shared = share_words(model, owners)
+    if narrow:
+        shared = factorise_words(shared, narrow, np.ones(len(owners)))
+    graph, out = tmp_path / "float.onnx", tmp_path / "out.onnx"
+    backend.export_student(shared, "dynamic", MAX_LENGTH, graph)
+    tensors = backend.quantized_tensors(graph, QUANT["ops"])
+    ranges = ranges_of(observe(backend.activations(graph, tensors, rows(), PAD)), "minmax")
+    backend.quantize(graph, ranges, QUANT, scheme, Precision(embedding=embedding), out)
+    table = next(t for t in onnx.load(graph).graph.initializer if t.name == "embeddings.word.weight")
+    assert table.dims[0] == len(set(owners))
+    floats = {t.name for t in onnx.load(out).graph.initializer if t.data_type == TensorProto.FLOAT}
+    assert "embeddings.word.weight" not in floats
+    numbers = next(t for t in onnx.load(out).graph.initializer if list(t.dims) == [len(owners)])
+    assert numbers.data_type == TensorProto.INT32
+    many = tiny.token_rows(100, [5, 12, 20] * 8, seed=3)
+    found = backend.logits(out, many, PAD)
+    np.testing.assert_array_equal(found, backend.logits(out, [owners[row] for row in many], PAD))
+    expected = backend.logits(graph, many, PAD)
+    with torch.inference_mode():
+        trained = [shared(torch.from_numpy(row)[None]).logits[0].numpy() for row in many]
+    np.testing.assert_allclose(expected, trained, rtol=0, atol=1e-4)
+    error = float(np.sqrt(np.mean((found - expected) ** 2)))
+    coarse = scheme.weight == "int4" or embedding == "int4-blocks"
+    assert 0 < error < (0.5 if coarse else 0.15) * float(expected.std())
 
 
 @pytest.mark.parametrize("layers", [1, 3])

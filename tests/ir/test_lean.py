@@ -11,7 +11,7 @@ from test_encoder import uneven
 from edgekit import frontends
 from edgekit.ir.encoder import EdgekitForSequenceClassification
 from edgekit.ir.lean import LeanClassifier
-from edgekit.ir.surgery import keep_widths
+from edgekit.ir.surgery import keep_widths, share_words
 
 LENGTHS = (1, 2, 7, 24)
 
@@ -48,6 +48,12 @@ def test_lean_logits_are_the_encoders_with_uneven_widths() -> None:
 @pytest.mark.parametrize("changes", [{}, {"embedding_size": 12}, {"positions": "relative-bias", "type_vocab_size": 0}])
 def test_lean_logits_are_the_encoders_with_a_factorised_word_table(changes: dict[str, object]) -> None:
     assert_lean_equals(uneven(word_rank=7, **changes), 24)
+
+
+@pytest.mark.parametrize("changes", [{}, {"word_rank": 7}])
+def test_lean_logits_are_the_encoders_where_tokens_share_rows(changes: dict[str, object]) -> None:
+    model = uneven(**changes)
+    assert_lean_equals(share_words(model, np.arange(model.config.vocab_size) // 3 * 3), 24)
 
 
 def test_lean_logits_are_the_encoders_after_pruning_a_relative_bias() -> None:

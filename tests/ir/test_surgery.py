@@ -20,6 +20,7 @@ from edgekit.ir.surgery import (
     keep_positions,
     keep_vocabulary,
     keep_widths,
+    share_words,
 )
 from edgekit.tokenization import pad
 
@@ -78,6 +79,7 @@ def test_cuts_leave_the_original_alone() -> None:
         keep_vocabulary(model, range(10), {"pad_token_id": 1}),
         keep_positions(model, 5),
         factorise_words(model, 6, np.arange(model.config.vocab_size)),
+        share_words(model, np.arange(model.config.vocab_size) // 2 * 2),
     ]
     with torch.no_grad():
         for result in cut:
@@ -247,3 +249,61 @@ def test_ranks_and_counts_that_cannot_be_are_refused(rank: int, counts: np.ndarr
 def test_a_factorised_table_is_not_factorised_again() -> None:
     with pytest.raises(ValueError, match="factorised already, at rank 4"):
         factorise_words(uneven(word_rank=4), 2, np.ones(60))
+
+
+def owners_of(tokens: int) -> np.ndarray:
+    """Returns for each token an owner: those of odd numbers read the rows of others, above and below them."""
+    owners = np.arange(tokens)
+    odd = owners % 2 == 1
+    owners[odd] = np.random.default_rng(2).choice(owners[~odd], odd.sum())
+    return owners
+
+
+@pytest.mark.parametrize("changes", [{}, {"embedding_size": 12}, {"word_rank": 7}], ids=["bert", "projected", "narrow"])
+def test_tokens_that_share_rows_answer_as_their_owners_do(changes: dict[str, int], tmp_path: Path) -> None:
+    model, owners = uneven(**changes), owners_of(60)
+    result = share_words(model, owners)
+    assert (result.config.vocab_size, result.config.word_rows) == (60, len(set(owners)))
+    assert result.embeddings.word.weight.shape[0] == len(set(owners)) < 60
+    drawn = tiny.token_rows(60, [3, 12, 29])
+    expected = logits_of(model, [owners[row] for row in drawn])
+    np.testing.assert_allclose(logits_of(result, drawn), expected, rtol=0, atol=1e-6)
+    assert np.abs(expected - logits_of(model, drawn)).max() > 0.01
+    result.save_pretrained(tmp_path)
+    again = EdgekitForSequenceClassification.from_pretrained(tmp_path)
+    np.testing.assert_array_equal(logits_of(again, drawn), logits_of(result, drawn))
+    fewer = keep_layers(result, [0, 2])
+    np.testing.assert_allclose(
+        logits_of(fewer, drawn),
+        logits_of(keep_layers(model, [0, 2]), [owners[row] for row in drawn]),
+        rtol=0,
+        atol=1e-6,
+    )
+
+
+def test_a_shared_row_is_factorised_by_all_that_read_it() -> None:
+    model, owners, counts = uneven(), owners_of(60), frequencies(60)
+    kept = sorted(set(owners))
+    together = np.array([counts[owners == owner].sum() for owner in kept])
+    expected = factorise_words(keep_vocabulary(model, kept, {}), 7, together)
+    found = factorise_words(share_words(model, owners), 7, counts)
+    np.testing.assert_allclose(widened(found), widened(expected), rtol=0, atol=1e-6)
+    assert found.config.word_rows == len(kept)
+    drawn = tiny.token_rows(60, [3, 29])
+    renumbered = [np.searchsorted(kept, owners[row]) for row in drawn]
+    np.testing.assert_allclose(logits_of(found, drawn), logits_of(expected, renumbered), rtol=0, atol=1e-6)
+
+
+def test_owners_that_cannot_be_are_refused() -> None:
+    model = uneven()
+    with pytest.raises(ValueError, match="60 tokens"):
+        share_words(model, np.zeros(59))
+    with pytest.raises(ValueError, match="60 tokens"):
+        share_words(model, np.full(60, 60))
+    with pytest.raises(ValueError, match="reads another's row"):
+        share_words(model, [1, 2, 2, *range(3, 60)])
+    shared = share_words(model, owners_of(60))
+    with pytest.raises(ValueError, match="share rows"):
+        share_words(shared, range(60))
+    with pytest.raises(ValueError, match="share rows"):
+        keep_vocabulary(shared, [0, 1], {})

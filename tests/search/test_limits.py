@@ -16,7 +16,7 @@ def forecast(of: Outline | None = None, judged: bool = True, unit: str = "ms") -
     """Returns a forecast by a table of known prices."""
     of = of or wide()
     known = dataclasses.replace(table(), unit=unit)
-    return Forecast(known, of, [5, 8, 8, 20], tokens=100, positions=32, judged=judged)
+    return Forecast(known, of, [5, 8, 8, 20], tokens=100, rows=100, positions=32, judged=judged)
 
 
 def wide() -> Outline:
@@ -86,7 +86,9 @@ def test_limits_that_nothing_meets_leave_no_rung() -> None:
 def test_a_word_table_is_factorised_as_little_as_the_file_needs() -> None:
     of = large()
     setting = dataclasses.replace(table().setting, hidden=384, head_dim=32)
-    made = dataclasses.replace(forecast(of), table=dataclasses.replace(table(), setting=setting), tokens=20_000)
+    made = dataclasses.replace(
+        forecast(of), table=dataclasses.replace(table(), setting=setting), tokens=20_000, rows=20_000
+    )
     structure = Structure((3,), (2,), (16,))
     size = made.file_bytes(structure)
     assert word_rank(made, Limits(file_bytes=2 * size), structure) == 0

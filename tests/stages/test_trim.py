@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import tiny
 from tokenizers import Tokenizer, processors
@@ -14,11 +15,12 @@ from transformers import AutoTokenizer
 from edgekit import data
 from edgekit.artifact import LabelledData, Teacher, Vocabulary
 from edgekit.errors import RecipeError
-from edgekit.stages.trim import Trim, unknown_rate
+from edgekit.stages.teach import load_teacher
+from edgekit.stages.trim import Trim, covering, unknown_rate
 from edgekit.target import load_target
 from edgekit.tokenization import encode, load_tokenizer
 
-CUT = Trim(enabled=True, min_tokens=0)
+CUT = Trim(enabled=True, min_tokens=0, coverage=0, share=False)
 
 
 def processor(tokenizer: Any, kind: str) -> Any:
@@ -175,7 +177,7 @@ def test_min_count_keeps_what_is_used_that_often(tmp_path: Path, rows: LabelledD
         for token in loaded(given.path).encode(text).tokens:
             uses[token] = uses.get(token, 0) + 1
     for min_count in (1, 4, 1000):
-        after = loaded(trim(tmp_path / str(min_count), rows, given, Trim(True, min_count, 0)).tokenizer)
+        after = loaded(trim(tmp_path / str(min_count), rows, given, Trim(True, min_count, 0, 0, False)).tokenizer)
         words = {token for token in after.get_vocab() if len(token.removeprefix("##")) > 1}
         expected = {token for token, count in uses.items() if count >= min_count and len(token) > 1}
         assert words == expected | {"[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"}
@@ -186,12 +188,12 @@ def test_a_small_vocabulary_is_filled_up_from_the_front(tmp_path: Path, rows: La
     given = teacher(tmp_path / "teacher")
     whole = loaded(given.path)
     least = trim(tmp_path / "least", rows, given)
-    more = trim(tmp_path / "more", rows, given, Trim(True, 1000, 110))
+    more = trim(tmp_path / "more", rows, given, Trim(True, 1000, 110, 0, False))
     assert len(more.teacher_ids) == 110
     words = [i for i in range(whole.get_vocab_size()) if len(whole.id_to_token(i)) > 3]
     kept = [i for i in words if i in more.teacher_ids]
     assert kept == words[: len(kept)]
-    filled = trim(tmp_path / "all", rows, given, Trim(True, 1, 10**6))
+    filled = trim(tmp_path / "all", rows, given, Trim(True, 1, 10**6, share=False))
     assert filled.teacher_ids == list(range(whole.get_vocab_size()))
     assert set(least.teacher_ids) <= set(filled.teacher_ids)
 
@@ -209,6 +211,72 @@ def test_another_kind_of_tokenizer_is_left_whole_and_says_so(
         assert loaded(vocabulary.tokenizer).encode(text).ids == loaded(given.path).encode(text).ids
     assert vocabulary.facts["resegmented_rate_dev"] == 0
     assert vocabulary.facts["pad_token_id"] == 1
+
+
+SHARED = Trim(enabled=True, min_tokens=0, coverage=0)
+
+
+def cosine(table: np.ndarray, a: int, b: int) -> float:
+    """Returns that of two rows, in float64."""
+    one, other = table[a].astype(np.float64), table[b].astype(np.float64)
+    return float(one @ other / np.linalg.norm(one) / np.linalg.norm(other))
+
+
+@pytest.mark.parametrize("model_type", ["bert", "electra", "distilbert", "roberta", "xlm-roberta"])
+def test_a_token_without_a_row_reads_that_of_the_nearest(tmp_path: Path, rows: LabelledData, model_type: str) -> None:
+    folder = tiny.write_teacher(tmp_path / "teacher", model_type=model_type)
+    vocabulary = trim(tmp_path, rows, Teacher(folder, ""), SHARED)
+    before, after = loaded(folder), loaded(vocabulary.tokenizer)
+    for text, _ in (*data.read(rows.path).train, *data.read(rows.path).dev, ("sunny zebra", "")):
+        assert after.encode(text).tokens == before.encode(text).tokens
+    owners, ids = vocabulary.row_owners, vocabulary.teacher_ids
+    own = [token for token, owner in enumerate(owners) if token == owner]
+    assert len(own) == vocabulary.facts["table_rows"] < len(ids) == vocabulary.facts["tokens_after"]
+    used = {token for text, _ in data.read(rows.path).train for token in after.encode(text).ids}
+    names = "[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "<pad>", "<unk>", "<s>", "</s>", "<mask>"
+    special = {after.token_to_id(name) for name in names} - {None}
+    assert used | special <= set(own)
+    table = load_teacher(folder)[0].embeddings.word.weight.detach().numpy()[ids]
+    for token in set(range(len(ids))) - set(own):
+        largest = max(cosine(table, token, other) for other in set(own) - special)
+        assert owners[token] not in special
+        assert cosine(table, token, owners[token]) == pytest.approx(largest, abs=1e-6)  # a teacher's words may be alike
+    dev = [after.encode(text).ids for text, _ in data.read(rows.path).dev]
+    sharing = np.mean([any(token not in own for token in row) for row in dev])
+    assert vocabulary.facts["shared_rate_dev"] == pytest.approx(sharing)
+
+
+def test_rows_are_added_until_dev_is_covered(tmp_path: Path) -> None:
+    rows: LabelledData = tiny.labelled(tmp_path, tiny.write_data(tmp_path / "many", rows=40, dev=40, test=4))
+    folder = tiny.write_teacher(tmp_path / "teacher")
+    dev = {token for text, _ in data.read(rows.path).dev for token in loaded(folder).encode(text).ids}
+    least = trim(tmp_path / "least", rows, Teacher(folder, ""), Trim(True, min_count=1000, min_tokens=0, coverage=0))
+    most = trim(tmp_path / "most", rows, Teacher(folder, ""), Trim(True, min_count=1000, min_tokens=0, coverage=1))
+
+    def own(vocabulary: Vocabulary) -> set[int]:
+        return {vocabulary.teacher_ids[token] for token in set(vocabulary.row_owners)}
+
+    assert not dev <= own(least)
+    assert dev <= own(most)
+
+
+def test_rows_are_added_in_steps_from_the_front_as_far_as_there_is_room() -> None:
+    def owning(wanted: int) -> list[int]:
+        return sorted({90_000, *range(min(wanted, 3000))})
+
+    asked = [90_000, *range(700, 1700)]
+    assert len(covering(owning, asked, 0.0, 100, 10**6)) == 101
+    assert len(covering(owning, asked, 0.3, 100, 10**6)) == 1103
+    assert len(covering(owning, asked, 1.0, 100, 10**6)) == 2105
+    assert len(covering(owning, asked, 1.0, 100, 900)) == 1 + 900
+    assert len(covering(owning, [5000], 1.0, 100, 10**6)) == 1 + 3000
+    assert len(covering(owning, asked, 1.0, 2500, 900)) == 1 + 2500
+
+
+def test_without_any_row_that_stands_for_text_nothing_can_be_shared(tmp_path: Path, rows: LabelledData) -> None:
+    given = Teacher(tiny.write_teacher(tmp_path / "teacher", model_type="xlm-roberta"), "")
+    with pytest.raises(RecipeError, match="leave no token a row"):
+        trim(tmp_path, rows, given, Trim(True, min_count=10**6, min_tokens=0, coverage=0))
 
 
 def test_mpnet_whose_padding_is_one_is_trimmed(tmp_path: Path, rows: LabelledData) -> None:
@@ -254,7 +322,9 @@ def test_a_length_beyond_the_teachers_positions_is_refused(tmp_path: Path, rows:
     assert trim(tmp_path / "b", rows, stage=Trim(True, max_length=64)).max_length == 64
 
 
-@pytest.mark.parametrize("given", [{"min_count": 0}, {"min_tokens": -1}, {"max_length": 7}, {"max_length": 513}])
+@pytest.mark.parametrize(
+    "given", [{"min_count": 0}, {"min_tokens": -1}, {"coverage": 1.1}, {"max_length": 7}, {"max_length": 513}]
+)
 def test_impossible_options_are_refused(given: dict[str, int]) -> None:
     with pytest.raises(ValueError, match="must"):
         Trim(**given)
