@@ -16,7 +16,7 @@ import tiny
 from safetensors.numpy import load_file, save_file
 
 from edgekit.artifact import Model, Teacher
-from edgekit.checkpoint import inspect, locate, position_limit, read_labels
+from edgekit.checkpoint import embedding_width, inspect, locate, position_limit, read_labels
 from edgekit.errors import InputError, ModelError
 
 TASK = "text-classification"
@@ -210,6 +210,19 @@ def test_a_head_for_another_task_is_refused(folder: Path, architecture: str, oth
 def test_the_longest_input_is_what_transformers_can_embed(tmp_path: Path, model_type: str) -> None:
     tiny.config_of(model_type, 100).save_pretrained(tmp_path)
     assert position_limit(tmp_path) == tiny.POSITIONS
+
+
+@pytest.mark.parametrize("model_type", tiny.MODEL_TYPES)
+def test_the_word_tables_columns_are_those_of_the_weights(tmp_path: Path, model_type: str) -> None:
+    model = tiny.classifier(model_type)
+    model.save_pretrained(tmp_path)
+    assert embedding_width(tmp_path) == model.get_input_embeddings().weight.shape[1]
+
+
+def test_a_configuration_without_widths_is_refused(folder: Path) -> None:
+    change_config(folder, hidden_size=None)
+    with pytest.raises(ModelError, match="gives no hidden_size"):
+        embedding_width(folder)
 
 
 def test_a_folder_is_located_as_it_is(folder: Path) -> None:

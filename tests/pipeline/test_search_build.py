@@ -20,7 +20,7 @@ from edgekit.target import TargetView, load_target
 SETTINGS = (
     "search.enabled=true", "search.epochs=12", "search.probe_epochs=6", "search.min_steps=0", "search.trainings=3",
     "prune.learning_rate=3e-3", "teach.views=1", "quantize.scheme=int8-pair-bounded", "benchmark.rounds=2",
-    "benchmark.block_runs=50",
+    "benchmark.block_runs=50", "trim.min_tokens=0", "trim.coverage=0",
 )  # fmt: skip
 
 
@@ -72,6 +72,7 @@ def test_the_student_is_the_one_that_the_search_chose(searched: Searched) -> Non
     assert f"heads {heads}, FFN {'/'.join(map(str, steps['prune']['facts']['ffn']))}" in facts["structure"]
     assert steps["distill"]["cached"], "the search had it made"
     assert steps["prune"]["cached"]
+    assert steps["trim"]["facts"]["table_rows"] < steps["trim"]["facts"]["tokens_after"], "some tokens share rows"
 
 
 def test_the_same_command_finds_everything(searched: Searched) -> None:
