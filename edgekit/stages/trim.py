@@ -19,38 +19,27 @@ table whose code book are the rows that stay (Gray 1984).
 from __future__ import annotations
 
 import dataclasses
-import itertools
 import json
-import re
-import unicodedata
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
-
-import numpy as np
 
 from edgekit import data
 from edgekit.artifact import FACTS, LabelledData, Teacher, Vocabulary, write_json
 from edgekit.checkpoint import embedding_width, position_limit
 from edgekit.errors import ModelError, RecipeError
 from edgekit.stage import Context, Inputs, Pass
-from edgekit.stages.teach import load_teacher
+from edgekit.stages._word_rows import covering, kept_ids, row_owners, special_ids, used_ids
 from edgekit.target import Target
 
 LENGTH_STEP = 16
 """The longest input is rounded up to a multiple of this many tokens: room for rows longer than training's."""
 
-ROWS_STEP = 500
-"""Rows are added so many at a time."""
-
 TABLE_SHARE = 0.6
 """Share of a file's limit that the word table may take at half its width: layers need the rest, and the search
 factorises the table where they need more."""
-
-
-_RESERVED = re.compile(r"\[.*\]")  # [unused0] and its like: no text ever uses them
 
 
 @dataclass(frozen=True)
@@ -136,32 +125,31 @@ class Trim(Pass):
         max_length = self.max_length or min(-(-longest // LENGTH_STEP) * LENGTH_STEP, 256, position_limit(teacher))
 
         description = json.loads(original.to_str())
-        kind = description["model"]["type"]
+        kind, special = description["model"]["type"], special_ids(description)
         # Up to the last id, not as many as there are tokens: some vocabularies have gaps.
         ids = list(range(max(original.get_vocab(with_added_tokens=True).values()) + 1))
         owned, trimmed, note = ids, original, ""
         counts = Counter(token for e in encoded for token in e.ids)
         asked = [token for e in original.encode_batch(dev) for token in e.ids]
-        width, limit = embedding_width(teacher), ctx.target["budget.file_bytes"]
-        room = len(ids) if limit is None else int(TABLE_SHARE * limit / (width / 2))
+        limit = ctx.target["budget.file_bytes"]
+        room = len(ids) if limit is None else int(TABLE_SHARE * limit / (embedding_width(teacher) / 2))
 
         def owning(wanted: int) -> list[int]:
             if kind == "WordPiece":
                 return kept_ids(description, counts, self.min_count, wanted, train)
-            return used_ids(description, ids, counts, self.min_count, wanted)
+            return used_ids(ids, special, counts, self.min_count, wanted)
 
         if not self.enabled:
             note = "the target does not limit the file's size"
         elif kind != "WordPiece":
             note = f"{kind} vocabularies keep their tokens; only WordPiece's are cut so far"
-            if self.share:
-                owned = covering(owning, asked, self.coverage, self.min_tokens, room)
-        else:
+        if self.enabled and (self.share or kind == "WordPiece"):
             owned = covering(owning, asked, self.coverage, self.min_tokens, room)
+        if self.enabled and kind == "WordPiece":
             ids = owning(len(ids)) if self.share else owned
-            description = renumbered(description, {old: new for new, old in enumerate(ids)})
-            trimmed = Tokenizer.from_str(json.dumps(description))
-        owners = row_owners(teacher, ids, owned, special_ids(json.loads(original.to_str())))
+            renamed = renumbered(description, {old: new for new, old in enumerate(ids)})
+            trimmed = Tokenizer.from_str(json.dumps(renamed))
+        owners = row_owners(teacher, ids, owned, special)
 
         folder = out_dir / "tokenizer"
         folder.mkdir()
@@ -188,148 +176,6 @@ class Trim(Pass):
         if note:
             facts["left_whole"] = note
         write_json(out_dir / FACTS, facts | rates)
-
-
-def kept_ids(
-    description: Mapping[str, Any], counts: Mapping[int, int], min_count: int, min_tokens: int, texts: Sequence[str]
-) -> list[int]:
-    """Chooses the tokens that stay.
-
-    Args:
-        description: parsed tokenizer.json of a WordPiece tokenizer.
-        counts: uses of each token id in the training split.
-        min_count: uses from which a token stays.
-        min_tokens: tokens that stay at least, where there are as many.
-        texts: the training split, whose scripts decide which characters stay.
-
-    Returns:
-        Old ids in increasing order, so that the new order is the old one.
-    """
-    model = description["model"]
-    prefix = model["continuing_subword_prefix"]
-    special = special_ids(description)
-    scripts = {_script(character) for character in set("".join(texts))}
-    kept = set(special)
-    for token, index in model["vocab"].items():
-        bare = token.removeprefix(prefix)
-        character = len(bare) == 1 and (bare.isascii() or _script(bare) in scripts)
-        if character or counts.get(index, 0) >= min_count:
-            kept.add(index)
-    for token, index in sorted(model["vocab"].items(), key=lambda item: item[1]):
-        if len(kept) >= min_tokens:
-            break
-        bare = token.removeprefix(prefix)
-        if len(bare) > 1 and not _RESERVED.fullmatch(token) and {_script(c) for c in bare} <= scripts:
-            kept.add(index)
-    return sorted(kept)
-
-
-def covering(
-    owning: Callable[[int], list[int]], asked: Sequence[int], coverage: float, least: int, most: int
-) -> list[int]:
-    """Chooses as few tokens as have rows for most of what is asked.
-
-    Args:
-        owning: returns the tokens that keep their rows where at least so many are wanted.
-        asked: token ids of texts that they were not chosen by.
-        coverage: share of `asked` that must be among them, in [0, 1].
-        least: wanted at first.
-        most: beyond which no more are wanted, if that is more than `least`.
-    """
-    wanted = least
-    owned = owning(wanted)
-    while wanted < most and sum(map(set(owned).__contains__, asked)) < coverage * len(asked):
-        wanted = max(wanted, len(owned)) + ROWS_STEP
-        more = owning(min(wanted, most))
-        if len(more) == len(owned):  # there are no more
-            break
-        owned = more
-    return owned
-
-
-def special_ids(description: Mapping[str, Any]) -> set[int]:
-    """Returns the ids of a parsed tokenizer.json that stand for no text: the added tokens and the unknown one."""
-    model = description["model"]
-    special = {token["id"] for token in description["added_tokens"]}
-    if isinstance(model.get("unk_id"), int):  # Unigram
-        special.add(model["unk_id"])
-    elif model.get("unk_token") in model["vocab"]:
-        special.add(model["vocab"][model["unk_token"]])
-    return special
-
-
-def used_ids(
-    description: Mapping[str, Any], ids: Sequence[int], counts: Mapping[int, int], min_count: int, min_tokens: int
-) -> list[int]:
-    """Chooses the tokens of a tokenizer that is not WordPiece's that keep their rows.
-
-    Args:
-        description: its parsed tokenizer.json.
-        ids: of its tokens, the most frequent first, as BPE's merges and Unigram's pieces are.
-        counts: uses of each token id in the training split.
-        min_count: uses from which a token keeps its row.
-        min_tokens: tokens that keep theirs at least, where there are as many.
-
-    Returns:
-        Ids in increasing order.
-    """
-    kept = special_ids(description) | {index for index in ids if counts.get(index, 0) >= min_count}
-    filling = (index for index in ids if index not in kept)
-    kept |= set(itertools.islice(filling, max(0, min_tokens - len(kept))))
-    return sorted(kept)
-
-
-def row_owners(teacher: Path, ids: Sequence[int], owned: Sequence[int], special: Iterable[int]) -> list[int]:
-    """Returns for each token the one whose row it reads: its own, or the nearest one's by the teacher's word table.
-
-    Args:
-        teacher: folder of the checkpoint.
-        ids: the teacher's id of each of the student's tokens.
-        owned: those of them that keep their rows.
-        special: ids that stand for no text, and for no other token.
-
-    Raises:
-        RecipeError: no token that stands for text keeps its row.
-    """
-    place = {token: number for number, token in enumerate(ids)}
-    others = sorted(set(ids) - set(owned))
-    owners = list(range(len(ids)))
-    if others:
-        table = load_teacher(teacher)[0].embeddings.word.weight.detach().numpy()
-        among = sorted(set(owned) - set(special))
-        if not among:
-            raise RecipeError("trim.min_count and trim.min_tokens leave no token a row of its own; lower the one")
-        for token, owner in zip(others, nearest(table, others, among), strict=True):
-            owners[place[token]] = place[int(owner)]
-    return owners
-
-
-def nearest(table: np.ndarray, tokens: Sequence[int], among: Sequence[int]) -> np.ndarray:
-    """Returns for each token the one of `among` whose row has the largest cosine with its own; of equals the first.
-
-    Args:
-        table: (rows, width), float32.
-        tokens, among: rows of it; `among` has at least one.
-    """
-    candidates = np.asarray(among)
-    unit = _unit(table[candidates])
-    found = [
-        np.argmax(_unit(table[np.asarray(tokens[start : start + 1024])]) @ unit.T, axis=1)
-        for start in range(0, len(tokens), 1024)
-    ]
-    chosen: np.ndarray = candidates[np.concatenate(found)]
-    return chosen
-
-
-def _unit(rows: np.ndarray) -> np.ndarray:
-    length = np.linalg.norm(rows, axis=1, keepdims=True)
-    unit: np.ndarray = rows / np.maximum(length, np.finfo(np.float32).tiny)
-    return unit
-
-
-def _script(character: str) -> str:
-    """Returns the first word of the character's Unicode name, which for letters is their script."""
-    return unicodedata.name(character, "UNNAMED").split()[0].split("-")[0]
 
 
 def renumbered(description: Mapping[str, Any], new_ids: Mapping[int, int]) -> dict[str, Any]:

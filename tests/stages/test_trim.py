@@ -15,8 +15,9 @@ from transformers import AutoTokenizer
 from edgekit import data
 from edgekit.artifact import LabelledData, Teacher, Vocabulary
 from edgekit.errors import RecipeError
+from edgekit.stages._word_rows import covering
 from edgekit.stages.teach import load_teacher
-from edgekit.stages.trim import Trim, covering, unknown_rate
+from edgekit.stages.trim import Trim, unknown_rate
 from edgekit.target import load_target
 from edgekit.tokenization import encode, load_tokenizer
 
