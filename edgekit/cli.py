@@ -76,6 +76,7 @@ def build(
     names = ("max_drop", "max_latency_ms", "max_instructions", "max_size_mb", "max_memory_mb", "confidence")
     limits = Limits(**{name: flags.pop(name) for name in names})
     shorthands = [
+        # Before what is set: a sweep that a setting forbids is refused, and not quietly made.
         ("search.enabled=true", sweep),
         ("search.sweep=true", sweep),
         (f"teach.unlabelled={unlabelled}", unlabelled),
@@ -83,7 +84,7 @@ def build(
     overrides = flags | {
         "model": model,
         "limits": limits,
-        "options": parse_settings([*settings, *(setting for setting, given in shorthands if given)]),
+        "options": parse_settings([*(setting for setting, given in shorthands if given), *settings]),
     }
     if recipe is not None or model is None:
         wanted = edgekit.load_recipe(recipe or Path(DEFAULT_FILE), **overrides)

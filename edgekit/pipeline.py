@@ -21,9 +21,11 @@ from edgekit.errors import (
     InputError,
     RecipeError,
     TargetError,
+    UnmeasurableError,
     suggestion,
 )
 from edgekit.front import Point, point, remove_front, unbeaten, write_front
+from edgekit.provenance import Provenance
 from edgekit.publish import check_out, previous_keys, publish
 from edgekit.quant.findings import in_short
 from edgekit.recipe import Recipe, check_limits, check_seed, make_stage, merged_options, with_limits
@@ -34,6 +36,7 @@ from edgekit.stage import (
     Demanding,
     Fitted,
     Foresighted,
+    Placed,
     Resolvable,
     Stage,
     key_of,
@@ -221,6 +224,8 @@ def build(
     written = (store.root, Path(tempfile.gettempdir()), Path(recipe.out).absolute())
     with full_explained(written), store.session():
         for target in source.targets:
+            check_measurable(target, recipe)
+        for target in source.targets:
             before = previous_keys(Path(recipe.out) / target.name)
             stages = stages_for(target, recipe.options, source)
             actions = _actions(source, target, stages, store, observer, before, made_now, use_cache)
@@ -233,6 +238,29 @@ def build(
                     left = unbeaten(points)
                     write_front(Path(recipe.out), target.name, left, len(points) - len(left))
     return out
+
+
+def check_measurable(target: Target, recipe: Recipe) -> None:
+    """Refuses a limit on latency that nothing here can judge for a target, before hours are spent.
+
+    Raises:
+        UnmeasurableError: the device gives no times, or times of another processor.
+    """
+    limit = recipe.limits.max_latency_ms
+    if limit is None:
+        return
+    wanted = processor_of(target.device)
+    uri, _ = devices.choose(target.name, wanted, recipe.device)
+    device = devices.connect(uri)
+    provenance, reason = device.provenance(wanted)
+    missing = device.timeless()
+    if missing is None and provenance is not Provenance.ESTIMATED:
+        return
+    why = missing.reason if missing else reason
+    raise UnmeasurableError(
+        f"{target.name}: nothing here can judge max_latency_ms {limit:g}: {uri}: {why}. "
+        "Build on a machine with the target's processor (--device local), or limit --max-instructions in its place"
+    )
 
 
 def make_until(recipe: Recipe, store: Store, observer: Observer, last: str) -> dict[type[Artifact], Artifact]:
@@ -271,6 +299,9 @@ def _actions(
     device, note = "", None
     if any(stage.MEASURES for stage in stages):
         device, note = devices.choose(target.name, processor_of(target.device), source.recipe.device)
+        for stage in stages:
+            if isinstance(stage, Placed):
+                stage.check_device(target, device)
     if note:
         observer.noted(note)
     return Actions(source.recipe, target, device, store, observer, before, made_now, use_cache, source.check_unchanged)

@@ -177,6 +177,15 @@ class Demanding(Protocol):
         ...
 
 
+@runtime_checkable
+class Placed(Protocol):
+    """A stage with options that the device alone can show to be impossible: told before time is spent."""
+
+    def check_device(self, target: Target, device: str) -> None:
+        """Raises an `EdgekitError` where they are; `device` is a URI."""
+        ...
+
+
 def components(
     stage: Stage, inputs: Inputs, target: Target, task: str, seed: int, device: Mapping[str, str] | None
 ) -> dict[str, Any]:

@@ -76,6 +76,7 @@ class Schedule:
         epochs: passes over the texts, unless that makes fewer steps than `min_steps` or more than `max_steps`.
         min_steps: steps to take at least, in whole epochs: a small data set needs more passes.
         max_steps: steps to take at most, in whole epochs, at least one: a large data set needs fewer; 0 is no bound.
+            Where a pass over all texts would take more, an epoch is as many texts as that, drawn anew each time.
         batch_size: rows a step, over all processes together.
         learning_rate: peak of a linear warm-up and decay.
         embedding_rate: factor on the learning rate of the word table; 0 freezes it.
@@ -96,9 +97,13 @@ class Schedule:
 
     def passes(self, texts: int) -> int:
         """Returns the epochs to train on that many texts."""
-        steps_an_epoch = max(1, -(-texts // self.batch_size))
+        steps_an_epoch = max(1, -(-self.texts_an_epoch(texts) // self.batch_size))
         wanted = max(self.epochs, -(-self.min_steps // steps_an_epoch))
         return min(wanted, max(1, self.max_steps // steps_an_epoch)) if self.max_steps else wanted
+
+    def texts_an_epoch(self, texts: int) -> int:
+        """Returns the texts that an epoch takes of so many."""
+        return min(texts, self.max_steps * self.batch_size) if self.max_steps else texts
 
 
 def train(
@@ -165,14 +170,14 @@ def train(
     trainer = _Trainer(
         model=model,
         args=arguments,
-        train_dataset=_Indices(rows.texts),
+        train_dataset=_Indices(schedule.texts_an_epoch(rows.texts)),
         eval_dataset=_Indices(len(dev.ids)),
         data_collator=lambda indices: collate(rows, indices, pad_id),
         callbacks=callbacks,
         optimizers=(_optimizer(model, schedule), None),
     )
     trainer.remove_callback(PrinterCallback)  # it would print the Trainer's own logs to stdout
-    sampler = _LengthGrouped([len(r) for r in rows.ids], schedule.batch_size, ctx.seed, rows.views)
+    sampler = _LengthGrouped([len(r) for r in rows.ids], schedule, ctx.seed, rows.views)
     trainer.prepare(loss, dev, metric, merit, pad_id, sampler)
     trainer.train(resume_from_checkpoint=last)
     if ctx.processes > 1:  # rank 0 deletes the checkpoints, once all have read the best of them
@@ -208,12 +213,14 @@ class _LengthGrouped(Sampler[int]):
     depends on the seed and the epoch alone, never on a global generator: a resumed run sees the same batches.
     """
 
-    def __init__(self, lengths: Sequence[int], batch_size: int, seed: int, views: int = 0) -> None:
-        self._lengths, self._batch_size, self._seed, self._views = np.array(lengths), batch_size, seed, views
+    def __init__(self, lengths: Sequence[int], schedule: Schedule, seed: int, views: int = 0) -> None:
+        self._lengths, self._batch_size, self._seed, self._views = np.array(lengths), schedule.batch_size, seed, views
+        self._texts = len(lengths) // (1 + views)
+        self._an_epoch = schedule.texts_an_epoch(self._texts)
         self._epoch = 0
 
     def __len__(self) -> int:
-        return len(self._lengths) // (1 + self._views)
+        return self._an_epoch
 
     def set_epoch(self, epoch: int) -> None:
         """Chooses the epoch's order; the Trainer calls it."""
@@ -221,10 +228,10 @@ class _LengthGrouped(Sampler[int]):
 
     def __iter__(self) -> Iterator[int]:
         random = np.random.Generator(np.random.PCG64([self._seed, self._epoch]))
-        order = random.permutation(len(self))
+        order = random.permutation(self._texts)[: self._an_epoch]
         if self._views:
-            drawn = random.integers(0, self._views + 1, len(self))
-            order = np.where(drawn == 0, order, len(self) + order * self._views + drawn - 1)
+            drawn = random.integers(0, self._views + 1, len(order))
+            order = np.where(drawn == 0, order, self._texts + order * self._views + drawn - 1)
         groups: list[np.ndarray] = []
         for start in range(0, len(order), self._batch_size * MEGA_BATCHES):
             mega = order[start : start + self._batch_size * MEGA_BATCHES]

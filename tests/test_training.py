@@ -113,7 +113,7 @@ def test_weights_are_those_of_a_loop_written_by_hand(tmp_path: Path) -> None:
     optimizer = torch.optim.AdamW(groups, lr=1.0)
     total, step = 4 * BATCHES, 0
     warmup = int(np.ceil(0.1 * total))
-    sampler = _LengthGrouped([len(row) for row in data.ids], 8, 0)
+    sampler = _LengthGrouped([len(row) for row in data.ids], Schedule(4, 8, 3e-3, 0.5), 0)
     for epoch in range(4):
         sampler.set_epoch(epoch)
         order = list(sampler)
@@ -283,10 +283,13 @@ def test_nothing_is_printed(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -
     assert capfd.readouterr().out == ""
 
 
+BY_EIGHT = Schedule(1, 8, 1e-3, 0.0)
+
+
 @pytest.mark.parametrize("count", [1, 7, 8, 9, 8 * MEGA_BATCHES, 8 * MEGA_BATCHES + 1, 1003])
 def test_every_row_is_seen_once_an_epoch(count: int) -> None:
     lengths = np.random.default_rng(0).integers(3, 60, size=count)
-    sampler = _LengthGrouped(lengths, 8, 5)
+    sampler = _LengthGrouped(lengths, BY_EIGHT, 5)
     orders = []
     for epoch in range(3):
         sampler.set_epoch(epoch)
@@ -302,7 +305,7 @@ def test_the_order_depends_on_seed_and_epoch_alone() -> None:
     def order(seed: int, epoch: int) -> list[int]:
         np.random.seed(len(orders))
         torch.manual_seed(len(orders))
-        sampler = _LengthGrouped(lengths, 8, seed)
+        sampler = _LengthGrouped(lengths, BY_EIGHT, seed)
         sampler.set_epoch(epoch)
         return list(sampler)
 
@@ -316,7 +319,7 @@ def test_the_order_depends_on_seed_and_epoch_alone() -> None:
 
 def test_rows_of_a_batch_are_of_like_length() -> None:
     lengths = np.random.default_rng(0).integers(3, 60, size=400)
-    order = list(_LengthGrouped(lengths, 8, 0))
+    order = list(_LengthGrouped(lengths, BY_EIGHT, 0))
     spreads = [np.ptp(lengths[order[i : i + 8]]) for i in range(0, 400, 8)]
     assert max(spreads) <= 6
 
@@ -337,7 +340,7 @@ def test_a_batch_is_padded_and_brings_its_rows_arrays() -> None:
 
 def test_a_pass_takes_each_text_once_as_it_is_or_as_a_view() -> None:
     texts, views = 40, 3
-    sampler = _LengthGrouped([5] * texts * (1 + views), 8, 0, views)
+    sampler = _LengthGrouped([5] * texts * (1 + views), BY_EIGHT, 0, views)
     seen: set[int] = set()
     for epoch in range(30):
         sampler.set_epoch(epoch)
@@ -378,3 +381,24 @@ def test_merit_chooses_the_epoch_where_it_is_given(tmp_path: Path) -> None:
     assert facts["dev_by_epoch"] == [4, 3, 2, 1]
     assert (facts["dev_best"], facts["merit"]) == (3, 0.9)
     assert_equal(weights(trained), seen[1])
+
+
+def test_an_epoch_is_as_many_texts_as_there_are_steps_for() -> None:
+    texts, views = 1000, 2
+    schedule = Schedule(5, 8, 1e-3, 0.0, max_steps=10)
+    assert schedule.passes(texts) == 1
+    assert schedule.passes(40) == 2
+    sampler = _LengthGrouped([5] * texts * (1 + views), schedule, 0, views)
+    seen = []
+    for epoch in range(2):
+        sampler.set_epoch(epoch)
+        order = list(sampler)
+        seen.append({row if row < texts else (row - texts) // views for row in order})
+        assert len(order) == len(sampler) == len(seen[-1]) == 80
+    assert len(seen[0] & seen[1]) < 40, "others each time"
+
+
+def test_training_stops_within_the_steps_that_it_may_take(tmp_path: Path) -> None:
+    _, facts = run(tmp_path, schedule=Schedule(3, 8, 1e-3, 0.0, max_steps=2))
+    assert facts["steps"] == 2
+    assert len(facts["dev_by_epoch"]) == 1

@@ -162,6 +162,10 @@ class Device(Protocol):
         """Runs every row at batch 1 and its real length; returns float32 logits, shape (rows, classes)."""
         ...
 
+    def timeless(self) -> Unavailable | None:
+        """Says why `latency` gives no times, or None if it does."""
+        ...
+
     def latency(
         self, models: Mapping[str, tuple[ModelFile, TokenRows]], plan: LatencyPlan
     ) -> Mapping[str, Samples] | Unavailable:

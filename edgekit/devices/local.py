@@ -104,6 +104,9 @@ class LocalDevice:
             run, _ = self._run(Path(folder) / "job", Job("logits", {"model": (model, rows)}, threads), progress)
             return read_logits(run, self.uri, len(rows.ids))
 
+    def timeless(self) -> None:
+        """Says that there are times."""
+
     def latency(
         self, models: Mapping[str, tuple[ModelFile, TokenRows]], plan: LatencyPlan
     ) -> Mapping[str, Samples] | Unavailable:

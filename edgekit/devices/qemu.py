@@ -106,11 +106,15 @@ class QemuDevice:
             logits[share::shares] = part_logits
         return logits
 
+    def timeless(self) -> Unavailable:
+        """Says why there are no times here."""
+        return Unavailable("under emulation wall time says nothing of the device; instruction counts are taken instead")
+
     def latency(
         self, models: Mapping[str, tuple[ModelFile, TokenRows]], plan: LatencyPlan
     ) -> Mapping[str, Samples] | Unavailable:
         """Says why there are no times here."""
-        return Unavailable("under emulation wall time says nothing of the device; instruction counts are taken instead")
+        return self.timeless()
 
     def instructions(
         self, models: Mapping[str, tuple[ModelFile, TokenRows]], threads: int, together: bool = False

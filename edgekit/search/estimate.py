@@ -9,6 +9,7 @@ one that was fitted too long is of little worth. So both are taken, each weighte
 from __future__ import annotations
 
 from dataclasses import dataclass
+from statistics import NormalDist
 
 import numpy as np
 
@@ -29,10 +30,12 @@ class Estimate:
     Attributes:
         drop: of the student against the teacher, in points.
         error: its standard error, in points.
+        disagreeing: share of the rows on which the two answer differently.
     """
 
     drop: float
     error: float
+    disagreeing: float
 
 
 def estimate(teacher: np.ndarray, student: np.ndarray, expected: np.ndarray) -> Estimate:
@@ -47,11 +50,26 @@ def estimate(teacher: np.ndarray, student: np.ndarray, expected: np.ndarray) -> 
     counted = float(lost.mean())
     # Laplace's one more row of either kind: without a disagreement on few rows the error is not nothing.
     variance = (np.square(lost - counted).sum() + 2 * 100.0**2) / (len(lost) + 2) ** 2
-    doubt = (100 * DOUBT * float(np.mean(teacher.argmax(1) != student.argmax(1)))) ** 2
+    disagreeing = float(np.mean(teacher.argmax(1) != student.argmax(1)))
+    doubt = (100 * DOUBT * disagreeing) ** 2
     if not doubt:
-        return Estimate(counted, float(variance**0.5))
+        return Estimate(counted, float(variance**0.5), 0.0)
     weight = doubt / (doubt + variance)
-    return Estimate(weight * counted + (1 - weight) * foretold, float((1 / (1 / variance + 1 / doubt)) ** 0.5))
+    drop = weight * counted + (1 - weight) * foretold
+    return Estimate(drop, float((1 / (1 / variance + 1 / doubt)) ** 0.5), disagreeing)
+
+
+def confidence_width(disagreeing: float, rows: int, confidence: float | None) -> float:
+    """Returns how far below its limit a drop must lie for the gate to be sure of it, in points.
+
+    Args:
+        disagreeing: share of the rows on which teacher and student answer differently.
+        rows: of test.
+        confidence: that the gate asks for, in (0.5, 1); None asks for none.
+    """
+    if confidence is None:
+        return 0.0
+    return float(100 * NormalDist().inv_cdf(confidence) * (disagreeing / max(1, rows)) ** 0.5)
 
 
 def gaps(teacher: np.ndarray, student: np.ndarray, heard: float = HEARD) -> np.ndarray:

@@ -71,10 +71,11 @@ class Forecast:
     def file_bytes(self, structure: Structure) -> int:
         """Returns the size of the int8 model file: weights of a byte; biases, scales, norms and row numbers of four."""
         outline, width = self.outline, self.outline.hidden
-        columns = structure.word_rank or width
-        weights = width * (width + outline.labels + structure.word_rank) + self.rows * columns
+        columns = structure.word_rank or outline.embedding
+        weights = width * (width + outline.labels + outline.projected) + self.rows * columns
+        weights += outline.embedding * structure.word_rank
         shared = self.tokens if self.rows < self.tokens else 0
-        singles = shared + 2 * (width + outline.labels) + (self.positions + 2) * width
+        singles = shared + 2 * (width + outline.labels) + (self.positions + 2) * outline.embedding
         for heads, ffn in zip(structure.heads, structure.ffn, strict=True):
             inner = heads * outline.head_dim
             weights += width * (4 * inner + 2 * ffn)
@@ -101,9 +102,9 @@ class Forecast:
 
     def _shape(self, structure: Structure) -> Shape:
         outline = self.outline
-        return Shape(
-            outline.hidden, outline.head_dim, structure.heads, structure.ffn, outline.labels, structure.word_rank
-        )
+        # What follows tables of another width is a product like the one that widens a narrow word table.
+        rank = structure.word_rank + outline.projected
+        return Shape(outline.hidden, outline.head_dim, structure.heads, structure.ffn, outline.labels, rank)
 
 
 def word_rank(forecast: Forecast, limits: Limits, structure: Structure) -> int:
@@ -115,7 +116,7 @@ def word_rank(forecast: Forecast, limits: Limits, structure: Structure) -> int:
     size = Limits(file_bytes=limits.file_bytes)
     if not forecast.misses(structure, size):
         return 0
-    step, width = 32, forecast.outline.hidden
+    step, width = 32, forecast.outline.embedding
     ranks = range(width // 2 // step * step, max(step, width // 4) - 1, -step)
     fits = (rank for rank in ranks if not forecast.misses(replace(structure, word_rank=rank), size))
     return next(fits, ranks[-1] if ranks else 0)
@@ -131,10 +132,17 @@ def ladder(
 
     Where limits cut the ladder off, its first rung is as dear as they allow. Where they leave no rung whole, there are
     those with a structure that fits.
+
+    Returns:
+        The structures of each rung, shallow ones first, at least one a rung; no rung where none fits.
     """
 
-    works = rungs(outline, head_multiple, ffn_multiple)
-    found = [alternatives(outline, work, head_multiple, ffn_multiple) for work in works]
+    made = {
+        work: alternatives(outline, work, head_multiple, ffn_multiple)
+        for work in rungs(outline, head_multiple, ffn_multiple)
+    }
+    works = [work for work, rung in made.items() if rung]
+    found = [made[work] for work in works]
     cut = next((place for place, rung in enumerate(found) if all(map(fits, rung))), None)
     if cut is None:
         return [some for rung in found if (some := [one for one in rung if fits(one)])]

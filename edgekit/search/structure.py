@@ -61,6 +61,7 @@ class Outline:
 
     Attributes:
         hidden: width of the residual stream.
+        embedding: width of the word, position and type tables; where it is another, a product follows them.
         head_dim: of an attention head.
         labels: classes.
         tokens: of a typical row, its median length.
@@ -70,6 +71,7 @@ class Outline:
     """
 
     hidden: int
+    embedding: int
     head_dim: int
     labels: int
     tokens: int
@@ -91,8 +93,13 @@ class Outline:
             self.layer_work(heads, ffn, last=place == len(structure.layers) - 1)
             for place, (heads, ffn) in enumerate(zip(structure.heads, structure.ffn, strict=True))
         ]
-        words = self.tokens * self.hidden * structure.word_rank
+        words = self.tokens * self.embedding * structure.word_rank + self.tokens * self.hidden * self.projected
         return sum(layers) + words + ONE_ROW * self.hidden * (self.hidden + self.labels) + LAYER_OVERHEAD
+
+    @property
+    def projected(self) -> int:
+        """Inputs of the product that follows the tables; 0 where there is none."""
+        return 0 if self.embedding == self.hidden else self.embedding
 
     def layer_work(self, heads: int, ffn: int, last: bool) -> float:
         """Returns the part of `work` that one layer adds."""
@@ -104,10 +111,14 @@ class Outline:
 def rungs(outline: Outline, head_multiple: int, ffn_multiple: int) -> list[float]:
     """Returns the works that structures are sought at, from that of the whole teacher down to the least there can be.
 
-    Each is less by the same factor: what the next one saves is then worth as much everywhere.
+    Each is less by the same factor: what the next one saves is then worth as much everywhere. Between the widths that
+    multiples leave there may be works without a structure (`alternatives`).
     """
     works = [outline.work(outline.whole(range(len(outline.head_loss))))]
-    while alternatives(outline, works[-1] / FACTOR, head_multiple, ffn_multiple):
+    while any(
+        best_widths(outline, layers, works[-1] / FACTOR, head_multiple, ffn_multiple)
+        for layers in outline.depths.values()
+    ):
         works.append(works[-1] / FACTOR)
     return works
 

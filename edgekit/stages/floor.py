@@ -20,6 +20,9 @@ from edgekit.tasks import load_task
 
 MODEL = "linear SVM on TF-IDF of words, word pairs and pieces of 2 to 5 characters"
 
+WORD = r"\w+|[^\w\s]"
+"""A word or a single sign: a text of one letter, or of an emoji, has one too."""
+
 
 @dataclass(frozen=True)
 class Linear(Pass):
@@ -27,19 +30,21 @@ class Linear(Pass):
 
     Attributes:
         rows: training rows at most, drawn by the seed: a linear model has learned what it can from these.
+        characters: of these rows together at most: pieces of long texts take gigabytes.
     """
 
     rows: int = 50_000
+    characters: int = 10_000_000
 
     NAME: ClassVar[str] = "floor"
-    VERSION: ClassVar[int] = 1
+    VERSION: ClassVar[int] = 2
     IN: ClassVar = (LabelledData,)
     OUT: ClassVar = Floor
     TOOLS: ClassVar[tuple[str, ...]] = ("scikit-learn", "numpy")
 
     def __post_init__(self) -> None:
-        if self.rows < 1:
-            raise ValueError(f"rows is {self.rows}; it must be at least 1")
+        if min(self.rows, self.characters) < 1:
+            raise ValueError(f"rows is {self.rows}, characters {self.characters}; both must be at least 1")
 
     def run(self, inputs: Inputs, out_dir: Path, ctx: Context) -> None:
         """Writes what the model reaches, in percent of the task's metric."""
@@ -48,9 +53,11 @@ class Linear(Pass):
         from sklearn.svm import LinearSVC
 
         dataset, task = data.read(inputs[LabelledData].path), load_task(ctx.task)
-        train = [dataset.train[i] for i in draw(len(dataset.train), self.rows, ctx.seed)]
-        words = TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True)
-        pieces = TfidfVectorizer(analyzer="char_wb", ngram_range=(2, 5), sublinear_tf=True)
+        average = sum(len(text) for text, _ in dataset.train) / len(dataset.train)
+        most = min(self.rows, max(2 * len(dataset.labels), int(self.characters / average)))
+        train = [dataset.train[i] for i in draw(len(dataset.train), most, ctx.seed)]
+        words = TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True, token_pattern=WORD, dtype=np.float32)
+        pieces = TfidfVectorizer(analyzer="char_wb", ngram_range=(2, 5), sublinear_tf=True, dtype=np.float32)
         model = make_pipeline(make_union(words, pieces), LinearSVC(random_state=ctx.seed))
         model.fit([text for text, _ in train], [label for _, label in train])
         facts: dict[str, object] = {"model": MODEL}

@@ -33,6 +33,9 @@ from edgekit.tokenization import batches, encode, load_tokenizer, pad
 if TYPE_CHECKING:
     from edgekit.ir.encoder import EdgekitForSequenceClassification, Layer
 
+SHORT = 16
+"""Tokens of a short text: of longer ones fewer are looked at, so that they take no longer."""
+
 TOKENS_PER_BATCH = 1024
 BEAM = 3
 """Sets of layers that are kept from depth to depth: one alone cannot take back an early choice."""
@@ -43,15 +46,15 @@ class Outlining(Pass):
     """Scores the teacher's parts.
 
     Attributes:
-        rows: training rows that heads and channels are scored on.
-        layer_rows: of these, how many sets of layers are compared on.
+        rows: training rows that heads and channels are scored on; fewer of long texts, an eighth at least.
+        layer_rows: of these, how many sets of layers are compared on, likewise.
     """
 
     rows: int = 1024
     layer_rows: int = 128
 
     NAME: ClassVar[str] = "outline"
-    VERSION: ClassVar[int] = 1
+    VERSION: ClassVar[int] = 2
     IN: ClassVar = (Teacher, Vocabulary, LabelledData, TeacherOutputs)
     OUT: ClassVar = TeacherOutline
     TOOLS: ClassVar = ("torch", "transformers", "tokenizers", "optimum", "numpy")
@@ -69,12 +72,16 @@ class Outlining(Pass):
         tokenizer = load_tokenizer(vocabulary.tokenizer, vocabulary.max_length)
         drawn = draw(len(train), self.rows, ctx.seed)
         rows = encode(tokenizer, [train[i][0] for i in drawn])
+        rows = rows[: affordable(rows, self.rows)]
+        drawn = drawn[: len(rows)]
         recorded = np.load(inputs[TeacherOutputs].array("train", "logits"), mmap_mode="r")[drawn]
         heads, channels = fisher(teacher, rows, recorded, pad_id, ctx)
         few = draw(len(rows), self.layer_rows, ctx.seed)
+        few = few[: affordable([rows[i] for i in few], self.layer_rows)]
         depths = layers_by_depth(teacher, [rows[i] for i in few], recorded[few], pad_id, ctx)
         outline = Outline(
             hidden=teacher.config.hidden_size,
+            embedding=teacher.config.embedding_size,
             head_dim=teacher.config.head_dim,
             labels=teacher.config.num_labels,
             tokens=int(np.median([len(row) for row in rows])),
@@ -90,6 +97,17 @@ class Outlining(Pass):
             "divergence_by_depth": {str(depth): round(found, 4) for depth, (_, found) in depths.items()},
         }
         write_json(out_dir / FACTS, facts)
+
+
+def affordable(rows: Sequence[np.ndarray], wanted: int) -> int:
+    """Returns how many of the first rows hold as many tokens as so many short ones; an eighth of the wanted at least.
+
+    Args:
+        rows: token ids.
+        wanted: rows of `SHORT` tokens.
+    """
+    within = int(np.searchsorted(np.cumsum([len(row) for row in rows]), wanted * SHORT, side="right"))
+    return max(within, -(-min(wanted, len(rows)) // 8))
 
 
 def fisher(

@@ -92,6 +92,14 @@ class Profile(Pass):
         """Returns the stage with the digest of its table, so that an edited file is taken anew."""
         return dataclasses.replace(self, table_digest=file_digest(Path(self.table)) if self.table else "")
 
+    def check_device(self, target: Target, device: str) -> None:
+        """Refuses a table that is given and of another setting: before the teacher is run over the texts."""
+        if self.table:
+            view = TargetView(target, self.READS, self.NAME)
+            check_setting(
+                read_costs(Path(self.table)), setting_of(view, device, self.hidden, self.head_dim), self.table
+            )
+
     def run(self, inputs: Inputs, out_dir: Path, ctx: Context) -> None:
         """Writes costs.json: a table that was taken before is scaled to how fast the device is now.
 

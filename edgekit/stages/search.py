@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
@@ -41,15 +41,17 @@ from edgekit.checkpoint import read_labels
 from edgekit.provenance import Provenance
 from edgekit.quant.findings import Finding
 from edgekit.recipe import make_stage
+from edgekit.search.bisection import bisection, nearest
 from edgekit.search.costs import read_costs
-from edgekit.search.estimate import Estimate, divergence, estimate
+from edgekit.search.estimate import Estimate, confidence_width, divergence, estimate
+from edgekit.search.findings import dev_known, knows_dev, out_of_reach, too_far_behind
 from edgekit.search.limits import Forecast, Limits, ladder, word_rank
 from edgekit.search.request import ENABLED, FIXES
 from edgekit.search.structure import Outline, Structure
 from edgekit.stage import INTERNAL, Context, Inputs, Pass
 from edgekit.stages.distill import Distill
 from edgekit.stages.evaluate import draw
-from edgekit.stages.outline import read_outline
+from edgekit.stages.outline import SHORT, read_outline
 from edgekit.stages.prune import DEV_LOGITS, Prune
 from edgekit.tasks import load_task
 from edgekit.tokenization import encode, load_tokenizer
@@ -83,14 +85,17 @@ class Search(Pass):
             fewer, so that all take equally long, but twice `probe_epochs` at least: they begin nearer to the teacher.
         probe_epochs: passes of a short training.
         min_steps, max_steps: bounds of a whole training's steps; of dearer structures and of short trainings less,
-            likewise; 0 for `max_steps` is no bound.
+            likewise, and of long texts at most as many as take as long as those of 16 tokens; 0 for `max_steps` is no
+            bound.
         learning_rate: peak, for all but the word table, of one or two layers; deeper students get less, by the square
             of how much deeper: more of the teacher is left in them, and soon unlearned at that rate.
         embedding_rate: factor on the learning rate of the word table; 0 freezes it.
         trainings: whole trainings at most.
-        margin: standard errors of the estimated drop that it must be within the limit by.
+        margin: standard errors of the estimated drop that it must be within the limit by. Where the gate asks for a
+            confidence, what that takes on the rows of test is kept free too.
         sweep: whether to train the best structure of every rung whole, for a front of all that can be had.
         given: options of `distill` and `prune` that the recipe sets, filled in by the pipeline.
+        conducted: their versions and defaults, likewise: what the search finds depends on them.
     """
 
     enabled: bool = ENABLED
@@ -104,12 +109,19 @@ class Search(Pass):
     margin: float = 0.25
     sweep: bool = False
     given: Mapping[str, Mapping[str, Any]] = field(default_factory=dict, metadata=INTERNAL)
+    conducted: Mapping[str, Mapping[str, Any]] = field(default_factory=dict, metadata=INTERNAL)
 
     NAME: ClassVar[str] = "search"
-    VERSION: ClassVar[int] = 3
+    VERSION: ClassVar[int] = 4
     IN: ClassVar = (Teacher, LabelledData, Vocabulary, TeacherOutputs, TeacherOutline, Costs)
     OUT: ClassVar = Plan
-    READS: ClassVar[tuple[str, ...]] = ("shape.head_multiple", "shape.ffn_multiple", "gate.max_drop", "budget")
+    READS: ClassVar[tuple[str, ...]] = (
+        "shape.head_multiple",
+        "shape.ffn_multiple",
+        "gate.max_drop",
+        "gate.confidence",
+        "budget",
+    )
     TOOLS: ClassVar[tuple[str, ...]] = ("torch", "transformers", "tokenizers", "accelerate", "optimum", "numpy")
     PARALLEL: ClassVar[bool] = True
 
@@ -124,7 +136,9 @@ class Search(Pass):
 
     def knowing(self, options: Mapping[str, Mapping[str, Any]]) -> Search:
         """Returns the stage knowing what the recipe sets of the stages that it has run."""
-        return dataclasses.replace(self, given={name: dict(options.get(name, {})) for name in FIXES})
+        stages = {stage.NAME: {"version": stage.VERSION, **dataclasses.asdict(stage())} for stage in (Distill, Prune)}
+        given = {name: dict(options.get(name, {})) for name in FIXES}
+        return dataclasses.replace(self, given=given, conducted=stages)
 
     def run(self, inputs: Inputs, out_dir: Path, ctx: Context) -> None:
         """Writes plan.json: the options of `distill` and `prune` that make the chosen student."""
@@ -134,7 +148,10 @@ class Search(Pass):
         dearest = outline.work(outline.whole(range(len(outline.head_loss))))
 
         def fitted(structure: Structure) -> Structure:
-            return dataclasses.replace(structure, word_rank=word_rank(forecast, limits, structure))
+            rank = self.given.get("prune", {}).get("word_rank")
+            if rank is None:
+                rank = word_rank(forecast, limits, structure)
+            return dataclasses.replace(structure, word_rank=int(rank))
 
         def fits(structure: Structure) -> bool:
             return not forecast.misses(fitted(structure), limits)
@@ -143,16 +160,19 @@ class Search(Pass):
         rungs_within = [[fitted(one) for one in rung] for rung in within]
         findings: list[Finding] = []
         if not fits(within[-1][0]):
-            findings.append(_out_of_reach(forecast, limits, rungs_within[-1][0]))
+            findings.append(out_of_reach(forecast, limits, rungs_within[-1][0]))
         shares = [outline.work(rung[-1]) / dearest for rung in rungs_within]
         trainer, limit = _Trainer(self, inputs, ctx, outline), ctx.target["gate.max_drop"]
-        if knows_dev(inputs[TeacherOutputs].facts, len(trainer.teacher)):
-            findings.append(_dev_known(inputs[TeacherOutputs].facts, trainer.hold_against_a_large_one(*multiples)))
+        dataset = data.read(inputs[LabelledData].path)
+        held_out = dataset.facts["dev_source"] == data.DRAWN and not inputs[Teacher].facts
+        if held_out and knows_dev(inputs[TeacherOutputs].facts, len(trainer.teacher)):
+            findings.append(dev_known(inputs[TeacherOutputs].facts, trainer.hold_against_a_large_one(*multiples)))
         whole: dict[int, Trained] = {}
 
         def passes(place: int) -> bool:
             behind = whole[place].behind
-            return bool(behind.drop + self.margin * behind.error <= limit)
+            asked = confidence_width(behind.disagreeing, len(dataset.test), ctx.target["gate.confidence"])
+            return bool(behind.drop + self.margin * behind.error + asked <= limit)
 
         for place in bisection(nearest(shares, START), len(shares), passes, self.trainings):
             whole[place] = trainer.whole(trainer.best(rungs_within[place]))
@@ -163,7 +183,8 @@ class Search(Pass):
         if passing:
             chosen = min(passing, key=lambda one: forecast.cost(one.structure))
         else:
-            chosen = min(whole.values(), key=lambda one: one.behind.drop)
+            chosen = min(whole.values(), key=lambda one: (one.behind.drop, one.behind.error))
+            findings.append(too_far_behind(chosen.structure, chosen.behind, limit, len(trainer.teacher)))
         write_json(out_dir / "plan.json", trainer.options(chosen.structure, chosen.epochs))
         facts = {
             "structure": str(chosen.structure),
@@ -212,19 +233,6 @@ def _point(trained: Trained, forecast: Forecast, trainer: _Trainer) -> dict[str,
     }
 
 
-def _out_of_reach(forecast: Forecast, limits: Limits, cheapest: Structure) -> Finding:
-    """Says how near the cheapest structure comes to the limits that it misses."""
-    told, missed = forecast.foretold(cheapest), forecast.misses(cheapest, limits)
-    said = ", ".join(f"{name} {told[name]:,.4g} against {getattr(limits, name):,.4g}" for name in missed)
-    return Finding(
-        "limits-out-of-reach",
-        "structure",
-        f"the cheapest structure there is ({cheapest}) is foretold to be beyond: {said}",
-        "the gate will fail; this structure is built all the same, as the nearest",
-        "a wider limit, or for the file's size a smaller vocabulary (trim.min_tokens, trim.min_count)",
-    )
-
-
 @dataclass(frozen=True)
 class Trained:
     """A structure that was trained whole.
@@ -240,33 +248,6 @@ class Trained:
     epochs: int
     behind: Estimate
     score: float
-
-
-def knows_dev(facts: Mapping[str, Any], rows: int) -> bool:
-    """Says whether a teacher answers dev as well as the rows that it was trained on: then it was trained on dev too.
-
-    Args:
-        facts: of the teacher's outputs: its accuracy on train and on dev, in percent.
-        rows: of dev.
-    """
-    expected = rows * (1 - facts["accuracy_train"] / 100)
-    return bool(rows * (1 - facts["accuracy_dev"] / 100) <= expected + 2 * expected**0.5)
-
-
-def _dev_known(facts: Mapping[str, Any], large: Structure) -> Finding:
-    train, dev = facts["accuracy_train"], facts["accuracy_dev"]
-    return Finding(
-        "dev-known",
-        "dev",
-        f"the teacher answers {dev:.2f} % of it and {train:.2f} % of train: it was trained on these rows",
-        f"students seem further behind than they are; they are held against a large one ({large})",
-        "a dev split that the teacher was not trained on",
-    )
-
-
-def nearest(shares: Sequence[float], wanted: float) -> int:
-    """Returns the place whose share of the work is nearest, as a ratio."""
-    return int(np.argmin(np.abs(np.log(np.array(shares) / wanted))))
 
 
 class _Trainer:
@@ -320,6 +301,7 @@ class _Trainer:
         """Returns the options of the stages that make a student of that structure; the recipe's own go before."""
         stage = self._stage
         share = (stage.probe_epochs / stage.epochs if short else 1.0) / self._dearer(structure)
+        most = stage.max_steps * share / max(1.0, self._outline.tokens / SHORT)
         made: dict[str, dict[str, Any]] = {
             "distill": {"keep": list(structure.layers), "epochs": 0},
             "prune": {
@@ -330,7 +312,7 @@ class _Trainer:
                 "learning_rate": stage.learning_rate * min(1.0, SHALLOW / len(structure.layers)) ** 2,
                 "embedding_rate": stage.embedding_rate,
                 "min_steps": round(stage.min_steps * share),
-                "max_steps": math.ceil(stage.max_steps * share),
+                "max_steps": math.ceil(most),
             },
         }
         return {
@@ -346,33 +328,3 @@ class _Trainer:
         artifacts[WideStudent] = self._ctx.make(make_stage(Distill, options["distill"]), artifacts)
         student = self._ctx.make(make_stage(Prune, options["prune"]), artifacts)
         return np.load(student.path / DEV_LOGITS), student.facts["dev"]
-
-
-def bisection(first: int, count: int, passes: Callable[[int], bool], most: int) -> Iterator[int]:
-    """Yields places on a ladder to look at, until the last one that passes is found.
-
-    Places are assumed to pass up to some one and to fail behind it. From the first place strides of two go towards the
-    change; then what lies between is halved.
-
-    Args:
-        first: where to begin.
-        count: places there are.
-        passes: whether a place that was yielded passes; asked when the next is wanted.
-        most: places to yield at most.
-    """
-    best, worst = -1, count  # the last that passes, the first that fails
-    place = first
-    for _ in range(most):
-        yield place
-        if passes(place):
-            best = max(best, place)
-        else:
-            worst = min(worst, place)
-        if worst - best <= 1:
-            return
-        if worst == count:
-            place = min(best + 2, count - 1)
-        elif best == -1:
-            place = max(worst - 2, 0)
-        else:
-            place = (best + worst) // 2

@@ -35,8 +35,9 @@ SEARCHED_VIEWS = 4
 """Views of a text where the structure is searched: small students learn from them what two thousand texts do not say
 (docs/log.md)."""
 
-MOST_TEXTS = 80_000
-"""Texts and views together from which on `teach` makes fewer views of its own accord: large sets need none."""
+MOST_TOKENS = 1_300_000
+"""Tokens of texts and views together beyond which `teach` makes fewer views of its own accord: 80,000 short texts.
+Large sets need none, and the teacher would take as long for them as all else that a build does."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +60,7 @@ class Teach(Pass):
     searched: bool = dataclasses.field(default=False, metadata=INTERNAL)
 
     NAME: ClassVar[str] = "teach"
-    VERSION: ClassVar[int] = 3
+    VERSION: ClassVar[int] = 4
     IN: ClassVar = (Teacher, LabelledData, Vocabulary)
     OUT: ClassVar = TeacherOutputs
     TOOLS: ClassVar = ("torch", "transformers", "tokenizers", "optimum", "numpy")
@@ -94,7 +95,7 @@ class Teach(Pass):
         train = [text for text, _ in dataset.train] + further
         write_json(out_dir / UNLABELLED, further)
         table = model.embeddings.word.weight.detach().numpy()
-        kept, views = inputs[Vocabulary].teacher_ids, self._views_of(len(train))
+        kept, views = inputs[Vocabulary].teacher_ids, self._views_of(encode_for_teacher(teacher, train))
         extra = _views(teacher, table, train, kept, views, self.view_rate, ctx.seed)
         write_json(out_dir / VIEWS, extra)
         facts: dict[str, float] = {"unlabelled": len(further), "views": len(extra)}
@@ -112,10 +113,11 @@ class Teach(Pass):
             facts[f"accuracy_{split}"] = load_task(ctx.task).metric(logits[: len(rows)], expected)
         write_json(out_dir / FACTS, facts)
 
-    def _views_of(self, texts: int) -> int:
+    def _views_of(self, texts: Sequence[np.ndarray]) -> int:
         if self.views is not None:
             return self.views
-        return min(SEARCHED_VIEWS, max(0, MOST_TEXTS // texts - 1)) if self.searched else 0
+        most = MOST_TOKENS // sum(map(len, texts))
+        return min(SEARCHED_VIEWS, max(0, most - 1)) if self.searched else 0
 
     def _unlabelled(self, dataset: data.Dataset, columns: Mapping[str, Sequence[str]]) -> list[str]:
         """Returns the texts of the file that no split has: what is reported on is not learned from."""

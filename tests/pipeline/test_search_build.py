@@ -148,8 +148,28 @@ def test_a_table_of_another_device_is_refused_with_both_fingerprints(
     args = [a.replace(str(costs), str(foreign)) for a in searched.args]
     result = cli(*args, cache=searched.cache)
     assert result.exit_code == 2, result.output
+    assert "floor" not in result.stderr, "before anything is run"
     assert "cpu a board's" in result.stderr.replace("\n", " ")
     assert "the device here is" in result.stderr.replace("\n", " ")
+
+
+def test_a_sweep_that_a_setting_forbids_is_refused(searched: Searched) -> None:
+    result = cli(*searched.args, "--sweep", "--set", "search.enabled=false", cache=searched.cache)
+    assert result.exit_code == 2, result.output
+    assert "search.enabled is false" in result.stderr.replace("\n", " ")
+
+
+def test_a_limit_on_latency_that_nothing_can_judge_ends_with_four_at_once(searched: Searched, tmp_path: Path) -> None:
+    args = [*searched.args, "--target", "arm64", "--max-latency-ms", "5"]
+    place = args.index("--device")
+    del args[place : place + 2]
+    args[args.index("--out") + 1] = str(tmp_path / "dist")
+    result = cli(*args, cache=tmp_path / "cache")
+    assert result.exit_code == 4, result.output
+    said = result.stderr.replace("\n", " ")
+    assert "arm64: nothing here can judge max_latency_ms 5" in said
+    assert "limit --max-instructions in its place" in said
+    assert not (tmp_path / "dist").exists()
 
 
 def test_a_file_of_texts_without_labels_is_what_students_learn_from_too(searched: Searched, tmp_path: Path) -> None:

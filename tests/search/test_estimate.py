@@ -8,6 +8,13 @@ import pytest
 from edgekit.search import estimate as es
 
 
+def test_a_gate_that_must_be_sure_leaves_room_for_chance() -> None:
+    assert es.confidence_width(0.05, 1000, None) == 0
+    # 1.645 standard errors of a difference in which 50 of 1,000 rows may go either way.
+    assert es.confidence_width(0.05, 1000, 0.95) == pytest.approx(1.6449 * 100 * (0.05 / 1000) ** 0.5, rel=1e-4)
+    assert es.confidence_width(0.05, 4000, 0.95) == pytest.approx(es.confidence_width(0.05, 1000, 0.95) / 2)
+
+
 def test_divergence_is_scipys() -> None:
     special = pytest.importorskip("scipy.special")
     generator = np.random.default_rng(0)

@@ -59,7 +59,7 @@ def test_a_limit_is_missed_before_it_is_reached() -> None:
 
 def large() -> Outline:
     """Returns an outline of a width at which products, not nodes, are most of the work."""
-    return dataclasses.replace(outline(layers=4, heads=12, ffn=64), hidden=384, head_dim=32)
+    return dataclasses.replace(outline(layers=4, heads=12, ffn=64), hidden=384, embedding=384, head_dim=32)
 
 
 def test_without_limits_the_ladder_is_every_rung() -> None:
@@ -77,6 +77,30 @@ def test_limits_cut_the_ladder_off_as_dear_as_they_allow(share: float) -> None:
     assert max(of.work(one) for one in found[0]) > 0.9 * bound
     works = [max(of.work(one) for one in rung) for rung in found]
     assert works == sorted(works, reverse=True)
+
+
+def test_a_word_table_of_another_width_is_counted_as_it_is() -> None:
+    """ELECTRA's tables are narrower than its layers: a product follows them."""
+    of = dataclasses.replace(large(), hidden=256, embedding=128)
+    setting = dataclasses.replace(table().setting, hidden=256, head_dim=32)
+    made = dataclasses.replace(
+        forecast(of), table=dataclasses.replace(table(), setting=setting), tokens=6000, rows=6000
+    )
+    structure = Structure((3,), (2,), (16,))
+    even = dataclasses.replace(made, outline=dataclasses.replace(of, embedding=256))
+    saved = even.file_bytes(structure) - made.file_bytes(structure)
+    assert saved == 6000 * 128 - 128 * 256 + 4 * (32 + 2) * 128
+    assert made.cost(structure) > even.cost(structure), "the product"
+    assert word_rank(made, Limits(file_bytes=1000), structure) == 32
+    assert max(word_rank(made, Limits(file_bytes=n), structure) for n in range(10_000, 10**6, 10_000)) <= 64
+
+
+def test_multiples_that_leave_one_width_leave_a_rung_for_each_depth() -> None:
+    found = ladder(outline(layers=2, heads=12, ffn=1536), 8, 1024)
+    assert [one for rung in found for one in rung] == [
+        Structure((0, 1), (8, 8), (1024, 1024)),
+        Structure((1,), (8,), (1024,)),
+    ]
 
 
 def test_limits_that_nothing_meets_leave_no_rung() -> None:

@@ -20,6 +20,7 @@ def outline(seed: int = 0, layers: int = 3, heads: int = 4, ffn: int = 16) -> Ou
 
     return Outline(
         hidden=32,
+        embedding=32,
         head_dim=8,
         labels=5,
         tokens=10,

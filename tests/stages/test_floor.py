@@ -42,6 +42,22 @@ def test_what_only_the_order_of_words_tells_is_out_of_reach_without_pairs(tmp_pa
     assert 30 < found.facts["test"] < 70, "labels drawn by chance"
 
 
+def test_texts_of_single_letters_and_signs_have_words_too(tmp_path: Path) -> None:
+    rows = [(f"{sign} {i % 7}", label) for i in range(20) for sign, label in (("☃", "cold"), ("☀", "warm"))]
+    found = tiny.run_stage(Linear(), [written(tmp_path / "data", rows, [("☃", "cold"), ("☀", "warm")])], tmp_path)
+    assert found.facts["test"] == 100
+
+
+def test_of_long_texts_fewer_are_learned_from(tmp_path: Path) -> None:
+    rows = [(f"{label} " * 50 + f"w{i}", label) for i in range(50) for label in ("a", "b")]
+    given = written(tmp_path / "data", rows, [("a", "a"), ("b", "b"), ("w49", "b")])
+    seen = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("edgekit.stages.floor.draw", lambda rows, wanted, seed: seen.append(wanted) or range(4))
+        tiny.run_stage(Linear(characters=1000), [given], tmp_path)
+    assert seen == [9], "of 104 characters each"
+
+
 def test_no_rows_are_refused() -> None:
     with pytest.raises(ValueError, match="at least 1"):
         Linear(rows=0)

@@ -12,16 +12,19 @@ import tiny
 from builds import TinyBuild, made, write_target
 from cost_tables import table
 
-from edgekit.artifact import Costs, Plan, TeacherOutline, write_json
+from edgekit import data
+from edgekit.artifact import Costs, LabelledData, Plan, TeacherOutline, write_json
 from edgekit.codec import encode
+from edgekit.search.bisection import bisection
 from edgekit.search.estimate import Estimate
+from edgekit.search.findings import knows_dev
 from edgekit.search.limits import ROOM, Forecast, Limits
 from edgekit.search.request import wanted
 from edgekit.search.structure import Structure
 from edgekit.stage import Inputs
 from edgekit.stages.outline import Outlining, read_outline
 from edgekit.stages.prune import Prune
-from edgekit.stages.search import Search, bisection, knows_dev
+from edgekit.stages.search import Search
 
 QUICK: dict[str, Any] = {"epochs": 3, "probe_epochs": 1, "min_steps": 0, "trainings": 4}
 GIVEN = {"prune": {"learning_rate": 3e-3}}
@@ -74,9 +77,11 @@ def artifacts(tiny_build: TinyBuild, tmp_path_factory: pytest.TempPathFactory) -
     return found
 
 
-def search(artifacts: dict[Any, Any], folder: Path, target: str = "x86-64", **options: Any) -> tuple[Plan, list[Any]]:
+def search(
+    artifacts: dict[Any, Any], folder: Path, target: str = "x86-64", given_options: Any = None, **options: Any
+) -> tuple[Plan, list[Any]]:
     """Runs a search; returns its plan and the stages that it had run."""
-    stage = Search(**{**QUICK, **options}).knowing(GIVEN)
+    stage = Search(**{**QUICK, **options}).knowing(given_options or GIVEN)
     out, ran = folder / "out", []
     out.mkdir(parents=True)
     ctx = tiny.context(folder / "resume", stage, target)
@@ -131,10 +136,12 @@ def test_short_trainings_are_short_whatever_the_recipe_says(
 def test_where_none_passes_the_nearest_is_taken(
     artifacts: dict[Any, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(
-        "edgekit.stages.search.estimate", lambda teacher, student, expected: Estimate(50.0 + float(student[0, 0]), 1.0)
-    )
+    def far(teacher: Any, student: Any, expected: Any) -> Estimate:
+        return Estimate(50.0 + float(student[0, 0]), 1.0, 0.1)
+
+    monkeypatch.setattr("edgekit.stages.search.estimate", far)
     plan, _ = search(artifacts, tmp_path)
+    assert [one["check"] for one in plan.facts["findings"]] == ["no-structure-within-drop"]
     points = plan.facts["points"]
     assert plan.facts["drop"] == pytest.approx(min(point["drop"] for point in points), abs=1e-3)
 
@@ -200,8 +207,15 @@ def test_a_teacher_that_knows_dev_is_told_and_students_are_held_against_a_large_
     artifacts: dict[Any, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("edgekit.stages.search.knows_dev", lambda facts, rows: True)
-    plan, ran = search(artifacts, tmp_path, trainings=1, epochs=12)
-    assert [one["check"] for one in plan.facts["findings"]] == ["dev-known"]
+    plain, _ = search(artifacts, tmp_path / "plain", trainings=1, epochs=12)
+    assert "dev-known" not in [one["check"] for one in plain.facts["findings"]], "dev came with the data"
+    dataset = data.read(artifacts[LabelledData].path)
+    facts = {**dataset.facts, "dev_source": data.DRAWN}
+    (tmp_path / "held-out").mkdir()
+    data.write(dataclasses.replace(dataset, facts=facts), tmp_path / "held-out")
+    artifacts = {**artifacts, LabelledData: LabelledData(tmp_path / "held-out", "")}
+    plan, ran = search(artifacts, tmp_path / "known", trainings=1, epochs=12)
+    assert "dev-known" in [one["check"] for one in plan.facts["findings"]]
     whole = [stage for stage in ran if isinstance(stage, Prune) and stage.epochs > QUICK["probe_epochs"]]
     assert len(whole) == 2, "the large one and the first of the search"
 
@@ -212,3 +226,16 @@ def test_a_teacher_that_knows_dev_is_told_and_students_are_held_against_a_large_
 )
 def test_a_teacher_knows_dev_where_it_answers_it_as_train(train: float, dev: float, rows: int, known: bool) -> None:
     assert knows_dev({"accuracy_train": train, "accuracy_dev": dev}, rows) is known
+
+
+def test_what_is_conducted_is_part_of_the_key(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = Search().knowing({})
+    monkeypatch.setattr(Prune, "VERSION", 99)
+    assert Search().knowing({}) != before
+
+
+def test_a_word_rank_that_is_given_is_that_of_every_structure(artifacts: dict[Any, Any], tmp_path: Path) -> None:
+    plan, _ = search(
+        artifacts, tmp_path, given_options={**GIVEN, "prune": {**GIVEN["prune"], "word_rank": "8"}}, trainings=1
+    )
+    assert "word table of 8" in plan.facts["structure"]

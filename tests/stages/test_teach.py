@@ -137,7 +137,8 @@ def test_a_search_wants_views_and_a_given_structure_none(
         again(tiny_build, tmp_path / "own", Teach(views=1).knowing({"search": {"enabled": True}})).facts["views"]
         == rows
     )
-    monkeypatch.setattr("edgekit.stages.teach.MOST_TEXTS", 2 * rows + 1)
+    tokens = sum(map(len, encode_for_teacher(made(tiny_build, Teacher).path, texts(tiny_build, "train")[:rows])))
+    monkeypatch.setattr("edgekit.stages.teach.MOST_TOKENS", 2 * tokens + 1)
     assert again(tiny_build, tmp_path / "large", searched).facts["views"] == rows
 
 

@@ -1,0 +1,73 @@
+"""What a search tells its user beside the structure that it chose."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from edgekit.quant.findings import Finding
+from edgekit.search.estimate import Estimate
+from edgekit.search.limits import Forecast, Limits
+from edgekit.search.structure import Structure
+
+
+def out_of_reach(forecast: Forecast, limits: Limits, cheapest: Structure) -> Finding:
+    """Says how near the cheapest structure comes to the limits that it misses."""
+    told, missed = forecast.foretold(cheapest), forecast.misses(cheapest, limits)
+    said = ", ".join(f"{name} {told[name]:,.4g} against {getattr(limits, name):,.4g}" for name in missed)
+    return Finding(
+        "limits-out-of-reach",
+        "structure",
+        f"the cheapest structure there is ({cheapest}) is foretold to be beyond: {said}",
+        "the gate will fail; this structure is built all the same, as the nearest",
+        "a wider limit, or for the file's size a smaller vocabulary (trim.min_tokens, trim.min_count)",
+    )
+
+
+def too_far_behind(structure: Structure, behind: Estimate, limit: float, rows: int) -> Finding:
+    """Says how near the structure that was trained came to the allowed drop.
+
+    Args:
+        structure: the one with the least drop.
+        behind: its drop, as estimated.
+        limit: the drop allowed, in points.
+        rows: of dev.
+    """
+    return Finding(
+        "no-structure-within-drop",
+        "structure",
+        f"the nearest of those that were trained ({structure}) is foretold {behind.drop:.2f} points behind, with an "
+        f"error of {behind.error:.2f} on {rows:,} rows of dev, against {limit:g} points allowed",
+        "the gate will probably fail, or dev has too few rows to tell; this structure is built all the same",
+        "more rows of dev, a wider --max-drop, wider other limits, more text with --unlabelled",
+    )
+
+
+def knows_dev(facts: Mapping[str, Any], rows: int) -> bool:
+    """Says whether a teacher answers dev as well as the rows that it was trained on.
+
+    Of one that came with a train split that dev was then held out of, this says that it was trained on dev too.
+
+    Args:
+        facts: of the teacher's outputs: its accuracy on train and on dev, in percent.
+        rows: of dev.
+    """
+    expected = rows * (1 - facts["accuracy_train"] / 100)
+    return bool(rows * (1 - facts["accuracy_dev"] / 100) <= expected + 2 * expected**0.5)
+
+
+def dev_known(facts: Mapping[str, Any], large: Structure) -> Finding:
+    """Says that students are held against a large one, and why.
+
+    Args:
+        facts: of the teacher's outputs.
+        large: the one that takes the teacher's place.
+    """
+    train, dev = facts["accuracy_train"], facts["accuracy_dev"]
+    return Finding(
+        "dev-known",
+        "dev",
+        f"the teacher answers {dev:.2f} % of it and {train:.2f} % of train: it was trained on these rows",
+        f"students seem further behind than they are; they are held against a large one ({large})",
+        "a dev split that the teacher was not trained on",
+    )
