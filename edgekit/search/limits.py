@@ -54,6 +54,7 @@ class Forecast:
         rows: of its word table; fewer than the tokens where some share them.
         positions: rows of its position table.
         judged: whether the gate judges costs like the table's: not where they are estimates.
+        families: of integer forms that may be shipped; all that the table has by default.
     """
 
     table: CostTable
@@ -63,10 +64,11 @@ class Forecast:
     rows: int
     positions: int
     judged: bool
+    families: Sequence[str] = ()
 
     def cost(self, structure: Structure) -> float:
         """Returns the mean cost of an inference, in the table's unit."""
-        return self.table.cost(self._shape(structure), self.lengths)
+        return self.table.cost(self._shape(structure), self.lengths, self.families)
 
     def file_bytes(self, structure: Structure) -> int:
         """Returns the size of the int8 model file: weights of a byte; biases, scales, norms and row numbers of four."""
@@ -87,7 +89,7 @@ class Forecast:
         found = {"file_bytes": float(self.file_bytes(structure))}
         if self.judged and self.table.unit == "ms":
             long = [int(np.ceil(np.percentile(self.lengths, 95)))]
-            found["latency_p95_ms"] = TAIL * self.table.cost(self._shape(structure), long)
+            found["latency_p95_ms"] = TAIL * self.table.cost(self._shape(structure), long, self.families)
         elif self.judged:
             found["instructions"] = self.cost(structure)
         return found

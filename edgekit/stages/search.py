@@ -42,7 +42,7 @@ from edgekit.provenance import Provenance
 from edgekit.quant.findings import Finding
 from edgekit.recipe import make_stage
 from edgekit.search.bisection import bisection, nearest
-from edgekit.search.costs import read_costs
+from edgekit.search.costs import FAMILIES, read_costs
 from edgekit.search.estimate import Estimate, confidence_width, divergence, estimate
 from edgekit.search.findings import dev_known, knows_dev, out_of_reach, too_far_behind
 from edgekit.search.limits import Forecast, Limits, ladder, word_rank
@@ -53,6 +53,7 @@ from edgekit.stages.distill import Distill
 from edgekit.stages.evaluate import draw
 from edgekit.stages.outline import SHORT, read_outline
 from edgekit.stages.prune import DEV_LOGITS, Prune
+from edgekit.stages.quantize import SCHEMES
 from edgekit.tasks import load_task
 from edgekit.tokenization import encode, load_tokenizer
 
@@ -96,6 +97,7 @@ class Search(Pass):
         sweep: whether to train the best structure of every rung whole, for a front of all that can be had.
         given: options of `distill` and `prune` that the recipe sets, filled in by the pipeline.
         conducted: their versions and defaults, likewise: what the search finds depends on them.
+        families: of integer forms that `quantize` may ship, likewise, where the recipe names one; all by default.
     """
 
     enabled: bool = ENABLED
@@ -110,6 +112,7 @@ class Search(Pass):
     sweep: bool = False
     given: Mapping[str, Mapping[str, Any]] = field(default_factory=dict, metadata=INTERNAL)
     conducted: Mapping[str, Mapping[str, Any]] = field(default_factory=dict, metadata=INTERNAL)
+    families: tuple[str, ...] = field(default=(), metadata=INTERNAL)
 
     NAME: ClassVar[str] = "search"
     VERSION: ClassVar[int] = 4
@@ -138,13 +141,16 @@ class Search(Pass):
         """Returns the stage knowing what the recipe sets of the stages that it has run."""
         stages = {stage.NAME: {"version": stage.VERSION, **dataclasses.asdict(stage())} for stage in (Distill, Prune)}
         given = {name: dict(options.get(name, {})) for name in FIXES}
-        return dataclasses.replace(self, given=given, conducted=stages)
+        scheme = str(options.get("quantize", {}).get("scheme", ""))
+        family = {one.name: one.family for one in SCHEMES}.get(scheme, scheme)
+        families = (family,) if family in FAMILIES else ()
+        return dataclasses.replace(self, given=given, conducted=stages, families=families)
 
     def run(self, inputs: Inputs, out_dir: Path, ctx: Context) -> None:
         """Writes plan.json: the options of `distill` and `prune` that make the chosen student."""
         outline = read_outline(inputs[TeacherOutline].file)
         multiples = ctx.target["shape.head_multiple"], ctx.target["shape.ffn_multiple"]
-        forecast, limits = _forecast(inputs, outline, ctx), _limits(ctx.target["budget"])
+        forecast, limits = _forecast(inputs, outline, self.families, ctx), _limits(ctx.target["budget"])
         dearest = outline.work(outline.whole(range(len(outline.head_loss))))
 
         def fitted(structure: Structure) -> Structure:
@@ -203,7 +209,7 @@ class Search(Pass):
         write_json(out_dir / FACTS, facts)
 
 
-def _forecast(inputs: Inputs, outline: Outline, ctx: Context) -> Forecast:
+def _forecast(inputs: Inputs, outline: Outline, families: Sequence[str], ctx: Context) -> Forecast:
     vocabulary = inputs[Vocabulary]
     tokenizer = load_tokenizer(vocabulary.tokenizer, vocabulary.max_length)
     train = data.read(inputs[LabelledData].path).train
@@ -212,7 +218,8 @@ def _forecast(inputs: Inputs, outline: Outline, ctx: Context) -> Forecast:
     lengths = [len(row) for row in rows]
     judged = table.provenance is not Provenance.ESTIMATED
     owners = vocabulary.row_owners
-    return Forecast(table, outline, lengths, len(owners), len(set(owners)), vocabulary.max_length, judged)
+    known = [family for family in families if family in table.families]
+    return Forecast(table, outline, lengths, len(owners), len(set(owners)), vocabulary.max_length, judged, known)
 
 
 def _limits(budget: Mapping[str, Any]) -> Limits:

@@ -133,6 +133,43 @@ def test_short_trainings_are_short_whatever_the_recipe_says(
     assert max(stage.min_steps for stage in short) <= 60 / QUICK["epochs"]
 
 
+def test_of_those_that_pass_the_cheapest_is_taken(
+    artifacts: dict[Any, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("edgekit.stages.search.estimate", lambda teacher, student, expected: Estimate(1.0, 0.1, 0.1))
+    plan, _ = search(artifacts, tmp_path, trainings=1, sweep=True)
+    points = plan.facts["points"]
+    assert len(points) > 1
+    assert plan.facts["structure"] == min(points, key=lambda point: point["work"])["structure"]
+
+
+def test_a_gate_that_must_be_sure_takes_a_dearer_one(
+    artifacts: dict[Any, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Students that are trained first, which are the cheaper ones here, differ in more answers than the gate allows."""
+    seen: list[float] = []
+
+    def near(teacher: Any, student: Any, expected: Any) -> Estimate:
+        seen.append(0.0)
+        return Estimate(20.0, 0.0, 0.9 if len(seen) == 1 else 0.0)
+
+    monkeypatch.setattr("edgekit.stages.search.estimate", near)
+    plain, _ = search(artifacts, tmp_path / "plain", str(write_target(tmp_path / "plain.toml")))
+    seen.clear()
+    sure = str(write_target(tmp_path / "sure.toml", ("[gate]\n", "[gate]\nconfidence = 0.99\n")))
+    strict, _ = search(artifacts, tmp_path / "sure", sure)
+    works = [max(point["work"] for point in one.facts["points"]) for one in (plain, strict)]
+    assert works[1] > works[0]
+
+
+@pytest.mark.parametrize(
+    ("scheme", "families"),
+    [("auto", ()), ("static", ("static",)), ("dynamic-int8", ("dynamic",)), ("weight-only-int4", ()), (None, ())],
+)
+def test_costs_are_those_of_the_form_that_the_recipe_names(scheme: str | None, families: tuple[str, ...]) -> None:
+    assert Search().knowing({"quantize": {"scheme": scheme}} if scheme else {}).families == families
+
+
 def test_where_none_passes_the_nearest_is_taken(
     artifacts: dict[Any, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
