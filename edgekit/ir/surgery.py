@@ -124,6 +124,52 @@ def share_words(model: EdgekitForSequenceClassification, owners: Sequence[int]) 
     return _built(_resized(config, word_rows=len(kept)), state)
 
 
+def read_rows(
+    model: EdgekitForSequenceClassification, tokens: Sequence[int] | np.ndarray
+) -> tuple[EdgekitForSequenceClassification, np.ndarray]:
+    """Leaves out the rows of the word table that the given tokens do not read, to train what is left.
+
+    No gradient reaches those rows: the model is trained as a whole would be, in less time (`with_rows` puts it back).
+
+    Args:
+        model: the model to cut.
+        tokens: all that it will see meanwhile; what it answers for others means nothing.
+
+    Returns:
+        The model, of as many tokens as before, and the rows that it has left, increasing.
+    """
+    state = copy.copy(model.state_dict())
+    row_of = model.embeddings.row_of
+    reads = np.arange(model.config.vocab_size) if row_of is None else row_of.numpy()
+    rows = np.unique(reads[np.asarray(tokens)])
+    state["embeddings.word.weight"] = state["embeddings.word.weight"][torch.from_numpy(rows)]
+    left = np.minimum(np.searchsorted(rows, reads), len(rows) - 1)
+    state["embeddings.row_of"] = torch.from_numpy(left.astype(np.int32))
+    return _built(_resized(model.config, word_rows=len(rows)), state), rows
+
+
+@torch.no_grad()
+def with_rows(
+    model: EdgekitForSequenceClassification, part: EdgekitForSequenceClassification, rows: np.ndarray
+) -> None:
+    """Takes over what was trained of a model that `read_rows` made.
+
+    Args:
+        model: that it was made of; changed.
+        part: what it made.
+        rows: that this has.
+    """
+    state = part.state_dict()
+    table = model.embeddings.word.weight.detach().clone()
+    table[torch.from_numpy(rows)] = state["embeddings.word.weight"]
+    state["embeddings.word.weight"] = table
+    if model.embeddings.row_of is None:
+        del state["embeddings.row_of"]
+    else:
+        state["embeddings.row_of"] = model.embeddings.row_of
+    model.load_state_dict(state)
+
+
 @torch.no_grad()
 def factorise_words(
     model: EdgekitForSequenceClassification, rank: int, counts: Sequence[int] | np.ndarray

@@ -13,7 +13,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 import numpy as np
 
@@ -71,7 +71,7 @@ class Distill(Pass):
     labels: float = 0.1
 
     NAME: ClassVar[str] = "distill"
-    VERSION: ClassVar[int] = 3
+    VERSION: ClassVar[int] = 4
     IN: ClassVar = (Teacher, LabelledData, Vocabulary, TeacherOutputs)
     OUT: ClassVar = WideStudent
     TOOLS: ClassVar = ("torch", "transformers", "tokenizers", "accelerate", "optimum", "numpy")
@@ -114,7 +114,6 @@ class Distill(Pass):
     def run(self, inputs: Inputs, out_dir: Path, ctx: Context) -> None:
         """Writes a checkpoint of the IR with its tokenizer."""
         from edgekit.ir.surgery import keep_layers
-        from edgekit.training import Schedule, train
 
         vocabulary = inputs[Vocabulary]
         teacher, _ = load_teacher(inputs[Teacher].path)
@@ -126,17 +125,7 @@ class Distill(Pass):
         facts: dict[str, Any] = {}
         if self.epochs:
             rows, dev = student_rows(inputs, ctx, layers)
-            schedule = Schedule(
-                self.epochs,
-                self.batch_size,
-                self.learning_rate,
-                self.embedding_rate,
-                min_steps=self.min_steps,
-                max_steps=self.max_steps,
-            )
-            loss = distillation_loss(self.temperature, self.logits, self.states, self.labels)
-            metric, merit = load_task(ctx.task).metric, nearness(dev)
-            facts = train(student, rows, dev, metric, loss, schedule, pad_id, ctx, merit)
+            facts = taught(student, rows, dev, self, pad_id, ctx)
         facts |= {"teacher_layers": layers, "parameters": sum(p.numel() for p in student.parameters())}
         save_student(student, vocabulary, layers, facts, out_dir)
 
@@ -206,6 +195,63 @@ def distillation_loss(
         return total
 
     return loss
+
+
+class Teaching(Protocol):
+    """The options of a stage that trains a student, as `Distill` has them."""
+
+    @property
+    def epochs(self) -> int: ...
+    @property
+    def batch_size(self) -> int: ...
+    @property
+    def learning_rate(self) -> float: ...
+    @property
+    def embedding_rate(self) -> float: ...
+    @property
+    def min_steps(self) -> int: ...
+    @property
+    def max_steps(self) -> int: ...
+    @property
+    def temperature(self) -> float: ...
+    @property
+    def logits(self) -> float: ...
+    @property
+    def states(self) -> float: ...
+    @property
+    def labels(self) -> float: ...
+
+
+def loss_of(options: Teaching) -> Callable[[Any, Mapping[str, Tensor]], Tensor]:
+    """Returns the loss that a stage's options name."""
+    return distillation_loss(options.temperature, options.logits, options.states, options.labels)
+
+
+def taught(
+    student: EdgekitForSequenceClassification, rows: Rows, dev: Rows, options: Teaching, pad_id: int, ctx: Context
+) -> dict[str, Any]:
+    """Trains a student in place on the teacher's outputs; returns the facts of `training.train`.
+
+    Rows of the word table that no text reads are left out meanwhile: they would stay as they are, and of a small data
+    set's steps they take the half.
+    """
+    from edgekit.ir.surgery import read_rows, with_rows
+    from edgekit.training import Schedule, train
+
+    schedule = Schedule(
+        options.epochs,
+        options.batch_size,
+        options.learning_rate,
+        options.embedding_rate,
+        min_steps=options.min_steps,
+        max_steps=options.max_steps,
+    )
+    part, kept = read_rows(student, np.unique(np.concatenate([[pad_id], *rows.ids, *dev.ids])))
+    set_dropout(part, student.config.dropout)
+    metric, merit = load_task(ctx.task).metric, nearness(dev)
+    facts = train(part, rows, dev, metric, loss_of(options), schedule, pad_id, ctx, merit)
+    with_rows(student, part, kept)
+    return facts
 
 
 def nearness(dev: Rows) -> Callable[[np.ndarray], float]:

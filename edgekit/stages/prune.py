@@ -25,7 +25,7 @@ from edgekit.artifact import LabelledData, Student, Teacher, TeacherOutputs, Voc
 from edgekit.errors import RecipeError
 from edgekit.inference import run_rows
 from edgekit.stage import Context, Inputs, Pass
-from edgekit.stages.distill import TEACHER_LAYERS, distillation_loss, nearness, save_student, set_dropout, student_rows
+from edgekit.stages.distill import TEACHER_LAYERS, loss_of, save_student, set_dropout, student_rows, taught
 from edgekit.tasks import load_task
 
 if TYPE_CHECKING:
@@ -77,7 +77,7 @@ class Prune(Pass):
     labels: float = 0.1
 
     NAME: ClassVar[str] = "prune"
-    VERSION: ClassVar[int] = 2
+    VERSION: ClassVar[int] = 3
     IN: ClassVar = (Teacher, WideStudent, LabelledData, Vocabulary, TeacherOutputs)
     OUT: ClassVar = Student
     READS: ClassVar[tuple[str, ...]] = ("shape.head_multiple", "shape.ffn_multiple")
@@ -107,14 +107,13 @@ class Prune(Pass):
         """Writes a checkpoint of the IR with its tokenizer, and its logits on dev."""
         from edgekit.ir.encoder import EdgekitForSequenceClassification
         from edgekit.ir.surgery import factorise_words, keep_widths
-        from edgekit.training import Schedule, train
 
         wide, vocabulary = inputs[WideStudent], inputs[Vocabulary]
         layers = json.loads((wide.path / TEACHER_LAYERS).read_text(encoding="utf-8"))
         model = EdgekitForSequenceClassification.from_pretrained(wide.path, local_files_only=True)
         rows, dev = student_rows(inputs, ctx, layers)
         pad_id = vocabulary.facts["pad_token_id"]
-        loss = distillation_loss(self.temperature, self.logits, self.states, self.labels)
+        loss = loss_of(self)
         chosen = _sample(len(rows.ids), self.batches * self.batch_size, ctx.seed)
         head_scores, channel_scores = importance(model, rows, loss, chosen, self.batch_size, pad_id)
         if self.layer_heads:
@@ -141,16 +140,7 @@ class Prune(Pass):
             "parameters": sum(p.numel() for p in pruned.parameters()),
         }
         if self.epochs:
-            schedule = Schedule(
-                self.epochs,
-                self.batch_size,
-                self.learning_rate,
-                self.embedding_rate,
-                min_steps=self.min_steps,
-                max_steps=self.max_steps,
-            )
-            metric, merit = load_task(ctx.task).metric, nearness(dev)
-            facts |= train(pruned, rows, dev, metric, loss, schedule, pad_id, ctx, merit)
+            facts |= taught(pruned, rows, dev, self, pad_id, ctx)
         logits = run_rows(pruned, dev.ids, pad_id, lambda *_: None)
         np.save(out_dir / DEV_LOGITS, logits)
         facts["dev"] = load_task(ctx.task).metric(logits, dev.expected)

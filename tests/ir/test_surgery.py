@@ -20,7 +20,9 @@ from edgekit.ir.surgery import (
     keep_positions,
     keep_vocabulary,
     keep_widths,
+    read_rows,
     share_words,
+    with_rows,
 )
 from edgekit.tokenization import pad
 
@@ -307,3 +309,32 @@ def test_owners_that_cannot_be_are_refused() -> None:
         share_words(shared, range(60))
     with pytest.raises(ValueError, match="share rows"):
         keep_vocabulary(shared, [0, 1], {})
+
+
+@pytest.mark.parametrize("shared", [False, True])
+@pytest.mark.parametrize("rank", [0, 7])
+def test_training_without_the_rows_that_nothing_reads_is_training_with_them(shared: bool, rank: int) -> None:
+    model = uneven(word_rank=rank, dropout=0.0)
+    if shared:
+        model = share_words(model, owners_of(60))
+    tokens = [3, 4, 8, 9, 21, 40, 41, 59]
+    whole, before = copy.deepcopy(model), copy.deepcopy(model.state_dict())
+    part, rows = read_rows(model, tokens)
+    assert len(rows) == len(part.embeddings.word.weight) <= len(tokens)
+    drawn = [np.random.default_rng(0).choice(tokens, length) for length in (3, 12, 29)]
+    np.testing.assert_allclose(logits_of(part, drawn), logits_of(model, drawn), rtol=0, atol=1e-6)
+    for one in (whole, part):
+        optimizer = torch.optim.AdamW(one.parameters(), lr=1e-2, weight_decay=0.0)
+        for _ in range(3):
+            ids, mask = pad(drawn, drawn[0][0])
+            loss = one(torch.from_numpy(ids), torch.from_numpy(mask)).logits.square().sum()
+            optimizer.zero_grad()
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(one.parameters(), 1.0)
+            optimizer.step()
+    with_rows(model, part, rows)
+    for name, value in whole.state_dict().items():
+        np.testing.assert_allclose(model.state_dict()[name].numpy(), value.numpy(), rtol=0, atol=1e-5, err_msg=name)
+    untouched = sorted(set(range(len(before["embeddings.word.weight"]))) - set(rows.tolist()))
+    assert torch.equal(model.embeddings.word.weight[untouched], before["embeddings.word.weight"][untouched])
+    assert not torch.equal(model.embeddings.word.weight[rows], before["embeddings.word.weight"][rows])
