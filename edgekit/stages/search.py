@@ -108,7 +108,7 @@ class Search(Pass):
     learning_rate: float = 1e-3
     embedding_rate: float = 1.0
     trainings: int = 5
-    margin: float = 0.25
+    margin: float = 0.5
     sweep: bool = False
     given: Mapping[str, Mapping[str, Any]] = field(default_factory=dict, metadata=INTERNAL)
     conducted: Mapping[str, Mapping[str, Any]] = field(default_factory=dict, metadata=INTERNAL)
