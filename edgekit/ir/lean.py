@@ -58,10 +58,9 @@ class LeanEmbeddings(nn.Module):
 
     def forward(self, ids: Tensor) -> Tensor:
         """Embeds ids of shape (length,); returns (length, hidden)."""
-        rows = (
-            ids if self.row_of is None else self.row_of.index_select(0, ids)
-        )  # one Gather, where [] takes three nodes
-        x = F.embedding(rows, self.word.weight)
+        if self.row_of is not None:
+            ids = self.row_of.index_select(0, ids)  # one Gather, where [] takes three nodes
+        x = F.embedding(ids, self.word.weight)
         if self.words is not None:
             x = self.words(x)
         normed: Tensor = self.norm(x + self.position[: ids.shape[0]])

@@ -20,7 +20,7 @@ def out_of_reach(forecast: Forecast, limits: Limits, cheapest: Structure) -> Fin
         "structure",
         f"the cheapest structure there is ({cheapest}) is foretold to be beyond: {said}",
         "the gate will fail; this structure is built all the same, as the nearest",
-        "a wider limit, or for the file's size a smaller vocabulary (trim.min_tokens, trim.min_count)",
+        "a wider limit, or for the file's size fewer rows of the word table (trim.min_tokens, trim.coverage)",
     )
 
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import itertools
+import math
 import re
 import unicodedata
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,87 +16,88 @@ from edgekit.errors import RecipeError
 from edgekit.stages.teach import load_teacher
 
 ROWS_STEP = 500
-"""Rows are added so many at a time."""
+"""Rows are added so many at a time: a few texts more of dev then leave the table, and what is made of it, as it is."""
 
 _RESERVED = re.compile(r"\[.*\]")  # [unused0] and its like: no text ever uses them
 
 
-def covering(
-    owning: Callable[[int], list[int]], asked: Sequence[int], coverage: float, least: int, most: int
-) -> list[int]:
+@dataclass(frozen=True)
+class Candidates:
+    """The tokens that may have rows, by the teacher's ids.
+
+    Attributes:
+        kept: that have one in any case.
+        filling: those that get one while there is room, the most frequent first.
+    """
+
+    kept: frozenset[int]
+    filling: Sequence[int]
+
+    @property
+    def all(self) -> list[int]:
+        """All of them, in increasing order."""
+        return sorted(self.kept.union(self.filling))
+
+
+def covering(candidates: Candidates, asked: Sequence[int], coverage: float, least: int, most: int) -> list[int]:
     """Chooses as few tokens as have rows for most of what is asked.
 
     Args:
-        owning: returns the tokens that keep their rows where at least so many are wanted.
+        candidates: to choose among.
         asked: token ids of texts that they were not chosen by.
         coverage: share of `asked` that must be among them, in [0, 1].
-        least: wanted at first.
-        most: beyond which no more are wanted, if that is more than `least`.
-    """
-    wanted = least
-    owned = owning(wanted)
-    while wanted < most and sum(map(set(owned).__contains__, asked)) < coverage * len(asked):
-        wanted = max(wanted, len(owned)) + ROWS_STEP
-        more = owning(min(wanted, most))
-        if len(more) == len(owned):  # there are no more
-            break
-        owned = more
-    return owned
-
-
-def kept_ids(
-    description: Mapping[str, Any], counts: Mapping[int, int], min_count: int, min_tokens: int, texts: Sequence[str]
-) -> list[int]:
-    """Chooses the tokens that stay.
-
-    Args:
-        description: parsed tokenizer.json of a WordPiece tokenizer.
-        counts: uses of each token id in the training split.
-        min_count: uses from which a token stays.
-        min_tokens: tokens that stay at least, where there are as many.
-        texts: the training split, whose scripts decide which characters stay.
-
-    Returns:
-        Old ids in increasing order, so that the new order is the old one.
-    """
-    model = description["model"]
-    prefix = model["continuing_subword_prefix"]
-    special = special_ids(description)
-    scripts = {_script(character) for character in set("".join(texts))}
-    kept = set(special)
-    for token, index in model["vocab"].items():
-        bare = token.removeprefix(prefix)
-        character = len(bare) == 1 and (bare.isascii() or _script(bare) in scripts)
-        if character or counts.get(index, 0) >= min_count:
-            kept.add(index)
-    for token, index in sorted(model["vocab"].items(), key=lambda item: item[1]):
-        if len(kept) >= min_tokens:
-            break
-        bare = token.removeprefix(prefix)
-        if len(bare) > 1 and not _RESERVED.fullmatch(token) and {_script(c) for c in bare} <= scripts:
-            kept.add(index)
-    return sorted(kept)
-
-
-def used_ids(
-    ids: Sequence[int], special: Iterable[int], counts: Mapping[int, int], min_count: int, min_tokens: int
-) -> list[int]:
-    """Chooses the tokens of a tokenizer that is not WordPiece's that keep their rows.
-
-    Args:
-        ids: of its tokens, the most frequent first, as BPE's merges and Unigram's pieces are.
-        special: those that stand for no text.
-        counts: uses of each token id in the training split.
-        min_count: uses from which a token keeps its row.
-        min_tokens: tokens that keep theirs at least, where there are as many.
+        least: tokens to choose at first, where there are as many.
+        most: beyond which no more are chosen for coverage's sake, if that is more than `least`.
 
     Returns:
         Ids in increasing order.
     """
-    kept = set(special) | {index for index in ids if counts.get(index, 0) >= min_count}
-    filling = (index for index in ids if index not in kept)
-    kept |= set(itertools.islice(filling, max(0, min_tokens - len(kept))))
-    return sorted(kept)
+    wanted = max(least, len(candidates.kept))
+    place = {token: number for number, token in enumerate(candidates.filling, len(candidates.kept))}
+    # How many rows it takes until each of them has one; what is no candidate never does.
+    takes = sorted(0 if token in candidates.kept else place.get(token, len(place) + wanted) + 1 for token in asked)
+    needed = takes[math.ceil(coverage * len(takes)) - 1] if coverage and takes else 0
+    if needed > wanted:
+        steps = math.ceil((needed - wanted) / ROWS_STEP)
+        wanted = max(wanted, min(wanted + steps * ROWS_STEP, most))
+    return sorted(candidates.kept.union(candidates.filling[: wanted - len(candidates.kept)]))
+
+
+def wordpiece_candidates(
+    description: Mapping[str, Any], counts: Mapping[int, int], min_count: int, texts: Sequence[str]
+) -> Candidates:
+    """Returns the tokens of a WordPiece tokenizer that texts in the scripts of these can use.
+
+    Args:
+        description: its parsed tokenizer.json.
+        counts: uses of each token id in the training split.
+        min_count: uses from which a token keeps its row.
+        texts: the training split.
+    """
+    model = description["model"]
+    prefix = model["continuing_subword_prefix"]
+    scripts = {_script(character) for character in set("".join(texts))}
+    kept, filling = special_ids(description), list[int]()
+    for token, index in sorted(model["vocab"].items(), key=lambda item: item[1]):
+        bare = token.removeprefix(prefix)
+        character = len(bare) == 1 and (bare.isascii() or _script(bare) in scripts)
+        if character or counts.get(index, 0) >= min_count:
+            kept.add(index)
+        elif len(bare) > 1 and not _RESERVED.fullmatch(token) and {_script(c) for c in bare} <= scripts:
+            filling.append(index)
+    return Candidates(frozenset(kept), [index for index in filling if index not in kept])
+
+
+def other_candidates(ids: Sequence[int], special: set[int], counts: Mapping[int, int], min_count: int) -> Candidates:
+    """Returns all tokens of a tokenizer of another kind.
+
+    Args:
+        ids: of its tokens, the most frequent first, as BPE's merges and Unigram's pieces are.
+        special: those that stand for no text.
+        counts, min_count: as for `wordpiece_candidates`.
+    """
+    kept = special | {index for index in ids if counts.get(index, 0) >= min_count}
+    return Candidates(frozenset(kept), [index for index in ids if index not in kept])
 
 
 def special_ids(description: Mapping[str, Any]) -> set[int]:

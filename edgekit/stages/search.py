@@ -150,7 +150,9 @@ class Search(Pass):
         """Writes plan.json: the options of `distill` and `prune` that make the chosen student."""
         outline = read_outline(inputs[TeacherOutline].file)
         multiples = ctx.target["shape.head_multiple"], ctx.target["shape.ffn_multiple"]
-        forecast, limits = _forecast(inputs, outline, self.families, ctx), _limits(ctx.target["budget"])
+        dataset = data.read(inputs[LabelledData].path)
+        lengths = _lengths(dataset.train, inputs[Vocabulary], ctx.seed)
+        forecast, limits = _forecast(inputs, outline, lengths, self.families), _limits(ctx.target["budget"])
         dearest = outline.work(outline.whole(range(len(outline.head_loss))))
 
         def fitted(structure: Structure) -> Structure:
@@ -168,9 +170,8 @@ class Search(Pass):
         if not fits(within[-1][0]):
             findings.append(out_of_reach(forecast, limits, rungs_within[-1][0]))
         shares = [outline.work(rung[-1]) / dearest for rung in rungs_within]
-        trainer, limit = _Trainer(self, inputs, ctx, outline), ctx.target["gate.max_drop"]
-        dataset = data.read(inputs[LabelledData].path)
-        held_out = dataset.facts["dev_source"] == data.DRAWN and not inputs[Teacher].facts
+        trainer, limit = _Trainer(self, inputs, ctx, outline, dataset), ctx.target["gate.max_drop"]
+        held_out = dataset.facts["dev_source"] == data.DRAWN and not (inputs[Teacher].path / FACTS).exists()
         if held_out and knows_dev(inputs[TeacherOutputs].facts, len(trainer.teacher)):
             findings.append(dev_known(inputs[TeacherOutputs].facts, trainer.hold_against_a_large_one(*multiples)))
         whole: dict[int, Trained] = {}
@@ -209,13 +210,14 @@ class Search(Pass):
         write_json(out_dir / FACTS, facts)
 
 
-def _forecast(inputs: Inputs, outline: Outline, families: Sequence[str], ctx: Context) -> Forecast:
-    vocabulary = inputs[Vocabulary]
+def _lengths(train: data.Pairs, vocabulary: Vocabulary, seed: int) -> list[int]:
+    """Returns the tokens of a draw of training rows."""
     tokenizer = load_tokenizer(vocabulary.tokenizer, vocabulary.max_length)
-    train = data.read(inputs[LabelledData].path).train
-    rows = encode(tokenizer, [train[i][0] for i in draw(len(train), LENGTH_ROWS, ctx.seed)])
-    table = read_costs(inputs[Costs].file)
-    lengths = [len(row) for row in rows]
+    return [len(row) for row in encode(tokenizer, [train[i][0] for i in draw(len(train), LENGTH_ROWS, seed)])]
+
+
+def _forecast(inputs: Inputs, outline: Outline, lengths: Sequence[int], families: Sequence[str]) -> Forecast:
+    vocabulary, table = inputs[Vocabulary], read_costs(inputs[Costs].file)
     judged = table.provenance is not Provenance.ESTIMATED
     owners = vocabulary.row_owners
     known = [family for family in families if family in table.families]
@@ -260,11 +262,10 @@ class Trained:
 class _Trainer:
     """Has structures trained, short and whole, each once."""
 
-    def __init__(self, stage: Search, inputs: Inputs, ctx: Context, outline: Outline) -> None:
+    def __init__(self, stage: Search, inputs: Inputs, ctx: Context, outline: Outline, dataset: data.Dataset) -> None:
         self._stage, self._inputs, self._ctx, self._outline = stage, inputs, ctx, outline
         outputs = inputs[TeacherOutputs]
         self.teacher = self._against = np.load(outputs.array("dev", "logits"))
-        dataset = data.read(inputs[LabelledData].path)
         classes = load_task(ctx.task).align(read_labels(inputs[Teacher].path), dataset.labels)
         self._expected = np.array([classes[label] for _, label in dataset.dev])
         self._middle = START * outline.work(outline.whole(range(len(outline.head_loss))))

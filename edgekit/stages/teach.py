@@ -95,18 +95,17 @@ class Teach(Pass):
         train = [text for text, _ in dataset.train] + further
         write_json(out_dir / UNLABELLED, further)
         table = model.embeddings.word.weight.detach().numpy()
-        kept, views = inputs[Vocabulary].teacher_ids, self._views_of(encode_for_teacher(teacher, train))
+        encoded = {"train": encode_for_teacher(teacher, train)}
+        kept, views = inputs[Vocabulary].teacher_ids, self._views_of(encoded["train"])
         extra = _views(teacher, table, train, kept, views, self.view_rate, ctx.seed)
         write_json(out_dir / VIEWS, extra)
         facts: dict[str, float] = {"unlabelled": len(further), "views": len(extra)}
-        for split, rows, texts in (
-            ("train", dataset.train, train + extra),
-            ("dev", dataset.dev, [text for text, _ in dataset.dev]),
-        ):
-            encoded = encode_for_teacher(teacher, texts)
-            shape = (len(texts), len(model.config.heads) + 1, model.config.hidden_size)
+        encoded["train"] += encode_for_teacher(teacher, extra) if extra else []
+        encoded["dev"] = encode_for_teacher(teacher, [text for text, _ in dataset.dev])
+        for split, rows in (("train", dataset.train), ("dev", dataset.dev)):
+            shape = (len(encoded[split]), len(model.config.heads) + 1, model.config.hidden_size)
             states = _mapped(out_dir / f"{split}.states.npy", shape)
-            logits = run_rows(model, encoded, pad_id, ctx.progress, states)
+            logits = run_rows(model, encoded[split], pad_id, ctx.progress, states)
             states.flush()
             np.save(out_dir / f"{split}.logits.npy", logits)
             expected = np.array([classes[label] for _, label in rows])

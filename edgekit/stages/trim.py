@@ -31,7 +31,7 @@ from edgekit.artifact import FACTS, LabelledData, Teacher, Vocabulary, write_jso
 from edgekit.checkpoint import embedding_width, position_limit
 from edgekit.errors import ModelError, RecipeError
 from edgekit.stage import Context, Inputs, Pass
-from edgekit.stages._word_rows import covering, kept_ids, row_owners, special_ids, used_ids
+from edgekit.stages._word_rows import covering, other_candidates, row_owners, special_ids, wordpiece_candidates
 from edgekit.target import Target
 
 LENGTH_STEP = 16
@@ -65,7 +65,7 @@ class Trim(Pass):
     max_length: int = 0
 
     NAME: ClassVar[str] = "trim"
-    VERSION: ClassVar[int] = 2
+    VERSION: ClassVar[int] = 3
     IN: ClassVar = (Teacher, LabelledData)
     OUT: ClassVar = Vocabulary
     READS: ClassVar[tuple[str, ...]] = ("budget.file_bytes",)
@@ -134,19 +134,18 @@ class Trim(Pass):
         limit = ctx.target["budget.file_bytes"]
         room = len(ids) if limit is None else int(TABLE_SHARE * limit / (embedding_width(teacher) / 2))
 
-        def owning(wanted: int) -> list[int]:
-            if kind == "WordPiece":
-                return kept_ids(description, counts, self.min_count, wanted, train)
-            return used_ids(ids, special, counts, self.min_count, wanted)
-
+        if kind == "WordPiece":
+            candidates = wordpiece_candidates(description, counts, self.min_count, train)
+        else:
+            candidates = other_candidates(ids, special, counts, self.min_count)
         if not self.enabled:
             note = "the target does not limit the file's size"
         elif kind != "WordPiece":
             note = f"{kind} vocabularies keep their tokens; only WordPiece's are cut so far"
         if self.enabled and (self.share or kind == "WordPiece"):
-            owned = covering(owning, asked, self.coverage, self.min_tokens, room)
+            owned = covering(candidates, asked, self.coverage, self.min_tokens, room)
         if self.enabled and kind == "WordPiece":
-            ids = owning(len(ids)) if self.share else owned
+            ids = candidates.all if self.share else owned
             renamed = renumbered(description, {old: new for new, old in enumerate(ids)})
             trimmed = Tokenizer.from_str(json.dumps(renamed))
         owners = row_owners(teacher, ids, owned, special)

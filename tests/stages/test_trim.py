@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from transformers import AutoTokenizer
 from edgekit import data
 from edgekit.artifact import LabelledData, Teacher, Vocabulary
 from edgekit.errors import RecipeError
-from edgekit.stages._word_rows import covering
+from edgekit.stages._word_rows import Candidates, covering
 from edgekit.stages.teach import load_teacher
 from edgekit.stages.trim import Trim, unknown_rate
 from edgekit.target import load_target
@@ -262,16 +263,22 @@ def test_rows_are_added_until_dev_is_covered(tmp_path: Path) -> None:
 
 
 def test_rows_are_added_in_steps_from_the_front_as_far_as_there_is_room() -> None:
-    def owning(wanted: int) -> list[int]:
-        return sorted({90_000, *range(min(wanted, 3000))})
-
+    candidates = Candidates(frozenset({90_000}), range(3000))
     asked = [90_000, *range(700, 1700)]
-    assert len(covering(owning, asked, 0.0, 100, 10**6)) == 101
-    assert len(covering(owning, asked, 0.3, 100, 10**6)) == 1103
-    assert len(covering(owning, asked, 1.0, 100, 10**6)) == 2105
-    assert len(covering(owning, asked, 1.0, 100, 900)) == 1 + 900
-    assert len(covering(owning, [5000], 1.0, 100, 10**6)) == 1 + 3000
-    assert len(covering(owning, asked, 1.0, 2500, 900)) == 1 + 2500
+
+    def chosen(coverage: float, least: int, most: int = 10**6, asked: Sequence[int] = asked) -> list[int]:
+        return covering(candidates, asked, coverage, least, most)
+
+    assert chosen(0.0, 100) == [*range(99), 90_000]
+    assert len(chosen(0.3, 100)) == 100 + 2 * 500, "of 1,001 asked 301 have rows once 1,001 have"
+    assert len(chosen(0.301, 100)) == 100 + 2 * 500
+    assert len(chosen(0.5, 100)) == 100 + 3 * 500
+    assert len(chosen(1.0, 100)) == 100 + 4 * 500
+    assert len(chosen(1.0, 100, most=900)) == 900
+    assert len(chosen(1.0, 2500, most=900)) == 2500
+    assert len(chosen(1.0, 100, asked=[5000])) == 3001, "all that there are, where one can have none"
+    assert len(chosen(1.0, 100, asked=[])) == 100
+    assert set(range(700, 1700)) <= set(chosen(1.0, 0))
 
 
 def test_without_any_row_that_stands_for_text_nothing_can_be_shared(tmp_path: Path, rows: LabelledData) -> None:
