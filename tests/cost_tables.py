@@ -19,9 +19,15 @@ PRICES: dict[str, dict[str, float]] = {
 LENGTHS = (5, 8, 11, 22)
 
 
-def price(shape: Shape, length: int, family: str, prices: Mapping[str, Mapping[str, float]] = PRICES) -> float:
+def price(
+    shape: Shape,
+    length: int,
+    family: str,
+    prices: Mapping[str, Mapping[str, float]] = PRICES,
+    cached: int | None = None,
+) -> float:
     """What one inference takes, by the prices."""
-    return float(units(shape, [length])[0] @ np.array([prices[family].get(name, 0.0) for name in UNITS]))
+    return float(units(shape, [length], cached)[0] @ np.array([prices[family].get(name, 0.0) for name in UNITS]))
 
 
 def setting(**changes: Any) -> Setting:
@@ -58,5 +64,5 @@ def table(lengths: Sequence[int] = LENGTHS, **changes: Any) -> CostTable:
         lengths=tuple(lengths),
         points=points,
         reference=4,
-        fits=fitted(lengths, points),
+        fits=fitted(lengths, points, "instructions"),
     )

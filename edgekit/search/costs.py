@@ -5,6 +5,9 @@ model fitted to it for each family of integer forms: units of work (`edgekit.sea
 takes, none less than nothing. Chosen over one entry for each layer's width, which would have to be measured for every
 length and would not add up: what surrounds the products costs as much as they do at a dozen tokens.
 
+Times are not quite a sum: where the weights outgrow the processor's caches, every product takes longer. How many that
+are nobody knows of a device, so the fit tries some and keeps what best foretells shapes that it was not shown.
+
 The fit weighs relative errors, since a search compares shapes that are an order of magnitude apart. How far it is off
 for shapes that are not in the table is told by leaving each one out in turn.
 """
@@ -25,7 +28,7 @@ from edgekit.codec import Within
 from edgekit.errors import ArtifactError, RecipeError
 from edgekit.provenance import Provenance
 from edgekit.search.nnls import nnls
-from edgekit.search.shapes import UNITS, Shape, fixed_units, layer_units, units
+from edgekit.search.shapes import UNITS, Shape, units
 from edgekit.target import shipped_folder
 
 SCHEMA: Literal[1] = 1
@@ -33,6 +36,9 @@ MAX_BYTES = 4 << 20
 FAMILIES = ("static", "dynamic")
 KERNELS = ("device", "system", "machine", "cpu", "isa", "onnxruntime")
 """Entries of a device's fingerprint that decide what runs there: the others do not change what a table holds."""
+
+CACHED = (1 << 20, 2 << 20, 4 << 20, 8 << 20)
+"""Weights that a processor's caches may hold, a byte each, which a fit to times tries."""
 
 Positive = Annotated[float, Within(1e-12)]
 
@@ -99,10 +105,13 @@ class Fit:
 
     Attributes:
         coefficients: of each of `edgekit.search.shapes.UNITS`, in the table's unit, at least 0.
+        cached: weights beyond which products take longer, a byte each; None where no number of them explains the points
+            better than none.
         mean_error, largest_error: of the points, each predicted by a fit to the other shapes, in percent.
     """
 
     coefficients: Mapping[str, Annotated[float, Within(0)]]
+    cached: Annotated[int, Within(1)] | None
     mean_error: Annotated[float, Within(0)]
     largest_error: Annotated[float, Within(0)]
 
@@ -160,31 +169,15 @@ class CostTable:
         return min(self.cost_of(shape, lengths, family) for family in families or self.families)
 
     def cost_of(self, shape: Shape, lengths: Sequence[int], family: str) -> float:
-        """Returns what an inference of one family takes; arguments and errors as `cost`.
-
-        It is `fixed` and the sum of `layer` over the layers.
-        """
+        """Returns what an inference of one family takes; arguments and errors as `cost`."""
         width = self.setting.hidden, self.setting.head_dim
         if (shape.hidden, shape.head_dim) != width:
             raise ValueError(f"the table is of width {width}, the shape of {shape.hidden}, {shape.head_dim}")
-        return self._priced(units(shape, self._run_at(lengths)), family)
-
-    def layer(self, heads: int, ffn: int, last: bool, lengths: Sequence[int], family: str) -> float:
-        """Returns the part of the cost that one layer adds; the last one runs mostly for the first token alone.
-
-        Args:
-            heads, ffn: that it keeps; 0 is the rest of a layer, without what goes by them.
-            last: whether it is the last.
-            lengths: tokens of the rows.
-            family: of the forms.
-        """
-        setting = self.setting
-        counted = layer_units(setting.hidden, setting.head_dim, heads, ffn, last, self._run_at(lengths))
-        return self._priced(counted, family)
-
-    def fixed(self, labels: int, lengths: Sequence[int], family: str, word_rank: int = 0) -> float:
-        """Returns the part of the cost that no layer has: embeddings, head, and the call itself."""
-        return self._priced(fixed_units(self.setting.hidden, labels, word_rank, self._run_at(lengths)), family)
+        if family not in self.fits:
+            raise ValueError(f"the table has no family {family!r}, only {', '.join(self.families)}")
+        fit = self.fits[family]
+        counted = units(shape, self._run_at(lengths), fit.cached)
+        return float(counted.mean(axis=0) @ np.array([fit.coefficients[name] for name in UNITS]))
 
     def scaled(self, factor: float) -> CostTable:
         """Returns the table of a machine that takes `factor` times as long: what timing the reference again tells.
@@ -211,33 +204,33 @@ class CostTable:
         fixed = self.setting.sequence_length
         return lengths if fixed == "dynamic" else [int(fixed)]
 
-    def _priced(self, counted: np.ndarray, family: str) -> float:
-        if family not in self.fits:
-            raise ValueError(f"the table has no family {family!r}, only {', '.join(self.families)}")
-        prices = self.fits[family].coefficients
-        return float(counted.mean(axis=0) @ np.array([prices[name] for name in UNITS]))
 
-
-def fitted(lengths: Sequence[int], points: Sequence[Point]) -> dict[str, Fit]:
+def fitted(lengths: Sequence[int], points: Sequence[Point], unit: str) -> dict[str, Fit]:
     """Fits what units of work take to measured points, for each family.
 
     Args:
         lengths: tokens of the rows.
         points: at least one, all with the same families and a cost for each length.
+        unit: of the costs. Instructions are no more where weights come from farther away.
     """
-    counted = np.stack([units(point.shape, lengths) for point in points])
     found = {}
     for family in points[0].costs:
-        costs = np.array([point.costs[family] for point in points], dtype=np.float64)
-        errors = np.concatenate(
-            [
-                np.abs(counted[place] @ _prices(np.delete(counted, place, 0), np.delete(costs, place, 0)) / own - 1)
-                for place, own in enumerate(costs)
-            ]
-        )
-        prices = dict(zip(UNITS, _prices(counted, costs).tolist(), strict=True))
-        found[family] = Fit(prices, 100 * float(errors.mean()), 100 * float(errors.max()))
+        fits = [_fit(lengths, points, family, cached) for cached in (None, *(CACHED if unit == "ms" else ()))]
+        found[family] = min(fits, key=lambda fit: fit.mean_error)
     return found
+
+
+def _fit(lengths: Sequence[int], points: Sequence[Point], family: str, cached: int | None) -> Fit:
+    counted = np.stack([units(point.shape, lengths, cached) for point in points])
+    costs = np.array([point.costs[family] for point in points], dtype=np.float64)
+    errors = np.concatenate(
+        [
+            np.abs(counted[place] @ _prices(np.delete(counted, place, 0), np.delete(costs, place, 0)) / own - 1)
+            for place, own in enumerate(costs)
+        ]
+    )
+    prices = dict(zip(UNITS, _prices(counted, costs).tolist(), strict=True))
+    return Fit(prices, cached, 100 * float(errors.mean()), 100 * float(errors.max()))
 
 
 def _prices(counted: np.ndarray, costs: np.ndarray) -> np.ndarray:

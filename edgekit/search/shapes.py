@@ -1,8 +1,7 @@
 """Shapes of students, and what one inference of a shape makes a processor do.
 
 The units are counted of the graph that is exported (`edgekit.ir.lean`): of the last layer only keys and values are made
-for every token, while query, output projection and FFN run for the first token alone. Every unit is a sum over layers
-and what is not a layer, so a cost that is linear in units is too: a dynamic program may add layers up.
+for every token, while query, output projection and FFN run for the first token alone.
 
 Products of one row are a unit of their own: their weights are read for a single row. Kernels take many rows in tiles,
 and read the weights anew for each. ONNX Runtime's for Arm take eight, and what is left in fours, twos and ones, so that
@@ -58,6 +57,7 @@ UNITS = (
     "weights",
     "one_row",
     "outputs",
+    "streamed",
     "activation",
     "activation_one_row",
     "attention",
@@ -68,30 +68,35 @@ UNITS = (
 """What is counted of one inference: the call itself; layers that run for all tokens, and the heads of any; of products
 over all tokens the multiply-adds, the weights times the passes over them, the weights, and the elements that they give;
 the multiply-adds of products of one row; elements through the FFN's activation, for all tokens and for one; elements of
-query, key, value and context; attention scores; elements that are normed and added to the residual; tokens."""
+query, key, value and context; attention scores; elements that are normed and added to the residual; tokens. Not a sum
+over layers is `streamed`: the weights beyond those that the caches hold, for each token."""
 
 TILES = (8, 4, 2, 1)
 """Rows that one pass over the weights of a product serves, the most that there are first."""
 
 
-def units(shape: Shape, lengths: Sequence[int]) -> np.ndarray:
+def units(shape: Shape, lengths: Sequence[int], cached: int | None = None) -> np.ndarray:
     """Counts what one inference does.
 
     Args:
         shape: of the student.
         lengths: tokens of rows, (rows,).
+        cached: weights of products that stay in the processor's caches, a byte each; None where all do.
 
     Returns:
         (rows, len(UNITS)), float64.
     """
-    counted = fixed_units(shape.hidden, shape.labels, shape.word_rank, lengths)
+    counted = _fixed_units(shape.hidden, shape.labels, shape.word_rank, lengths)
     for place, (heads, ffn) in enumerate(zip(shape.heads, shape.ffn, strict=True)):
         last = place == len(shape.heads) - 1
-        counted = counted + layer_units(shape.hidden, shape.head_dim, heads, ffn, last, lengths)
+        counted = counted + _layer_units(shape.hidden, shape.head_dim, heads, ffn, last, lengths)
+    if cached is not None:
+        weights = counted[:, [UNITS.index("weights"), UNITS.index("one_row")]].sum(axis=1)
+        counted[:, UNITS.index("streamed")] = np.maximum(weights - cached, 0.0) * lengths
     return counted
 
 
-def fixed_units(hidden: int, labels: int, word_rank: int, lengths: Sequence[int]) -> np.ndarray:
+def _fixed_units(hidden: int, labels: int, word_rank: int, lengths: Sequence[int]) -> np.ndarray:
     """Counts what is no layer's: the call, the embeddings, their norm, and the head on the first token.
 
     Args:
@@ -114,7 +119,7 @@ def fixed_units(hidden: int, labels: int, word_rank: int, lengths: Sequence[int]
     )
 
 
-def layer_units(hidden: int, head_dim: int, heads: int, ffn: int, last: bool, lengths: Sequence[int]) -> np.ndarray:
+def _layer_units(hidden: int, head_dim: int, heads: int, ffn: int, last: bool, lengths: Sequence[int]) -> np.ndarray:
     """Counts what one layer does.
 
     Args:

@@ -31,6 +31,8 @@ SHARES = (
     (((8, 24), (8, 12), (8, 6), (8, 24)), 77),
     (((1, 8), (12, 2), (1, 28), (4, 20), (6, 48)), 77),
     (((12, 24), (8, 12), (12, 8), (6, 16), (10, 12), (12, 24)), 77),
+    (((12, 48), (8, 40), (12, 32), (10, 48)), 20),
+    (((12, 40), (12, 48), (9, 36), (12, 30), (11, 48), (12, 48)), 8),
 )
 """The spread: for each layer the heads in twelfths of the width and the FFN channels in forty-eighths of four times the
 width; then the labels. Depths, widths, wide and narrow last layers vary apart from one another."""
@@ -82,7 +84,7 @@ def write_forms(shape: Shape, max_length: int, target: TargetView, folder: Path,
     """Writes a random student of a shape in the form of each family.
 
     Args:
-        shape: of it; its word table is whole.
+        shape: of it.
         max_length: tokens of the longest row.
         target: through the fields of `Profile.READS`.
         folder: to make.
@@ -104,6 +106,7 @@ def write_forms(shape: Shape, max_length: int, target: TargetView, folder: Path,
         config = EdgekitConfig(
             vocab_size=VOCABULARY,
             embedding_size=shape.hidden,
+            word_rank=shape.word_rank,
             hidden_size=shape.hidden,
             head_dim=shape.head_dim,
             heads=list(shape.heads),

@@ -62,7 +62,7 @@ class Profile(Pass):
     table_digest: str = field(default="", metadata=INTERNAL)
 
     NAME: ClassVar[str] = "profile"
-    VERSION: ClassVar[int] = 2
+    VERSION: ClassVar[int] = 3
     IN: ClassVar = ()
     OUT: ClassVar = Costs
     READS: ClassVar[tuple[str, ...]] = (
@@ -186,7 +186,7 @@ def measure(target: TargetView, device: str, setting: Setting, rounds: int, seed
         lengths=tuple(lengths),
         points=points,
         reference=REFERENCE,
-        fits=fitted(lengths, points),
+        fits=fitted(lengths, points, taken.unit),
     )
 
 

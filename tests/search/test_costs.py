@@ -12,8 +12,9 @@ from cost_tables import LENGTHS, PRICES, price, setting, table
 
 from edgekit.codec import encode
 from edgekit.errors import RecipeError
-from edgekit.search.costs import CostTable, Point, check_setting, fitted, read_costs, shipped_costs
+from edgekit.search.costs import CACHED, CostTable, Point, check_setting, fitted, read_costs, shipped_costs
 from edgekit.search.shapes import UNITS, Shape
+from edgekit.stages._students import spread
 from edgekit.target import shipped_folder
 
 UNSEEN = (
@@ -44,20 +45,21 @@ def test_a_cost_is_the_mean_over_rows_of_the_family_that_takes_least(costs: Cost
             assert costs.cost(shape, [4, 9, 30], [family]) == pytest.approx(mean, rel=1e-6)
 
 
-@pytest.mark.parametrize("family", PRICES)
-def test_a_cost_is_what_is_fixed_and_the_layers(costs: CostTable, family: str) -> None:
-    lengths = (4, 9, 30)
-    for shape in UNSEEN:
-        total = costs.fixed(shape.labels, lengths, family)
-        for place, (heads, ffn) in enumerate(zip(shape.heads, shape.ffn, strict=True)):
-            total += costs.layer(heads, ffn, place == len(shape.heads) - 1, lengths, family)
-        assert total == pytest.approx(costs.cost_of(shape, lengths, family))
-    factorised = Shape(32, 8, (2,), (64,), 4, word_rank=16)
-    more = costs.fixed(4, lengths, family, word_rank=16) - costs.fixed(4, lengths, family)
-    assert more > 0
-    whole = Shape(32, 8, (2,), (64,), 4)
-    difference = costs.cost_of(factorised, lengths, family) - costs.cost_of(whole, lengths, family)
-    assert difference == pytest.approx(more)
+@pytest.mark.parametrize("cached", [None, CACHED[1]])
+def test_weights_that_outgrow_the_caches_are_found_where_times_tell_of_them(cached: int | None) -> None:
+    """Of a wide teacher, whose students hold from 0.3 to 30 million weights."""
+    prices = {"static": {**PRICES["static"], "streamed": 0.004 if cached else 0.0}}
+    points = [
+        Point(shape, {"static": tuple(price(shape, length, "static", prices, cached) for length in LENGTHS)})
+        for shape in spread(768, 64)
+    ]
+    timed = fitted(LENGTHS, points, "ms")["static"]
+    assert timed.cached == cached
+    assert timed.largest_error < 1e-3
+    counted = fitted(LENGTHS, points, "instructions")["static"]
+    assert counted.cached is None
+    assert counted.coefficients["streamed"] == 0
+    assert (counted.largest_error > 1) == (cached is not None)
 
 
 def test_coefficients_are_never_negative_and_errors_are_told_of_shapes_left_out(costs: CostTable) -> None:
@@ -66,11 +68,11 @@ def test_coefficients_are_never_negative_and_errors_are_told_of_shapes_left_out(
         Point(p.shape, {f: tuple(c * random.lognormal(0, 0.1) for c in of) for f, of in p.costs.items()})
         for p in costs.points
     ]
-    for family, fit in fitted(LENGTHS, noisy).items():
+    for family, fit in fitted(LENGTHS, noisy, "instructions").items():
         assert min(fit.coefficients.values()) >= 0
         errors = []
         for place, point in enumerate(noisy):
-            others = fitted(LENGTHS, [*noisy[:place], *noisy[place + 1 :]])[family].coefficients
+            others = fitted(LENGTHS, [*noisy[:place], *noisy[place + 1 :]], "instructions")[family].coefficients
             for length, cost in zip(LENGTHS, point.costs[family], strict=True):
                 errors.append(100 * abs(price(point.shape, length, family, {family: others}) / cost - 1))
         assert (fit.mean_error, fit.largest_error) == pytest.approx((np.mean(errors), np.max(errors)), rel=1e-4)
@@ -201,7 +203,8 @@ def test_no_table_is_shipped_of_a_setting_that_nobody_has() -> None:
 def test_shipped_tables_are_found_by_their_setting_and_fit_their_own_points(path: Path) -> None:
     shipped = read_costs(path)
     assert shipped_costs(shipped.setting) == (path.stem, shipped)
-    for family, fit in fitted(shipped.lengths, shipped.points).items():
+    for family, fit in fitted(shipped.lengths, shipped.points, shipped.unit).items():
+        assert shipped.fits[family].cached == fit.cached
         assert shipped.fits[family].largest_error == pytest.approx(fit.largest_error, rel=1e-3)
         stored = [shipped.fits[family].coefficients[name] for name in UNITS]
         np.testing.assert_allclose(stored, [fit.coefficients[name] for name in UNITS], rtol=1e-5, atol=1e-9)

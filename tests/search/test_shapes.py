@@ -14,7 +14,7 @@ from edgekit.backends import load_backend
 from edgekit.ir.config import EdgekitConfig
 from edgekit.ir.encoder import EdgekitForSequenceClassification
 from edgekit.quiet import quiet_libraries
-from edgekit.search.shapes import UNITS, Shape, fixed_units, layer_units, passes, units
+from edgekit.search.shapes import UNITS, Shape, passes, units
 
 SHAPE = Shape(hidden=48, head_dim=8, heads=(3, 1, 2), ffn=(20, 64, 36), labels=5)
 LENGTHS = (2, 5, 11)
@@ -75,11 +75,13 @@ def test_units_are_those_of_the_exported_graph(graph: Path, length: int) -> None
     assert (found["call"], found["layers"], found["tokens"]) == (1, 2, length)
 
 
-def test_what_one_layer_has_and_what_none_has_adds_up() -> None:
-    parts = fixed_units(SHAPE.hidden, SHAPE.labels, 0, LENGTHS)
-    for place, (heads, ffn) in enumerate(zip(SHAPE.heads, SHAPE.ffn, strict=True)):
-        parts = parts + layer_units(SHAPE.hidden, SHAPE.head_dim, heads, ffn, place == 2, LENGTHS)
-    np.testing.assert_array_equal(units(SHAPE, LENGTHS), parts)
+def test_weights_beyond_the_caches_are_read_for_every_token() -> None:
+    weights = sum(4 * 48 * 8 * heads + 2 * 48 * ffn for heads, ffn in zip(SHAPE.heads, SHAPE.ffn, strict=True))
+    weights += 48 * (48 + 5)
+    streamed = UNITS.index("streamed")
+    assert units(SHAPE, LENGTHS, weights - 100)[:, streamed].tolist() == [100 * length for length in LENGTHS]
+    for cached in (weights, None):
+        assert not units(SHAPE, LENGTHS, cached)[:, streamed].any()
 
 
 def test_a_factorised_word_table_is_one_more_product_over_all_tokens() -> None:
