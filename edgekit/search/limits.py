@@ -68,7 +68,7 @@ class Forecast:
 
     def cost(self, structure: Structure) -> float:
         """Returns the mean cost of an inference, in the table's unit."""
-        return self.table.cost(self._shape(structure), self.lengths, self.families)
+        return self.table.cost(self.shape(structure), self.lengths, self.families)
 
     def file_bytes(self, structure: Structure) -> int:
         """Returns the size of the int8 model file: weights of a byte; biases, scales, norms and row numbers of four."""
@@ -89,7 +89,7 @@ class Forecast:
         found = {"file_bytes": float(self.file_bytes(structure))}
         if self.judged and self.table.unit == "ms":
             long = [int(np.ceil(np.percentile(self.lengths, 95)))]
-            found["latency_p95_ms"] = TAIL * self.table.cost(self._shape(structure), long, self.families)
+            found["latency_p95_ms"] = TAIL * self.table.cost(self.shape(structure), long, self.families)
         elif self.judged:
             found["instructions"] = self.cost(structure)
         return found
@@ -102,7 +102,8 @@ class Forecast:
             if (limit := getattr(limits, name)) is not None and value > ROOM * limit
         ]
 
-    def _shape(self, structure: Structure) -> Shape:
+    def shape(self, structure: Structure) -> Shape:
+        """Returns what of a structure decides its cost."""
         outline = self.outline
         # What follows tables of another width is a product like the one that widens a narrow word table.
         rank = structure.word_rank + outline.projected

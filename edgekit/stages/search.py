@@ -4,7 +4,8 @@ Structures are tried on rungs of falling work. On a rung the widths of each dept
 (`edgekit.search.structure`), and short trainings tell depths apart; the best one is then trained whole, and its answers
 on dev decide whether the next rung is a cheaper or a dearer one. Nothing of this depends on the target but the limits
 that it sets, so what is trained for one target is found by the next. Of what was trained the target takes the one that
-costs least by its own table of costs.
+costs least by its own table of costs, which is scaled first to what shapes at the edge of its limits take
+(`edgekit.stages.refine`).
 
 How far a student falls behind is estimated on dev (`edgekit.search.estimate`). A structure passes where the estimate is
 within the limit by part of its standard error: of many that are tried the one that passes by luck would be taken. A
@@ -19,7 +20,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import numpy as np
 
@@ -54,6 +55,7 @@ from edgekit.stages.evaluate import draw
 from edgekit.stages.outline import SHORT, read_outline
 from edgekit.stages.prune import DEV_LOGITS, Prune
 from edgekit.stages.quantize import SCHEMES
+from edgekit.stages.refine import Refine
 from edgekit.tasks import load_task
 from edgekit.tokenization import encode, load_tokenizer
 
@@ -68,6 +70,12 @@ SHALLOW = 2
 
 LENGTH_ROWS = 500
 """Training rows whose lengths the cost of an inference is foretold for."""
+
+COSTS = ("latency_p95_ms", "instructions")
+"""Limits on what the table foretells."""
+
+QUANTILES = (5, 50, 95)
+"""Of the lengths of rows, in percent, at which shapes at the edge of such a limit are measured."""
 
 SWEPT = 0.5
 """Share of the work from which on `sweep` trains all rungs."""
@@ -115,7 +123,7 @@ class Search(Pass):
     families: tuple[str, ...] = field(default=(), metadata=INTERNAL)
 
     NAME: ClassVar[str] = "search"
-    VERSION: ClassVar[int] = 4
+    VERSION: ClassVar[int] = 5
     IN: ClassVar = (Teacher, LabelledData, Vocabulary, TeacherOutputs, TeacherOutline, Costs)
     OUT: ClassVar = Plan
     READS: ClassVar[tuple[str, ...]] = (
@@ -155,19 +163,12 @@ class Search(Pass):
         forecast, limits = _forecast(inputs, outline, lengths, self.families), _limits(ctx.target["budget"])
         dearest = outline.work(outline.whole(range(len(outline.head_loss))))
 
-        def fitted(structure: Structure) -> Structure:
-            rank = self.given.get("prune", {}).get("word_rank")
-            if rank is None:
-                rank = word_rank(forecast, limits, structure)
-            return dataclasses.replace(structure, word_rank=int(rank))
-
-        def fits(structure: Structure) -> bool:
-            return not forecast.misses(fitted(structure), limits)
-
-        within = ladder(outline, *multiples, fits) or [ladder(outline, *multiples)[-1]]
-        rungs_within = [[fitted(one) for one in rung] for rung in within]
+        rungs_within = self._within(forecast, limits, multiples)
+        if set(COSTS) & set(forecast.misses(outline.whole(range(len(outline.head_loss))), limits)):
+            forecast = _refined(forecast, rungs_within[0], inputs, ctx)
+            rungs_within = self._within(forecast, limits, multiples)
         findings: list[Finding] = []
-        if not fits(within[-1][0]):
+        if forecast.misses(rungs_within[-1][0], limits):
             findings.append(out_of_reach(forecast, limits, rungs_within[-1][0]))
         shares = [outline.work(rung[-1]) / dearest for rung in rungs_within]
         trainer, limit = _Trainer(self, inputs, ctx, outline, dataset), ctx.target["gate.max_drop"]
@@ -208,6 +209,32 @@ class Search(Pass):
             "findings": [dataclasses.asdict(finding) for finding in findings],
         }
         write_json(out_dir / FACTS, facts)
+
+    def _within(self, forecast: Forecast, limits: Limits, multiples: tuple[int, int]) -> list[list[Structure]]:
+        """Returns the rungs of structures within the limits; the cheapest alone where there are none."""
+
+        def fitted(structure: Structure) -> Structure:
+            rank = self.given.get("prune", {}).get("word_rank")
+            if rank is None:
+                rank = word_rank(forecast, limits, structure)
+            return dataclasses.replace(structure, word_rank=int(rank))
+
+        def fits(structure: Structure) -> bool:
+            return not forecast.misses(fitted(structure), limits)
+
+        within = ladder(forecast.outline, *multiples, fits) or [ladder(forecast.outline, *multiples)[-1]]
+        return [[fitted(one) for one in rung] for rung in within]
+
+
+def _refined(forecast: Forecast, edge: Sequence[Structure], inputs: Inputs, ctx: Context) -> Forecast:
+    """Returns the forecast by a table that is scaled to what the given structures take."""
+    table, fixed = forecast.table, forecast.table.setting.sequence_length
+    rows = np.percentile(forecast.lengths, QUANTILES, method="nearest") if fixed == "dynamic" else [fixed]
+    lengths = tuple(sorted({int(length) for length in rows}))
+    shapes = tuple(forecast.shape(structure) for structure in edge)
+    stage = Refine(shapes, lengths, tuple(forecast.families) or table.families)
+    refined = cast("Costs", ctx.make(stage, {Costs: inputs[Costs]}))
+    return dataclasses.replace(forecast, table=read_costs(refined.file))
 
 
 def _lengths(train: data.Pairs, vocabulary: Vocabulary, seed: int) -> list[int]:

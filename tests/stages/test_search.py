@@ -16,6 +16,7 @@ from edgekit import data
 from edgekit.artifact import Costs, LabelledData, Plan, TeacherOutline, write_json
 from edgekit.codec import encode
 from edgekit.search.bisection import bisection
+from edgekit.search.costs import read_costs
 from edgekit.search.estimate import Estimate
 from edgekit.search.findings import knows_dev
 from edgekit.search.limits import ROOM, Forecast, Limits
@@ -24,6 +25,7 @@ from edgekit.search.structure import Structure
 from edgekit.stage import Inputs
 from edgekit.stages.outline import Outlining, read_outline
 from edgekit.stages.prune import Prune
+from edgekit.stages.refine import Refine
 from edgekit.stages.search import Search
 
 QUICK: dict[str, Any] = {"epochs": 3, "probe_epochs": 1, "min_steps": 0, "trainings": 4}
@@ -78,9 +80,17 @@ def artifacts(tiny_build: TinyBuild, tmp_path_factory: pytest.TempPathFactory) -
 
 
 def search(
-    artifacts: dict[Any, Any], folder: Path, target: str = "x86-64", given_options: Any = None, **options: Any
+    artifacts: dict[Any, Any],
+    folder: Path,
+    target: str = "x86-64",
+    given_options: Any = None,
+    factor: float = 1.0,
+    **options: Any,
 ) -> tuple[Plan, list[Any]]:
-    """Runs a search; returns its plan and the stages that it had run."""
+    """Runs a search; returns its plan and the stages that it had run.
+
+    Shapes that it has measured take `factor` times what the table says.
+    """
     stage = Search(**{**QUICK, **options}).knowing(given_options or GIVEN)
     out, ran = folder / "out", []
     out.mkdir(parents=True)
@@ -88,6 +98,11 @@ def search(
 
     def make(other: Any, given: Any) -> Any:
         ran.append(other)
+        if isinstance(other, Refine):  # of a device that there is not
+            scaled = Costs(folder / f"{len(ran)}-{other.NAME}", "")
+            scaled.path.mkdir()
+            write_json(scaled.file, encode(read_costs(given[Costs].file).scaled(factor)))
+            return scaled
         inputs = [given[kind] for kind in other.IN]
         return tiny.run_stage(other, inputs, folder / f"{len(ran)}-{other.NAME}")
 
@@ -205,6 +220,29 @@ def test_a_limit_is_kept_to_by_what_the_table_foretells(artifacts: dict[Any, Any
     plan, _ = search(artifacts, tmp_path / "bound", limited(tmp_path, "instructions", bound), sweep=True)
     assert all(point["foretold"]["instructions"] <= bound for point in plan.facts["points"])
     assert "limits-out-of-reach" not in [one["check"] for one in plan.facts["findings"]]
+
+
+def test_shapes_at_the_edge_of_a_limit_are_measured(artifacts: dict[Any, Any], tmp_path: Path) -> None:
+    free, ran = search(artifacts, tmp_path / "free", trainings=1, sweep=True)
+    assert not any(isinstance(stage, Refine) for stage in ran), "nothing limits the cost"
+    costs = {point["structure"]: point["foretold"]["instructions"] for point in free.facts["points"]}
+    bound = int(max(costs.values()) / ROOM) - 1
+    limit = limited(tmp_path, "instructions", bound)
+    found, stages = search(artifacts, tmp_path / "as-told", limit, sweep=True)
+    (refine,) = (stage for stage in stages if isinstance(stage, Refine))
+    dearest = max((point for point in found.facts["points"]), key=lambda point: point["work"])
+    widths = [(list(shape.heads), list(shape.ffn)) for shape in refine.shapes]
+    given = dearest["options"]["prune"]
+    assert (given["layer_heads"], given["layer_ffn"]) in widths, "the dearest that the limit allows"
+    assert set(refine.families) == {"static", "dynamic"}
+    assert refine.lengths == tuple(sorted(set(refine.lengths)))
+    dearer, _ = search(artifacts, tmp_path / "dearer", limit, factor=1.5, sweep=True)
+    for point in dearer.facts["points"]:
+        assert point["foretold"]["instructions"] <= ROOM * bound
+        told = costs.get(point["structure"])
+        assert told is None or point["foretold"]["instructions"] == pytest.approx(1.5 * told)
+    work = [max(point["work"] for point in one.facts["points"]) for one in (found, dearer)]
+    assert work[1] < work[0]
 
 
 def test_limits_that_nothing_meets_are_told_with_the_nearest(artifacts: dict[Any, Any], tmp_path: Path) -> None:
