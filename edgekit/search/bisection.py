@@ -1,8 +1,8 @@
-"""Which rungs of a ladder to look at: from the middle to the last that passes."""
+"""Which rungs of a ladder to look at, from the middle to the last that passes, and which depths of each."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import numpy as np
 
@@ -35,6 +35,28 @@ def bisection(first: int, count: int, passes: Callable[[int], bool], most: int) 
             place = max(worst - 2, 0)
         else:
             place = (best + worst) // 2
+
+
+def depths_to_try(known: Mapping[int, int], place: int, there: Sequence[int]) -> list[int]:
+    """Returns the depths that may be best on a rung, by those that were on others: with less work they do not grow.
+
+    Args:
+        known: rung → the depth that was best on it; a rung of a higher place has less work.
+        place: the rung.
+        there: depths that it has, at least one.
+    """
+    dearer = max((at for at in known if at <= place), default=None)
+    cheaper = min((at for at in known if at >= place), default=None)
+    if dearer is not None and cheaper is not None:
+        low, high = sorted((known[dearer], known[cheaper]))
+    elif dearer is not None:
+        low, high = known[dearer] - 1, known[dearer]
+    elif cheaper is not None:
+        low, high = known[cheaper], known[cheaper] + 1
+    else:
+        return list(there)
+    away = {depth: max(low - depth, depth - high, 0) for depth in there}
+    return [depth for depth in there if away[depth] == min(away.values())]
 
 
 def nearest(shares: Sequence[float], wanted: float) -> int:

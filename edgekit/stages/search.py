@@ -42,7 +42,7 @@ from edgekit.checkpoint import read_labels
 from edgekit.provenance import Provenance
 from edgekit.quant.findings import Finding
 from edgekit.recipe import make_stage
-from edgekit.search.bisection import bisection, nearest
+from edgekit.search.bisection import bisection, depths_to_try, nearest
 from edgekit.search.costs import FAMILIES, read_costs
 from edgekit.search.estimate import Estimate, confidence_width, divergence, estimate
 from edgekit.search.findings import dev_known, knows_dev, out_of_reach, too_far_behind
@@ -183,10 +183,10 @@ class Search(Pass):
             return bool(behind.drop + self.margin * behind.error + asked <= limit)
 
         for place in bisection(nearest(shares, START), len(shares), passes, self.trainings):
-            whole[place] = trainer.whole(trainer.best(rungs_within[place]))
+            whole[place] = trainer.whole(trainer.best(rungs_within, place))
         for place in range(nearest(shares, SWEPT), len(shares)) if self.sweep else ():
             if place not in whole:
-                whole[place] = trainer.whole(trainer.best(rungs_within[place]))
+                whole[place] = trainer.whole(trainer.best(rungs_within, place))
         passing = [one for place, one in whole.items() if passes(place)]
         if passing:
             chosen = min(passing, key=lambda one: forecast.cost(one.structure))
@@ -296,18 +296,19 @@ class _Trainer:
         classes = load_task(ctx.task).align(read_labels(inputs[Teacher].path), dataset.labels)
         self._expected = np.array([classes[label] for _, label in dataset.dev])
         self._middle = START * outline.work(outline.whole(range(len(outline.head_loss))))
-        self._depth: int | None = None  # of the last structure that was best: on the next rung one layer more or less
+        self._depths: dict[int, int] = {}  # of the structure that was best on each rung
         self.probes: dict[Structure, float] = {}
 
-    def best(self, rung: Sequence[Structure]) -> Structure:
+    def best(self, rungs: Sequence[Sequence[Structure]], place: int) -> Structure:
         """Returns the structure of a rung that is nearest the teacher after a short training."""
-        near = [one for one in rung if self._depth is None or abs(len(one.layers) - self._depth) <= 1] or list(rung)
+        depths = depths_to_try(self._depths, place, [len(one.layers) for one in rungs[place]])
+        near = [one for one in rungs[place] if len(one.layers) in depths]
         for structure in near if len(near) > 1 else ():
             if structure not in self.probes:
                 logits, _ = self._trained(structure, self._stage.probe_epochs, short=True)
                 self.probes[structure] = divergence(self.teacher, logits)
         found = min(near, key=lambda structure: self.probes.get(structure, 0.0))
-        self._depth = len(found.layers)
+        self._depths[place] = len(found.layers)
         return found
 
     def hold_against_a_large_one(self, head_multiple: int, ffn_multiple: int) -> Structure:

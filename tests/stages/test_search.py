@@ -15,7 +15,7 @@ from cost_tables import table
 from edgekit import data
 from edgekit.artifact import Costs, LabelledData, Plan, TeacherOutline, write_json
 from edgekit.codec import encode
-from edgekit.search.bisection import bisection
+from edgekit.search.bisection import bisection, depths_to_try
 from edgekit.search.costs import read_costs
 from edgekit.search.estimate import Estimate
 from edgekit.search.findings import knows_dev
@@ -47,6 +47,25 @@ def test_bisection_finds_the_last_place_that_passes(first: int, last: int) -> No
 
 def test_bisection_stops_after_so_many() -> None:
     assert list(bisection(5, 12, lambda at: at <= 8, 2)) == [5, 7]
+
+
+@pytest.mark.parametrize(
+    ("known", "depths"),
+    [
+        ({}, [1, 2, 3, 4, 6]),
+        ({2: 3}, [2, 3]),
+        ({7: 3}, [3, 4]),
+        ({2: 3, 7: 3}, [3]),
+        ({2: 6, 3: 4, 7: 2, 8: 1}, [2, 3, 4]),
+        ({2: 2, 7: 3}, [2, 3]),
+        ({7: 4}, [4]),
+        ({7: 6}, [6]),
+        ({2: 9}, [6]),
+        ({2: 5, 7: 5}, [4, 6]),
+    ],
+)
+def test_depths_that_are_tried_lie_between_those_of_other_rungs(known: dict[int, int], depths: list[int]) -> None:
+    assert depths_to_try(known, 5, [1, 2, 3, 4, 6]) == depths
 
 
 @pytest.mark.parametrize(
