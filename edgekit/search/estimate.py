@@ -4,6 +4,9 @@ Right answers alone tell little: on a thousand rows of dev their difference has 
 where the two disagree often, of a whole one. Probabilities tell more of those rows: where teacher and student disagree,
 by how much the teacher's answer is likelier to be right. They are only as good as the teacher's confidence, which for
 one that was fitted too long is of little worth. So both are taken, each weighted by its error.
+
+Of rows that the teacher was trained on right answers tell nothing: what it knows of them it has told its students by
+its answers to rows like them, and a large student more than a small one.
 """
 
 from __future__ import annotations
@@ -38,12 +41,13 @@ class Estimate:
     disagreeing: float
 
 
-def estimate(teacher: np.ndarray, student: np.ndarray, expected: np.ndarray) -> Estimate:
+def estimate(teacher: np.ndarray, student: np.ndarray, expected: np.ndarray, known: bool = False) -> Estimate:
     """Estimates a student's drop from rows that neither was trained on.
 
     Args:
         teacher, student: logits, (rows, classes).
         expected: class of each row, (rows,).
+        known: whether what both learned from was trained on these rows; their right answers are not counted then.
     """
     foretold = float(gaps(teacher / temperature(teacher, expected), student).mean())
     lost = 100.0 * ((teacher.argmax(1) == expected) * 1.0 - (student.argmax(1) == expected))
@@ -54,6 +58,8 @@ def estimate(teacher: np.ndarray, student: np.ndarray, expected: np.ndarray) -> 
     doubt = (100 * DOUBT * disagreeing) ** 2
     if not doubt:
         return Estimate(counted, float(variance**0.5), 0.0)
+    if known:
+        return Estimate(foretold, float(doubt**0.5), disagreeing)
     weight = doubt / (doubt + variance)
     drop = weight * counted + (1 - weight) * foretold
     return Estimate(drop, float((1 / (1 / variance + 1 / doubt)) ** 0.5), disagreeing)

@@ -10,7 +10,7 @@ costs least by its own table of costs, which is scaled first to what shapes at t
 How far a student falls behind is estimated on dev (`edgekit.search.estimate`). A structure passes where the estimate is
 within the limit by part of its standard error: of many that are tried the one that passes by luck would be taken. A
 teacher that was trained on dev has answers there that it has nowhere else; students are then held against a large
-student, not against the teacher.
+student, not against the teacher, and only by its probabilities.
 """
 
 from __future__ import annotations
@@ -293,6 +293,7 @@ class _Trainer:
         self._stage, self._inputs, self._ctx, self._outline = stage, inputs, ctx, outline
         outputs = inputs[TeacherOutputs]
         self.teacher = self._against = np.load(outputs.array("dev", "logits"))
+        self._known = False  # whether the teacher was trained on dev
         classes = load_task(ctx.task).align(read_labels(inputs[Teacher].path), dataset.labels)
         self._expected = np.array([classes[label] for _, label in dataset.dev])
         self._middle = START * outline.work(outline.whole(range(len(outline.head_loss))))
@@ -318,13 +319,14 @@ class _Trainer:
         rung = every[nearest([self._outline.work(one[-1]) / dearest for one in every], REFERENCE)]
         structure = rung[len(rung) // 2]
         self._against, _ = self._trained(structure, self._epochs(structure), short=False)
+        self._known = True
         return structure
 
     def whole(self, structure: Structure) -> Trained:
         """Trains a structure whole."""
         epochs = self._epochs(structure)
         logits, score = self._trained(structure, epochs, short=False)
-        return Trained(structure, epochs, estimate(self._against, logits, self._expected), score)
+        return Trained(structure, epochs, estimate(self._against, logits, self._expected, self._known), score)
 
     def _epochs(self, structure: Structure) -> int:
         return max(2 * self._stage.probe_epochs, round(self._stage.epochs / self._dearer(structure)))

@@ -99,3 +99,14 @@ def test_where_all_agree_nothing_is_lost_but_that_is_not_certain() -> None:
     few, many = es.estimate(teacher, teacher, labels), es.estimate(often, often, np.tile(labels, 9))
     assert few.drop == many.drop == 0
     assert 0 < many.error < few.error
+
+
+def test_right_answers_on_rows_that_the_teacher_knows_are_not_counted() -> None:
+    """Labels on which the larger of two like students is always right, as if it had been told."""
+    teacher, student, honest = drawn(4000, 1.0, 3)
+    told = teacher.argmax(axis=1)
+    told_of, seen = es.estimate(teacher, student, told, known=True), es.estimate(teacher, student, honest)
+    assert told_of.drop == pytest.approx(es.gaps(teacher, student).mean())
+    assert abs(told_of.drop - seen.drop) < told_of.error
+    assert es.estimate(teacher, student, told).drop > told_of.drop + 3
+    assert told_of.error == pytest.approx(100 * es.DOUBT * told_of.disagreeing)
