@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import numpy as np
 import torch
@@ -11,6 +11,17 @@ from torch import Tensor
 
 from edgekit.ir.config import EdgekitConfig
 from edgekit.ir.encoder import EdgekitForSequenceClassification
+from edgekit.ir.neighbours import nearest_rows
+
+
+def _per_row(model: EdgekitForSequenceClassification, counts: Sequence[int] | np.ndarray) -> np.ndarray:
+    """Returns how often each row of the word table is read, from how often each token occurs."""
+    config, seen = model.config, np.asarray(counts, dtype=np.float64)
+    if seen.shape != (config.vocab_size,) or not (seen >= 0).all():
+        raise ValueError(f"counts must be {config.vocab_size} numbers from 0 on, one a token; got {seen.shape}")
+    if model.embeddings.row_of is None:
+        return seen
+    return np.bincount(model.embeddings.row_of.numpy(), seen, config.word_rows).astype(np.float64)
 
 
 def _resized(config: EdgekitConfig, **changes: object) -> EdgekitConfig:
@@ -124,6 +135,47 @@ def share_words(model: EdgekitForSequenceClassification, owners: Sequence[int]) 
     return _built(_resized(config, word_rows=len(kept)), state)
 
 
+def fewer_rows(
+    model: EdgekitForSequenceClassification,
+    rows: int,
+    counts: Sequence[int] | np.ndarray,
+    special: Collection[int] = (),
+) -> EdgekitForSequenceClassification:
+    """Leaves so many rows of the word table: those that texts read most, of equals the first.
+
+    Tokens that read another row read the one nearest to it of those that are left.
+
+    Args:
+        model: the model to cut.
+        rows: to leave; those of special tokens stay beyond that.
+        counts: how often each token occurs in training texts, (tokens,).
+        special: tokens that stand for no text: each keeps its row, and no other token reads it.
+
+    Raises:
+        ValueError: fewer than one row is to be left, or counts are negative or of another number of tokens.
+    """
+    config, state = model.config, copy.copy(model.state_dict())
+    table = state["embeddings.word.weight"]
+    if rows < 1:
+        raise ValueError(f"rows is {rows}; it must be at least 1")
+    seen = _per_row(model, counts)
+    row_of = model.embeddings.row_of
+    reads = np.arange(config.vocab_size) if row_of is None else row_of.numpy()
+    reserved = sorted({int(reads[token]) for token in special})
+    order = np.setdiff1d(np.arange(len(table)), reserved)
+    order = order[np.argsort(-seen[order], kind="stable")]
+    left = order[: max(1, rows - len(reserved))]
+    goes = order[len(left) :]
+    if not len(goes):
+        return model
+    owner = np.arange(len(table))
+    owner[goes] = nearest_rows(table.numpy(), goes, np.sort(left))
+    kept = np.sort(np.concatenate([left, np.array(reserved, dtype=left.dtype)]))
+    state["embeddings.word.weight"] = table[torch.from_numpy(kept)]
+    state["embeddings.row_of"] = torch.from_numpy(np.searchsorted(kept, owner[reads]).astype(np.int32))
+    return _built(_resized(config, word_rows=len(kept)), state)
+
+
 def read_rows(
     model: EdgekitForSequenceClassification, tokens: Sequence[int] | np.ndarray
 ) -> tuple[EdgekitForSequenceClassification, np.ndarray]:
@@ -196,15 +248,11 @@ def factorise_words(
     Ref: Eckart and Young 1936; Acharya et al. 2018 (1811.00641), section 3, there unweighted and trained on.
     """
     config, state = model.config, copy.copy(model.state_dict())
-    seen = np.asarray(counts, dtype=np.float64)
     if config.word_rank:
         raise ValueError(f"the word table is factorised already, at rank {config.word_rank}")
     if not 1 <= rank <= config.embedding_size:
         raise ValueError(f"cannot factorise a word table of width {config.embedding_size} at rank {rank}")
-    if seen.shape != (config.vocab_size,) or not (seen >= 0).all():
-        raise ValueError(f"counts must be {config.vocab_size} numbers from 0 on, one a token; got {seen.shape}")
-    if model.embeddings.row_of is not None:
-        seen = np.bincount(model.embeddings.row_of.numpy(), seen, config.word_rows).astype(np.float64)
+    seen = _per_row(model, counts)
     table = state["embeddings.word.weight"].double().numpy()
     # E^T D^2 E = V S^2 V^T is hidden x hidden, where the SVD of D E would be taken of tokens x hidden.
     _, vectors = np.linalg.eigh(table.T @ (table * np.maximum(seen, 1)[:, None]))

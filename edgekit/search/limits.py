@@ -24,6 +24,12 @@ TAIL = 1.15
 GRAPH_BYTES = 60_000
 """Of a file that are no weights: nodes and names."""
 
+LEAST_ROWS = 2000
+"""Rows that a word table is cut to at least before it is factorised: down to there rows that words share lose less than
+columns do, at the same size (docs/log.md)."""
+
+ROWS_STEP = 500
+
 HALVINGS = 8
 
 
@@ -73,10 +79,10 @@ class Forecast:
     def file_bytes(self, structure: Structure) -> int:
         """Returns the size of the int8 model file: weights of a byte; biases, scales, norms and row numbers of four."""
         outline, width = self.outline, self.outline.hidden
-        columns = structure.word_rank or outline.embedding
-        weights = width * (width + outline.labels + outline.projected) + self.rows * columns
+        columns, rows = structure.word_rank or outline.embedding, structure.word_rows or self.rows
+        weights = width * (width + outline.labels + outline.projected) + rows * columns
         weights += outline.embedding * structure.word_rank
-        shared = self.tokens if self.rows < self.tokens else 0
+        shared = self.tokens if rows < self.tokens else 0
         singles = shared + 2 * (width + outline.labels) + (self.positions + 2) * outline.embedding
         for heads, ffn in zip(structure.heads, structure.ffn, strict=True):
             inner = heads * outline.head_dim
@@ -110,19 +116,20 @@ class Forecast:
         return Shape(outline.hidden, outline.head_dim, structure.heads, structure.ffn, outline.labels, rank)
 
 
-def word_rank(forecast: Forecast, limits: Limits, structure: Structure) -> int:
-    """Returns the columns that a word table must be factorised to for a structure's file to be within its limit.
+def with_words(forecast: Forecast, limits: Limits, structure: Structure) -> Structure:
+    """Returns a structure with as much of the word table as its file has room for.
 
-    Whole, where that is enough; else as many as there is room for, in steps of 32, at
-    least a quarter of the width: a narrower table loses more than narrower layers do.
+    All of it, where that fits. Else as many rows as there is room for, in steps of `ROWS_STEP`, where words may share
+    rows; and where even few are too many, fewer columns too, in steps of 32, at least a quarter of the width.
     """
     size = Limits(file_bytes=limits.file_bytes)
-    if not forecast.misses(structure, size):
-        return 0
+    rows = range((forecast.rows - 1) // ROWS_STEP * ROWS_STEP, LEAST_ROWS - 1, -ROWS_STEP)
+    cut = [replace(structure, word_rows=count) for count in (rows if forecast.rows < forecast.tokens else ())]
     step, width = 32, forecast.outline.embedding
     ranks = range(width // 2 // step * step, max(step, width // 4) - 1, -step)
-    fits = (rank for rank in ranks if not forecast.misses(replace(structure, word_rank=rank), size))
-    return next(fits, ranks[-1] if ranks else 0)
+    least = cut[-1] if cut else structure
+    tried = [structure, *cut, *(replace(least, word_rank=rank) for rank in ranks)]
+    return next((one for one in tried if not forecast.misses(one, size)), tried[-1])
 
 
 def ladder(

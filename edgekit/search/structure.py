@@ -41,17 +41,21 @@ class Structure:
         layers: the teacher's layers that are copied, counted from 0, increasing.
         heads: attention heads that each keeps, at least 1.
         ffn: FFN channels that each keeps, at least 1.
-        word_rank: columns that the word table is factorised to; 0 for a whole one.
+        word_rows: rows that the word table is cut to; 0 for all.
+        word_rank: columns that it is factorised to; 0 for all.
     """
 
     layers: tuple[int, ...]
     heads: tuple[int, ...]
     ffn: tuple[int, ...]
+    word_rows: int = 0
     word_rank: int = 0
 
     def __str__(self) -> str:
         layers = f"layer {self.layers[0]}" if len(self.layers) == 1 else f"layers {_listed(self.layers)}"
-        words = f", word table of {self.word_rank}" if self.word_rank else ""
+        sizes = [f"{self.word_rows} rows"] if self.word_rows else []
+        sizes += [f"{self.word_rank} columns"] if self.word_rank else []
+        words = f", word table of {' and '.join(sizes)}" if sizes else ""
         return f"{layers}, heads {_listed(self.heads)}, FFN {_listed(self.ffn)}{words}"
 
 

@@ -10,9 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from edgekit.errors import RecipeError
+from edgekit.ir.neighbours import nearest_rows
 from edgekit.stages.teach import load_teacher
 
 ROWS_STEP = 500
@@ -131,32 +130,9 @@ def row_owners(teacher: Path, ids: Sequence[int], owned: Sequence[int], special:
         among = sorted(set(owned) - set(special))
         if not among:
             raise RecipeError("trim.min_count and trim.min_tokens leave no token a row of its own; lower the one")
-        for token, owner in zip(others, nearest(table, others, among), strict=True):
+        for token, owner in zip(others, nearest_rows(table, others, among), strict=True):
             owners[place[token]] = place[int(owner)]
     return owners
-
-
-def nearest(table: np.ndarray, tokens: Sequence[int], among: Sequence[int]) -> np.ndarray:
-    """Returns for each token the one of `among` whose row has the largest cosine with its own; of equals the first.
-
-    Args:
-        table: (rows, width), float32.
-        tokens, among: rows of it; `among` has at least one.
-    """
-    candidates = np.asarray(among)
-    unit = _unit(table[candidates])
-    found = [
-        np.argmax(_unit(table[np.asarray(tokens[start : start + 1024])]) @ unit.T, axis=1)
-        for start in range(0, len(tokens), 1024)
-    ]
-    chosen: np.ndarray = candidates[np.concatenate(found)]
-    return chosen
-
-
-def _unit(rows: np.ndarray) -> np.ndarray:
-    length = np.linalg.norm(rows, axis=1, keepdims=True)
-    unit: np.ndarray = rows / np.maximum(length, np.finfo(np.float32).tiny)
-    return unit
 
 
 def _script(character: str) -> str:

@@ -25,6 +25,7 @@ from edgekit.artifact import LabelledData, Student, Teacher, TeacherOutputs, Voc
 from edgekit.errors import RecipeError
 from edgekit.inference import run_rows
 from edgekit.stage import Context, Inputs, Pass
+from edgekit.stages._word_rows import special_ids
 from edgekit.stages.distill import TEACHER_LAYERS, loss_of, save_student, set_dropout, student_rows, taught
 from edgekit.tasks import load_task
 
@@ -47,6 +48,7 @@ class Prune(Pass):
         ffn: share of FFN channels kept over all layers, in (0, 1].
         layer_heads: attention heads that each layer keeps, in place of a share.
         layer_ffn: FFN channels that each layer keeps, in place of a share.
+        word_rows: rows of the word table that are left (`surgery.fewer_rows`), beside special tokens'; 0 leaves all.
         word_rank: columns that the word table is factorised to (`surgery.factorise_words`); 0 leaves it whole.
         batches: training batches that the importance is taken on.
         epochs: of recovery; 0 for none.
@@ -63,6 +65,7 @@ class Prune(Pass):
     ffn: float = 0.5
     layer_heads: tuple[int, ...] = ()
     layer_ffn: tuple[int, ...] = ()
+    word_rows: int = 0
     word_rank: int = 0
     batches: int = 32
     epochs: int = 5
@@ -77,7 +80,7 @@ class Prune(Pass):
     labels: float = 0.1
 
     NAME: ClassVar[str] = "prune"
-    VERSION: ClassVar[int] = 3
+    VERSION: ClassVar[int] = 4
     IN: ClassVar = (Teacher, WideStudent, LabelledData, Vocabulary, TeacherOutputs)
     OUT: ClassVar = Student
     READS: ClassVar[tuple[str, ...]] = ("shape.head_multiple", "shape.ffn_multiple")
@@ -95,7 +98,7 @@ class Prune(Pass):
             raise ValueError("layer_heads and layer_ffn name different numbers of layers; give both")
         if self.layer_heads and (self.heads, self.ffn) != (Prune.heads, Prune.ffn):
             raise ValueError("heads or ffn is given as a share and by layer; leave one out")
-        for name in ("min_steps", "max_steps", "word_rank"):
+        for name in ("min_steps", "max_steps", "word_rows", "word_rank"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must not be negative")
         if self.epochs < 0 or self.batches < 1 or self.batch_size < 1:
@@ -106,7 +109,7 @@ class Prune(Pass):
     def run(self, inputs: Inputs, out_dir: Path, ctx: Context) -> None:
         """Writes a checkpoint of the IR with its tokenizer, and its logits on dev."""
         from edgekit.ir.encoder import EdgekitForSequenceClassification
-        from edgekit.ir.surgery import factorise_words, keep_widths
+        from edgekit.ir.surgery import factorise_words, fewer_rows, keep_widths
 
         wide, vocabulary = inputs[WideStudent], inputs[Vocabulary]
         layers = json.loads((wide.path / TEACHER_LAYERS).read_text(encoding="utf-8"))
@@ -123,12 +126,14 @@ class Prune(Pass):
             kept_heads = select(head_scores, self.heads, ctx.target["shape.head_multiple"])
             kept_channels = select(channel_scores, self.ffn, ctx.target["shape.ffn_multiple"])
         pruned = keep_widths(model, kept_heads, kept_channels)
+        used = np.bincount(np.concatenate(rows.ids), minlength=pruned.config.vocab_size)
+        if self.word_rows:
+            pruned = fewer_rows(pruned, self.word_rows, used, _special(vocabulary))
         if self.word_rank:
             if self.word_rank >= pruned.config.embedding_size:
                 raise RecipeError(
                     f"prune.word_rank is {self.word_rank}; the word table has {pruned.config.embedding_size} columns"
                 )
-            used = np.bincount(np.concatenate(rows.ids), minlength=pruned.config.vocab_size)
             pruned = factorise_words(pruned, self.word_rank, used)
         set_dropout(pruned, 0.0)
         facts: dict[str, Any] = {
@@ -136,6 +141,7 @@ class Prune(Pass):
             "heads": list(pruned.config.heads),
             "ffn_before": list(model.config.ffn),
             "ffn": list(pruned.config.ffn),
+            "word_rows": pruned.config.word_rows or pruned.config.vocab_size,
             "word_rank": pruned.config.word_rank,
             "parameters": sum(p.numel() for p in pruned.parameters()),
         }
@@ -145,6 +151,11 @@ class Prune(Pass):
         np.save(out_dir / DEV_LOGITS, logits)
         facts["dev"] = load_task(ctx.task).metric(logits, dev.expected)
         save_student(pruned, vocabulary, layers, facts, out_dir)
+
+
+def _special(vocabulary: Vocabulary) -> set[int]:
+    description = json.loads((vocabulary.tokenizer / "tokenizer.json").read_text(encoding="utf-8"))
+    return special_ids(description)
 
 
 def _sample(rows: int, wanted: int, seed: int) -> np.ndarray:

@@ -46,7 +46,7 @@ from edgekit.search.bisection import bisection, depths_to_try, nearest
 from edgekit.search.costs import FAMILIES, read_costs
 from edgekit.search.estimate import Estimate, confidence_width, divergence, estimate
 from edgekit.search.findings import dev_known, knows_dev, out_of_reach, too_far_behind
-from edgekit.search.limits import Forecast, Limits, ladder, word_rank
+from edgekit.search.limits import Forecast, Limits, ladder, with_words
 from edgekit.search.request import ENABLED, FIXES
 from edgekit.search.structure import Outline, Structure
 from edgekit.stage import INTERNAL, Context, Inputs, Pass
@@ -73,6 +73,9 @@ LENGTH_ROWS = 500
 
 COSTS = ("latency_p95_ms", "instructions")
 """Limits on what the table foretells."""
+
+WORDS = ("word_rows", "word_rank")
+"""Options of `prune` that say how much of the word table is left."""
 
 QUANTILES = (5, 50, 95)
 """Of the lengths of rows, in percent, at which shapes at the edge of such a limit are measured."""
@@ -214,10 +217,11 @@ class Search(Pass):
         """Returns the rungs of structures within the limits; the cheapest alone where there are none."""
 
         def fitted(structure: Structure) -> Structure:
-            rank = self.given.get("prune", {}).get("word_rank")
-            if rank is None:
-                rank = word_rank(forecast, limits, structure)
-            return dataclasses.replace(structure, word_rank=int(rank))
+            given = self.given.get("prune", {})
+            if not set(WORDS) & set(given):
+                return with_words(forecast, limits, structure)
+            rows, rank = (int(given.get(name, 0)) for name in WORDS)
+            return dataclasses.replace(structure, word_rows=rows, word_rank=rank)
 
         def fits(structure: Structure) -> bool:
             return not forecast.misses(fitted(structure), limits)
@@ -345,6 +349,7 @@ class _Trainer:
             "prune": {
                 "layer_heads": list(structure.heads),
                 "layer_ffn": list(structure.ffn),
+                "word_rows": structure.word_rows,
                 "word_rank": structure.word_rank,
                 "epochs": epochs,
                 "learning_rate": stage.learning_rate * min(1.0, SHALLOW / len(structure.layers)) ** 2,

@@ -38,8 +38,8 @@ LENGTH_STEP = 16
 """The longest input is rounded up to a multiple of this many tokens: room for rows longer than training's."""
 
 TABLE_SHARE = 0.6
-"""Share of a file's limit that the word table may take at half its width: layers need the rest, and the search
-factorises the table where they need more."""
+"""Share of a file's limit that the word table may take: layers need the rest, and the search cuts the table further
+where they need more."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ class Trim(Pass):
     max_length: int = 0
 
     NAME: ClassVar[str] = "trim"
-    VERSION: ClassVar[int] = 3
+    VERSION: ClassVar[int] = 4
     IN: ClassVar = (Teacher, LabelledData)
     OUT: ClassVar = Vocabulary
     READS: ClassVar[tuple[str, ...]] = ("budget.file_bytes",)
@@ -132,7 +132,7 @@ class Trim(Pass):
         counts = Counter(token for e in encoded for token in e.ids)
         asked = [token for e in original.encode_batch(dev) for token in e.ids]
         limit = ctx.target["budget.file_bytes"]
-        room = len(ids) if limit is None else int(TABLE_SHARE * limit / (embedding_width(teacher) / 2))
+        room = len(ids) if limit is None else int(TABLE_SHARE * limit / embedding_width(teacher))
 
         if kind == "WordPiece":
             candidates = wordpiece_candidates(description, counts, self.min_count, train)

@@ -16,6 +16,7 @@ from edgekit import frontends
 from edgekit.ir.encoder import EdgekitForSequenceClassification
 from edgekit.ir.surgery import (
     factorise_words,
+    fewer_rows,
     keep_layers,
     keep_positions,
     keep_vocabulary,
@@ -294,6 +295,35 @@ def test_a_shared_row_is_factorised_by_all_that_read_it() -> None:
     drawn = tiny.token_rows(60, [3, 29])
     renumbered = [np.searchsorted(kept, owners[row]) for row in drawn]
     np.testing.assert_allclose(logits_of(found, drawn), logits_of(expected, renumbered), rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("shared", [False, True])
+@pytest.mark.parametrize("rows", [1, 9, 20])
+def test_rows_that_texts_read_least_go_and_their_tokens_read_the_nearest(shared: bool, rows: int) -> None:
+    model, owners, counts = uneven(), owners_of(60), frequencies(60)
+    special = {0, 2}
+    first = share_words(model, owners) if shared else model
+    reads = owners if shared else np.arange(60)
+    table = model.embeddings.word.weight.detach().double().numpy()
+    often = {owner: counts[reads == owner].sum() for owner in set(reads) - special}
+    left = sorted(often, key=lambda owner: (-often[owner], owner))[: max(1, rows - len(special))]
+    unit = table / np.linalg.norm(table, axis=1, keepdims=True)
+    stands = {owner: owner for owner in special}
+    for owner in often:
+        stands[owner] = owner if owner in left else max(sorted(left), key=lambda other: unit[owner] @ unit[other])
+    found = fewer_rows(first, rows, counts, special)
+    assert found.config.word_rows == len(found.embeddings.word.weight) == len(left) + len(special)
+    drawn = tiny.token_rows(60, [3, 12, 29])
+    expected = logits_of(model, [np.array([stands[reads[token]] for token in row]) for row in drawn])
+    np.testing.assert_allclose(logits_of(found, drawn), expected, rtol=0, atol=1e-6)
+
+
+def test_a_table_of_few_rows_stays_as_it_is() -> None:
+    assert fewer_rows(uneven(), 60, frequencies(60)).config.word_rows == 0
+    with pytest.raises(ValueError, match="at least 1"):
+        fewer_rows(uneven(), 0, frequencies(60))
+    with pytest.raises(ValueError, match="counts must be 60"):
+        fewer_rows(uneven(), 5, frequencies(60)[1:])
 
 
 def test_owners_that_cannot_be_are_refused() -> None:

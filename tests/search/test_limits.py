@@ -8,7 +8,7 @@ import pytest
 from cost_tables import table
 from test_structure import outline
 
-from edgekit.search.limits import ROOM, TAIL, Forecast, Limits, ladder, word_rank
+from edgekit.search.limits import ROOM, TAIL, Forecast, Limits, ladder, with_words
 from edgekit.search.structure import Outline, Structure, alternatives, rungs
 
 
@@ -28,7 +28,7 @@ def wide() -> Outline:
 
 def test_costs_are_the_tables() -> None:
     made, structure = forecast(), Structure((1, 3), (2, 1), (16, 32))
-    shape = made._shape(structure)
+    shape = made.shape(structure)
     assert made.cost(structure) == made.table.cost(shape, [5, 8, 8, 20])
     assert made.foretold(structure)["latency_p95_ms"] == TAIL * made.table.cost(shape, [19])
 
@@ -91,8 +91,8 @@ def test_a_word_table_of_another_width_is_counted_as_it_is() -> None:
     saved = even.file_bytes(structure) - made.file_bytes(structure)
     assert saved == 6000 * 128 - 128 * 256 + 4 * (32 + 2) * 128
     assert made.cost(structure) > even.cost(structure), "the product"
-    assert word_rank(made, Limits(file_bytes=1000), structure) == 32
-    assert max(word_rank(made, Limits(file_bytes=n), structure) for n in range(10_000, 10**6, 10_000)) <= 64
+    assert with_words(made, Limits(file_bytes=1000), structure).word_rank == 32
+    assert max(with_words(made, Limits(file_bytes=n), structure).word_rank for n in range(10_000, 10**6, 10_000)) <= 64
 
 
 def test_multiples_that_leave_one_width_leave_a_rung_for_each_depth() -> None:
@@ -107,20 +107,45 @@ def test_limits_that_nothing_meets_leave_no_rung() -> None:
     assert ladder(large(), 1, 8, lambda _: False) == []
 
 
-def test_a_word_table_is_factorised_as_little_as_the_file_needs() -> None:
-    of = large()
+def words(rows: int) -> tuple[Forecast, Structure]:
+    """A student of one narrow layer whose tokenizer knows 20,000 tokens, so that its word table is nearly all of it."""
     setting = dataclasses.replace(table().setting, hidden=384, head_dim=32)
-    made = dataclasses.replace(
-        forecast(of), table=dataclasses.replace(table(), setting=setting), tokens=20_000, rows=20_000
-    )
-    structure = Structure((3,), (2,), (16,))
+    known = dataclasses.replace(table(), setting=setting)
+    return dataclasses.replace(forecast(large()), table=known, tokens=20_000, rows=rows), Structure((3,), (2,), (16,))
+
+
+def test_a_word_table_is_factorised_as_little_as_the_file_needs() -> None:
+    made, structure = words(rows=20_000)  # each token has its own
     size = made.file_bytes(structure)
-    assert word_rank(made, Limits(file_bytes=2 * size), structure) == 0
-    assert word_rank(made, Limits(), structure) == 0
+    assert with_words(made, Limits(file_bytes=2 * size), structure) == structure
+    assert with_words(made, Limits(), structure) == structure
     for share in (0.5, 0.4):
         limits = Limits(file_bytes=int(share * size))
-        rank = word_rank(made, limits, structure)
-        assert 96 <= rank <= 192
-        assert not made.misses(dataclasses.replace(structure, word_rank=rank), limits)
-        assert rank == 192 or made.misses(dataclasses.replace(structure, word_rank=rank + 32), limits)
-    assert word_rank(made, Limits(file_bytes=1000), structure) == 96, "the narrowest, where none is enough"
+        found = with_words(made, limits, structure)
+        assert 96 <= found.word_rank <= 192
+        assert not made.misses(found, limits)
+        wider = dataclasses.replace(found, word_rank=found.word_rank + 32)
+        assert found.word_rank == 192 or made.misses(wider, limits)
+    assert with_words(made, Limits(file_bytes=1000), structure).word_rank == 96, "the narrowest, where none is enough"
+
+
+def test_where_words_share_rows_there_are_fewer_rows_before_there_are_fewer_columns() -> None:
+    made, structure = words(rows=11_000)
+    size = made.file_bytes(structure)
+    assert with_words(made, Limits(file_bytes=2 * size), structure) == structure
+    seen = set()
+    for share in (0.35, 0.4, 0.5, 0.6, 0.7, 0.8, 0.85, 0.9, 0.95, 1.0):
+        limits = Limits(file_bytes=int(share * size))
+        found = with_words(made, limits, structure)
+        assert not made.misses(found, limits)
+        assert (found.word_rows % 500, found.word_rank) == (0, 0)
+        more = dataclasses.replace(found, word_rows=found.word_rows + 500)
+        assert found.word_rows + 500 > made.rows or made.misses(more, limits)
+        assert made.file_bytes(more) - made.file_bytes(found) == 500 * 384
+        seen.add(found.word_rows)
+    assert len(seen) > 8
+    least = with_words(made, Limits(file_bytes=1000), structure)
+    assert (least.word_rows, least.word_rank) == (2000, 96), "the smallest, where none is enough"
+    between = with_words(made, Limits(file_bytes=made.file_bytes(dataclasses.replace(least, word_rank=160))), structure)
+    assert between.word_rows == 2000
+    assert 96 <= between.word_rank < 192

@@ -228,11 +228,12 @@ def test_a_student_deeper_than_its_teacher_is_refused() -> None:
 
 def test_widths_that_are_given_by_layer_are_what_is_left(tiny_build: TinyBuild, tmp_path: Path) -> None:
     given = [made(tiny_build, kind) for kind in Prune.IN]
-    stage = Prune(layer_heads=(1, 3), layer_ffn=(40, 8), word_rank=12, epochs=0)
+    stage = Prune(layer_heads=(1, 3), layer_ffn=(40, 8), word_rows=50, word_rank=12, epochs=0)
     student = tiny.run_stage(stage, given, tmp_path)
     assert (student.facts["heads"], student.facts["ffn"], student.facts["word_rank"]) == ([1, 3], [40, 8], 12)
     found = EdgekitForSequenceClassification.from_pretrained(student.path)
     assert (found.config.heads, found.config.ffn, found.config.word_rank) == ([1, 3], [40, 8], 12)
+    assert found.config.word_rows == student.facts["word_rows"] == 50 == len(found.embeddings.word.weight)
     dev = np.load(student.path / DEV_LOGITS)
     dataset = data.read(made(tiny_build, LabelledData).path)
     tokenizer = load_tokenizer(student.path, made(tiny_build, Vocabulary).max_length)
@@ -263,6 +264,7 @@ def test_widths_that_do_not_fit_are_refused(
         {"layer_heads": (1,), "layer_ffn": ()},
         {"layer_heads": (1,), "layer_ffn": (8,), "heads": 0.5},
         {"word_rank": -1},
+        {"word_rows": -1},
         {"max_steps": -1},
     ],
 )

@@ -272,20 +272,22 @@ def test_limits_that_nothing_meets_are_told_with_the_nearest(artifacts: dict[Any
     assert len(plan.facts["points"]) == 1
 
 
-def test_the_word_table_is_factorised_only_where_a_file_would_be_too_large(
+def test_the_word_table_is_cut_only_where_a_file_would_be_too_large(
     artifacts: dict[Any, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     free, _ = search(artifacts, tmp_path / "free", trainings=1, sweep=True)
     sizes = [point["foretold"]["file_bytes"] for point in free.facts["points"]]
     assert max(sizes) > min(sizes)
 
-    def rank(forecast: Forecast, limits: Limits, structure: Structure) -> int:
-        return 8 if forecast.file_bytes(structure) == max(sizes) else 0
+    def words(forecast: Forecast, limits: Limits, structure: Structure) -> Structure:
+        large = forecast.file_bytes(structure) == max(sizes)
+        return dataclasses.replace(structure, word_rows=40, word_rank=8) if large else structure
 
-    monkeypatch.setattr("edgekit.stages.search.word_rank", rank)
+    monkeypatch.setattr("edgekit.stages.search.with_words", words)
     plan, _ = search(artifacts, tmp_path / "cut", trainings=1, sweep=True)
-    ranks = [point["options"]["prune"]["word_rank"] for point in plan.facts["points"]]
-    assert ranks == [8 if size == max(sizes) else 0 for size in sizes]
+    made = [point["options"]["prune"] for point in plan.facts["points"]]
+    assert [one["word_rank"] for one in made] == [8 if size == max(sizes) else 0 for size in sizes]
+    assert [one["word_rows"] for one in made] == [40 if size == max(sizes) else 0 for size in sizes]
 
 
 def test_a_sweep_trains_every_rung_that_is_left(artifacts: dict[Any, Any], tmp_path: Path) -> None:
@@ -328,8 +330,11 @@ def test_what_is_conducted_is_part_of_the_key(monkeypatch: pytest.MonkeyPatch) -
     assert Search().knowing({}) != before
 
 
-def test_a_word_rank_that_is_given_is_that_of_every_structure(artifacts: dict[Any, Any], tmp_path: Path) -> None:
+def test_a_word_table_that_is_given_is_that_of_every_structure(artifacts: dict[Any, Any], tmp_path: Path) -> None:
     plan, _ = search(
         artifacts, tmp_path, given_options={**GIVEN, "prune": {**GIVEN["prune"], "word_rank": "8"}}, trainings=1
     )
-    assert "word table of 8" in plan.facts["structure"]
+    assert plan.facts["structure"].endswith("word table of 8 columns")
+    rows = {**GIVEN, "prune": {**GIVEN["prune"], "word_rows": "40"}}
+    plan, _ = search(artifacts, tmp_path / "rows", given_options=rows, trainings=1)
+    assert plan.facts["structure"].endswith("word table of 40 rows")
