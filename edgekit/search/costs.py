@@ -37,7 +37,7 @@ FAMILIES = ("static", "dynamic")
 KERNELS = ("device", "system", "machine", "cpu", "isa", "onnxruntime")
 """Entries of a device's fingerprint that decide what runs there: the others do not change what a table holds."""
 
-CACHED = (1 << 20, 2 << 20, 4 << 20, 8 << 20)
+CACHED = tuple(millions << 20 for millions in (1, 2, 3, 4, 6, 8))
 """Weights that a processor's caches may hold, a byte each, which a fit to times tries."""
 
 Positive = Annotated[float, Within(1e-12)]
