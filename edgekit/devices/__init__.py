@@ -81,6 +81,8 @@ class LatencyPlan:
         rounds: blocks per model.
         block_runs: timed runs in a block; at least 50.
         warmup_runs: untimed runs at the start of each block (the other model has evicted the caches).
+        loads: processes that share the rounds, each of which loads the models anew: where a model's memory comes to lie
+            stays as long as it is loaded, and now and then costs a small one half as much again.
         threads: intra-op threads of the runtime.
         memory: whether each model's peak memory is taken too, in a process of its own.
     """
@@ -88,6 +90,7 @@ class LatencyPlan:
     rounds: int = 8
     block_runs: int = 60
     warmup_runs: int = 5
+    loads: int = 4
     threads: int = 1
     memory: bool = True
 
@@ -97,8 +100,8 @@ class Samples:
     """Timings of one model.
 
     Attributes:
-        load_ms: time to make the session.
-        cold_ms: the first inference after load.
+        load_ms: time to make the session, the median over loads.
+        cold_ms: the first inference after load, likewise.
         block_ms: shape (rounds, block_runs), milliseconds; run k of round r is of row r * block_runs + k, modulo the
             number of rows.
         block_cold_ms: the first run of each block, part of its warm-up, shape (rounds,): the others have just evicted

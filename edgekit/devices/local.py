@@ -121,20 +121,27 @@ class LocalDevice:
             return self._latency(models, plan)
 
     def _latency(self, models: Mapping[str, tuple[ModelFile, TokenRows]], plan: LatencyPlan) -> Mapping[str, Samples]:
-        settings = {"latency": {"rounds": plan.rounds, "block_runs": plan.block_runs, "warmup_runs": plan.warmup_runs}}
-        with tempfile.TemporaryDirectory(prefix="edgekit-local-") as folder:
-            run, event = self._run(Path(folder) / "job", Job("latency", models, plan.threads, settings), None)
-            with np.load(run.folder / OUT["latency"], allow_pickle=False) as arrays:
-                block_ms, block_cold_ms = arrays["block_ms"], arrays["block_cold_ms"]
+        block_ms, block_cold_ms, events = list[np.ndarray](), list[np.ndarray](), list[Any]()
+        for share in np.array_split(np.arange(plan.rounds), min(plan.loads, plan.rounds)):
+            settings = {"block_runs": plan.block_runs, "warmup_runs": plan.warmup_runs}
+            settings |= {"rounds": len(share), "first_round": int(share[0])}
+            with tempfile.TemporaryDirectory(prefix="edgekit-local-") as folder:
+                job = Job("latency", models, plan.threads, {"latency": settings})
+                run, event = self._run(Path(folder) / "job", job, None)
+                with np.load(run.folder / OUT["latency"], allow_pickle=False) as arrays:
+                    block_ms.append(arrays["block_ms"])
+                    block_cold_ms.append(arrays["block_cold_ms"])
+            events.append(event["models"])
+        together, cold = np.concatenate(block_ms, axis=1), np.concatenate(block_cold_ms, axis=1)
         return {
-            timed["name"]: Samples(
-                load_ms=float(timed["load_ms"]),
-                cold_ms=float(timed["cold_ms"]),
-                block_ms=block_ms[index],
-                block_cold_ms=block_cold_ms[index],
-                peak_rss_bytes=self._peak_rss_bytes(*models[timed["name"]], plan.threads) if plan.memory else None,
+            name: Samples(
+                load_ms=float(np.median([one[index]["load_ms"] for one in events])),
+                cold_ms=float(np.median([one[index]["cold_ms"] for one in events])),
+                block_ms=together[index],
+                block_cold_ms=cold[index],
+                peak_rss_bytes=self._peak_rss_bytes(*models[name], plan.threads) if plan.memory else None,
             )
-            for index, timed in enumerate(event["models"])
+            for index, name in enumerate(models)
         }
 
     def instructions(

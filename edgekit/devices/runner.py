@@ -9,7 +9,8 @@ The job:
     {"mode": "logits" | "latency" | "passes",
      "models": [{"name", "path", "sha256", "rows", "pad_id", "min_runtime" (or ""), "options" (of the session)}],
      "threads": 1, "out": "file.npy (logits) or file.npz (latency)",
-     "latency": {"rounds", "block_runs", "warmup_runs"}, "passes": 5, "mark_fd": 1000003}
+     "latency": {"rounds", "block_runs", "warmup_runs", "first_round" (0 by default)}, "passes": 5,
+     "mark_fd": 1000003}
 
 `rows` is an .npz of two int64 arrays: `ids`, all rows one after the other, and `offsets`, where each begins and the
 last ends. Every row runs at batch 1 and its real length; only an input whose sequence dimension is static is filled
@@ -289,9 +290,10 @@ def run_logits(models: list[Model], job: dict[str, Any]) -> None:
 def run_latency(models: list[Model], job: dict[str, Any]) -> None:
     """Times the models in alternating blocks and saves the samples.
 
-    Run j of round r takes row r * block_runs + j, for every model alike, so that the models see the same rows. The
-    arrays saved: `block_ms` (models, rounds, block_runs), `block_cold_ms` (models, rounds): the first run of each
-    block, part of the warm-up; `order` (rounds, models): which model ran when.
+    Run j of round r takes row r * block_runs + j, for every model alike, so that the models see the same rows. Rounds
+    are counted from `first_round`, where several processes share them. The arrays saved: `block_ms` (models, rounds,
+    block_runs); `block_cold_ms` (models, rounds), the first run of each block, part of the warm-up; `order` (rounds,
+    models), which model ran when.
 
     Raises:
         JobError: the plan is not one that can be run.
@@ -300,13 +302,14 @@ def run_latency(models: list[Model], job: dict[str, Any]) -> None:
     rounds, block_runs, warmup_runs = plan["rounds"], plan["block_runs"], plan["warmup_runs"]
     if min(rounds, block_runs, warmup_runs) < 1:
         raise JobError(f"rounds, block_runs and warmup_runs must be at least 1, got {plan}")
+    first_round = plan.get("first_round", 0)
     block_ms = np.zeros((len(models), rounds, block_runs))
     block_cold_ms = np.zeros((len(models), rounds))
     order = np.zeros((rounds, len(models)), dtype=np.int64)
     for turn in range(rounds):
-        order[turn] = range(len(models)) if turn % 2 == 0 else range(len(models) - 1, -1, -1)
+        order[turn] = range(len(models)) if (first_round + turn) % 2 == 0 else range(len(models) - 1, -1, -1)
         for slot, index in enumerate(order[turn]):
-            model, first = models[index], turn * block_runs
+            model, first = models[index], (first_round + turn) * block_runs
             gc.collect()
             gc.disable()  # a collection within a block would be charged to whichever model runs
             feeds = [model.feeds[(first + run) % len(model.feeds)] for run in range(max(block_runs, warmup_runs))]

@@ -42,11 +42,6 @@ RUNS = 20
 """Timed runs of each length in a block, an even number."""
 
 
-LOADS = 3
-"""Times that each model is loaded anew, and the rounds shared out: where its memory comes to lie decides for as long as
-it is loaded, and now and then costs a small model half as much again (docs/log.md)."""
-
-
 @dataclass(frozen=True)
 class Profile(Pass):
     """Makes a table of costs.
@@ -264,18 +259,9 @@ def _taken(
     # Up and down again: where the shortest always followed the longest, it took longer in some models than the next.
     turns = TokenRows([*rows, *reversed(rows)])
     given = {name: (model, turns) for name, model in models.items()}
-    loads = min(LOADS, rounds)
-    plan = LatencyPlan(rounds=rounds // loads, block_runs=runs, threads=threads, memory=False)
-    fastest: dict[str, np.ndarray] = {}
-    for _ in range(loads):
-        timed = machine.latency(given, plan)
-        if isinstance(timed, Unavailable):
-            break
-        for name, samples in timed.items():
-            own = by_length(samples.block_ms, len(rows))
-            fastest[name] = np.minimum(fastest.get(name, own), own)
-    else:
-        return "ms", {name: tuple(own.tolist()) for name, own in fastest.items()}
+    timed = machine.latency(given, LatencyPlan(rounds=rounds, block_runs=runs, threads=threads, memory=False))
+    if not isinstance(timed, Unavailable):
+        return "ms", {name: by_length(samples.block_ms, len(rows)) for name, samples in timed.items()}
     counted = machine.instructions(
         {name: (model, TokenRows(rows)) for name, model in models.items()}, threads, together=True
     )
@@ -287,7 +273,7 @@ def _taken(
     )
 
 
-def by_length(block_ms: np.ndarray, lengths: int) -> np.ndarray:
+def by_length(block_ms: np.ndarray, lengths: int) -> tuple[float, ...]:
     """Returns the time of each row: that of the fastest run over all rounds.
 
     The work is wanted, not what else ran on the machine: on one that is shared, medians of small and of large models
@@ -298,8 +284,7 @@ def by_length(block_ms: np.ndarray, lengths: int) -> np.ndarray:
         lengths: rows that there are.
     """
     up, down = block_ms.reshape(-1, 2, lengths).min(axis=0)
-    fastest: np.ndarray = np.minimum(up, down[::-1])
-    return fastest
+    return tuple(np.minimum(up, down[::-1]).tolist())
 
 
 def retimed(table: CostTable, target: TargetView, device: str, rounds: int, seed: int, progress: Progress) -> float:

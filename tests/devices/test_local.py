@@ -7,6 +7,7 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -102,6 +103,23 @@ def test_latency_gives_samples_of_each_model(tmp_path: Path) -> None:
         assert sample.cold_ms > 0
         assert sample.peak_rss_bytes is not None
         assert sample.peak_rss_bytes > 1_000_000
+
+
+@pytest.mark.parametrize(("rounds", "loads", "shares"), [(5, 2, [3, 2]), (2, 4, [1, 1]), (4, 1, [4])])
+def test_rounds_are_shared_by_processes_that_load_the_models_anew(
+    rounds: int, loads: int, shares: list[int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    jobs, given = list[Any](), local.write_job
+    monkeypatch.setattr(local, "write_job", lambda folder, job: jobs.append(job) or given(folder, job))
+    models = {"m": (mean_classifier(tmp_path / "m.onnx"), token_rows(4))}
+    plan = LatencyPlan(rounds=rounds, block_runs=3, warmup_runs=1, loads=loads, memory=False)
+    samples = connect("local").latency(models, plan)
+    assert not isinstance(samples, Unavailable)
+    assert samples["m"].block_ms.shape == (rounds, 3)
+    assert (samples["m"].block_ms > 0).all()
+    plans = [job.settings["latency"] for job in jobs]
+    assert [one["rounds"] for one in plans] == shares
+    assert [one["first_round"] for one in plans] == [sum(shares[:i]) for i in range(len(shares))]
 
 
 def test_instructions_are_unavailable_with_a_reason(tmp_path: Path) -> None:

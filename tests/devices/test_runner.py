@@ -160,6 +160,15 @@ def test_latency_alternates_the_models_in_blocks(tmp_path: Path) -> None:
     assert all(entry["load_ms"] > 0 and entry["cold_ms"] > 0 for entry in events[-1]["models"])
 
 
+def test_later_rounds_of_a_shared_plan_go_on_in_order(tmp_path: Path) -> None:
+    models = {name: (mean_classifier(tmp_path / f"{name}.onnx"), token_rows(3)) for name in ("teacher", "student")}
+    plan = {"rounds": 2, "first_round": 3, "block_runs": 2, "warmup_runs": 1}
+    events, status = run(tmp_path, models, mode="latency", latency=plan, out=str(tmp_path / "out.npz"))
+    assert status == 0, events
+    with np.load(tmp_path / "out.npz") as arrays:
+        assert arrays["order"].tolist() == [[1, 0], [0, 1]]
+
+
 def test_a_latency_plan_without_warm_up_is_refused(tmp_path: Path) -> None:
     model = mean_classifier(tmp_path / "m.onnx")
     plan = {"rounds": 4, "block_runs": 7, "warmup_runs": 0}
