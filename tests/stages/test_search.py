@@ -170,7 +170,7 @@ def test_short_trainings_are_short_whatever_the_recipe_says(
 def test_of_those_that_pass_the_cheapest_is_taken(
     artifacts: dict[Any, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("edgekit.stages.search.estimate", lambda teacher, student, expected: Estimate(1.0, 0.1, 0.1))
+    monkeypatch.setattr("edgekit.stages.search.estimate", lambda *_: Estimate(1.0, 0.1, 0.1))
     plan, _ = search(artifacts, tmp_path, trainings=1, sweep=True)
     points = plan.facts["points"]
     assert len(points) > 1
@@ -183,7 +183,7 @@ def test_a_gate_that_must_be_sure_takes_a_dearer_one(
     """Students that are trained first, which are the cheaper ones here, differ in more answers than the gate allows."""
     seen: list[float] = []
 
-    def near(teacher: Any, student: Any, expected: Any) -> Estimate:
+    def near(teacher: Any, student: Any, expected: Any, known: bool) -> Estimate:
         seen.append(0.0)
         return Estimate(20.0, 0.0, 0.9 if len(seen) == 1 else 0.0)
 
@@ -207,7 +207,7 @@ def test_costs_are_those_of_the_form_that_the_recipe_names(scheme: str | None, f
 def test_where_none_passes_the_nearest_is_taken(
     artifacts: dict[Any, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def far(teacher: Any, student: Any, expected: Any) -> Estimate:
+    def far(teacher: Any, student: Any, expected: Any, known: bool) -> Estimate:
         return Estimate(50.0 + float(student[0, 0]), 1.0, 0.1)
 
     monkeypatch.setattr("edgekit.stages.search.estimate", far)
