@@ -267,7 +267,7 @@ def bench(folder: Path, device: str, runs: int, threads: int, sequence_length: i
     machine = devices.connect(uri)
     provenance, reason = machine.provenance(bundle.processor)
     models = {"artifact": (bundle.model, TokenRows(rows))}
-    rounds = max(1, runs // 200)
+    rounds = runs // 50
     plan = LatencyPlan(rounds=rounds, block_runs=-(-runs // rounds), threads=threads)
     timed, counted = machine.latency(models, plan), machine.instructions(models, threads)
     unmeasured = {n: t.reason for n, t in (("latency", timed), ("instructions", counted)) if isinstance(t, Unavailable)}

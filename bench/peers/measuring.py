@@ -167,7 +167,6 @@ def time_other(way: Way, work: Path, rows: Path, teacher: OnnxModel) -> dict[str
     out, runner = way.folder.with_suffix(".times.npz"), way.folder.with_name("runner.py")
     # A copy, as on a board: Python would put the original's folder, with modules of common names, first on its path.
     shutil.copyfile(RUNNER, runner)
-    plan = {"rounds": PLAN.rounds, "block_runs": PLAN.block_runs, "warmup_runs": PLAN.warmup_runs}
     entry = {
         "name": TEACHER,
         "path": str(teacher.model.path.resolve()),
@@ -177,9 +176,12 @@ def time_other(way: Way, work: Path, rows: Path, teacher: OnnxModel) -> dict[str
         "min_runtime": "",
         "options": {},
     }
-    settings = {"split": "timed", "runner": str(runner), "threads": PLAN.threads, "latency": plan, "teacher": entry}
-    run_other(way, work, rows, "latency", {**settings, "out": str(out)})
+    settings = {"split": "timed", "runner": str(runner), "threads": PLAN.threads, "teacher": entry, "out": str(out)}
+    taken = []
+    for share in PLAN.shares():
+        run_other(way, work, rows, "latency", {**settings, "latency": share})
+        with np.load(out, allow_pickle=False) as arrays:
+            taken.append((arrays["block_ms"], arrays["block_cold_ms"]))
+    blocks, cold = (np.concatenate(parts, axis=1) for parts in zip(*taken, strict=True))
     memory = run_other(way, work, rows, "memory", {"split": "timed"})
-    with np.load(out, allow_pickle=False) as arrays:
-        blocks, cold = arrays["block_ms"], arrays["block_cold_ms"]
     return {**figures(blocks[0], cold[0], blocks[1], cold[1]), **memory}

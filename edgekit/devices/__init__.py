@@ -94,6 +94,12 @@ class LatencyPlan:
     threads: int = 1
     memory: bool = True
 
+    def shares(self) -> list[dict[str, int]]:
+        """Returns what each process is to run, as the runner's `latency` setting."""
+        settings = {"block_runs": self.block_runs, "warmup_runs": self.warmup_runs}
+        parts = np.array_split(np.arange(self.rounds), max(1, min(self.loads, self.rounds)))
+        return [{"first_round": sum(map(len, parts[:i])), "rounds": len(one)} | settings for i, one in enumerate(parts)]
+
 
 @dataclass(frozen=True)
 class Samples:

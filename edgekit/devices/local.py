@@ -122,11 +122,9 @@ class LocalDevice:
 
     def _latency(self, models: Mapping[str, tuple[ModelFile, TokenRows]], plan: LatencyPlan) -> Mapping[str, Samples]:
         block_ms, block_cold_ms, events = list[np.ndarray](), list[np.ndarray](), list[Any]()
-        for share in np.array_split(np.arange(plan.rounds), min(plan.loads, plan.rounds)):
-            settings = {"block_runs": plan.block_runs, "warmup_runs": plan.warmup_runs}
-            settings |= {"rounds": len(share), "first_round": int(share[0])}
+        for share in plan.shares():
             with tempfile.TemporaryDirectory(prefix="edgekit-local-") as folder:
-                job = Job("latency", models, plan.threads, {"latency": settings})
+                job = Job("latency", models, plan.threads, {"latency": share})
                 run, event = self._run(Path(folder) / "job", job, None)
                 with np.load(run.folder / OUT["latency"], allow_pickle=False) as arrays:
                     block_ms.append(arrays["block_ms"])

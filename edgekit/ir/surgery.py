@@ -147,7 +147,7 @@ def fewer_rows(
 
     Args:
         model: the model to cut.
-        rows: to leave; those of special tokens stay beyond that.
+        rows: to leave at most, special tokens' among them; those and one more stay in any case.
         counts: how often each token occurs in training texts, (tokens,).
         special: tokens that stand for no text: each keeps its row, and no other token reads it.
 

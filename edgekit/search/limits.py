@@ -122,14 +122,16 @@ def with_words(forecast: Forecast, limits: Limits, structure: Structure) -> Stru
     All of it, where that fits. Else as many rows as there is room for, in steps of `ROWS_STEP`, where words may share
     rows; and where even few are too many, fewer columns too, in steps of 32, at least a quarter of the width.
     """
-    size = Limits(file_bytes=limits.file_bytes)
+    if limits.file_bytes is None:
+        return structure
+    room = ROOM * limits.file_bytes
     rows = range((forecast.rows - 1) // ROWS_STEP * ROWS_STEP, LEAST_ROWS - 1, -ROWS_STEP)
     cut = [replace(structure, word_rows=count) for count in (rows if forecast.rows < forecast.tokens else ())]
     step, width = 32, forecast.outline.embedding
     ranks = range(width // 2 // step * step, max(step, width // 4) - 1, -step)
     least = cut[-1] if cut else structure
     tried = [structure, *cut, *(replace(least, word_rank=rank) for rank in ranks)]
-    return next((one for one in tried if not forecast.misses(one, size)), tried[-1])
+    return next((one for one in tried if forecast.file_bytes(one) <= room), tried[-1])
 
 
 def ladder(

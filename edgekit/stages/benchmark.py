@@ -55,7 +55,7 @@ class Benchmark(Pass):
     counted_texts: int = 8
 
     NAME: ClassVar[str] = "benchmark"
-    VERSION: ClassVar[int] = 3
+    VERSION: ClassVar[int] = 4
     IN: ClassVar = (QuantizedGraph, TeacherGraph, Teacher, Vocabulary, LabelledData)
     OUT: ClassVar = Latency
     READS: ClassVar[tuple[str, ...]] = (*PROCESSOR, "device.threads", "runtime.options", "shape.sequence_length")

@@ -48,7 +48,7 @@ class Prune(Pass):
         ffn: share of FFN channels kept over all layers, in (0, 1].
         layer_heads: attention heads that each layer keeps, in place of a share.
         layer_ffn: FFN channels that each layer keeps, in place of a share.
-        word_rows: rows of the word table that are left (`surgery.fewer_rows`), beside special tokens'; 0 leaves all.
+        word_rows: rows of the word table that are left at most (`surgery.fewer_rows`); 0 leaves all.
         word_rank: columns that the word table is factorised to (`surgery.factorise_words`); 0 leaves it whole.
         batches: training batches that the importance is taken on.
         epochs: of recovery; 0 for none.

@@ -7,7 +7,7 @@ twenty minutes should not fail by three percent.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
@@ -16,7 +16,7 @@ from edgekit.artifact import FACTS, Artifact, Costs, write_json
 from edgekit.codec import encode
 from edgekit.search.costs import read_costs
 from edgekit.search.shapes import Shape
-from edgekit.stage import INTERNAL, Context, Inputs, Pass
+from edgekit.stage import Context, Inputs, Pass
 from edgekit.stages.profile import Profile, costs_of
 
 
@@ -28,13 +28,11 @@ class Refine(Pass):
         shapes: to measure.
         lengths: tokens of the rows that they are measured at.
         families: of integer forms that count, of which a shape costs what the cheapest takes.
-        rounds: blocks of each model where times are taken.
     """
 
-    shapes: tuple[Shape, ...] = field(default=(), metadata=INTERNAL)
-    lengths: tuple[int, ...] = field(default=(), metadata=INTERNAL)
-    families: tuple[str, ...] = field(default=(), metadata=INTERNAL)
-    rounds: int = Profile.rounds
+    shapes: tuple[Shape, ...]
+    lengths: tuple[int, ...]
+    families: tuple[str, ...]
 
     NAME: ClassVar[str] = "refine"
     VERSION: ClassVar[int] = 1
@@ -52,7 +50,7 @@ class Refine(Pass):
         """
         table = read_costs(inputs[Costs].file)
         machine = devices.connect(ctx.device)
-        taken = costs_of(self.shapes, self.lengths, ctx.target, machine, self.rounds, ctx.seed, ctx.progress)
+        taken = costs_of(self.shapes, self.lengths, ctx.target, machine, Profile.rounds, ctx.seed, ctx.progress)
         ratios = []
         for shape, own in zip(self.shapes, taken.costs, strict=True):
             measured = min(sum(own[family]) / len(self.lengths) for family in self.families)

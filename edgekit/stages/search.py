@@ -297,7 +297,6 @@ class _Trainer:
         self._stage, self._inputs, self._ctx, self._outline = stage, inputs, ctx, outline
         outputs = inputs[TeacherOutputs]
         self.teacher = self._against = np.load(outputs.array("dev", "logits"))
-        self._known = False  # whether the teacher was trained on dev
         classes = load_task(ctx.task).align(read_labels(inputs[Teacher].path), dataset.labels)
         self._expected = np.array([classes[label] for _, label in dataset.dev])
         self._middle = START * outline.work(outline.whole(range(len(outline.head_loss))))
@@ -323,14 +322,14 @@ class _Trainer:
         rung = every[nearest([self._outline.work(one[-1]) / dearest for one in every], REFERENCE)]
         structure = rung[len(rung) // 2]
         self._against, _ = self._trained(structure, self._epochs(structure), short=False)
-        self._known = True
         return structure
 
     def whole(self, structure: Structure) -> Trained:
         """Trains a structure whole."""
         epochs = self._epochs(structure)
         logits, score = self._trained(structure, epochs, short=False)
-        return Trained(structure, epochs, estimate(self._against, logits, self._expected, self._known), score)
+        known = self._against is not self.teacher
+        return Trained(structure, epochs, estimate(self._against, logits, self._expected, known), score)
 
     def _epochs(self, structure: Structure) -> int:
         return max(2 * self._stage.probe_epochs, round(self._stage.epochs / self._dearer(structure)))

@@ -35,7 +35,7 @@ class Time(Pass):
     counted_texts: int = 3
 
     NAME: ClassVar[str] = "timing"
-    VERSION: ClassVar[int] = 2
+    VERSION: ClassVar[int] = 3
     IN: ClassVar = (Candidates, Vocabulary, LabelledData)
     OUT: ClassVar = Timings
     READS: ClassVar[tuple[str, ...]] = (*PROCESSOR, "device.threads", "runtime.options")
