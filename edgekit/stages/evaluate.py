@@ -28,6 +28,7 @@ from edgekit.tasks import load_task
 from edgekit.tokenization import encode, load_tokenizer
 
 FLOAT_REASON = "float32 in PyTorch on the machine that built"
+ROWS = "rows.npy"
 PROCESSOR = ("device.arch", "device.cpu", "device.isa")
 
 
@@ -77,7 +78,7 @@ class Evaluate(Pass):
         taken = Taken(ctx.device, provenance, reason, devices.connect("local").provenance(processor(ctx.target))[0])
         figures = compare(task.METRIC, teacher, student, logits, expected, taken)
         np.save(out_dir / "logits.npy", logits)
-        np.save(out_dir / "rows.npy", np.array(chosen))
+        np.save(out_dir / ROWS, np.array(chosen))
         write_json(out_dir / "accuracy.json", manifest.encode(figures))
         write_json(
             out_dir / FACTS, {"rows": len(chosen), "device": ctx.device, "scores": task.scores(logits, expected)}

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, ClassVar, TypeVar
+from typing import ClassVar, TypeVar
+
+import numpy as np
 
 from edgekit import manifest, measured
 from edgekit.artifact import FACTS, Accuracy, Floor, Latency, QuantizedGraph, Verdict, write_json
 from edgekit.quant.findings import Finding
 from edgekit.stage import Context, Inputs, Pass
+from edgekit.stages.evaluate import ROWS
+from edgekit.stages.floor import RIGHT
 from edgekit.verdict import judge, limits_of
 
 T = TypeVar("T")
@@ -22,7 +25,7 @@ class Gate(Pass):
     """Judges; a failed check is a verdict, not an error, so that the bundle and its report are there to look at."""
 
     NAME: ClassVar[str] = "gate"
-    VERSION: ClassVar[int] = 2
+    VERSION: ClassVar[int] = 3
     IN: ClassVar = (QuantizedGraph, Accuracy, Latency, Floor)
     OUT: ClassVar = Verdict
     READS: ClassVar[tuple[str, ...]] = ("budget", "gate")
@@ -44,26 +47,30 @@ class Gate(Pass):
         write_json(out_dir / "gate.json", manifest.encode(judged))
         facts: dict[str, object] = {"verdict": str(judged.verdict), "checks": len(judged.checks)}
         if accuracy is not None:
-            found = linear_is_enough(inputs[Floor].facts, accuracy, ctx.target["gate"]["max_drop"])
+            rows = np.load(inputs[Accuracy].path / ROWS)
+            right = np.load(inputs[Floor].path / RIGHT)[rows]
+            found = linear_is_enough(inputs[Floor].facts["model"], right, accuracy, ctx.target["gate"]["max_drop"])
             facts["findings"] = [asdict(finding) for finding in found]
         write_json(out_dir / FACTS, facts)
 
 
-def linear_is_enough(floor: Mapping[str, Any], accuracy: measured.Accuracy, max_drop: float) -> list[Finding]:
+def linear_is_enough(model: str, right: np.ndarray, accuracy: measured.Accuracy, max_drop: float) -> list[Finding]:
     """Finds that a linear model would pass too.
 
     Args:
-        floor: facts of stage `floor`.
+        model: what it is.
+        right: which of the rows that the artifact was judged on it answers right, (rows,) of bool.
         accuracy: of the artifact and the teacher.
         max_drop: the gate's limit, in points.
     """
-    if floor["test"] < accuracy.teacher - max_drop:
+    reached = 100 * float(np.mean(right))
+    if reached < accuracy.teacher - max_drop:
         return []
     return [
         Finding(
             "linear-is-enough",
             "task",
-            f"a {floor['model']} reaches {floor['test']:.2f} % on test, the teacher {accuracy.teacher:.2f} %",
+            f"a {model} reaches {reached:.2f} % on test, the teacher {accuracy.teacher:.2f} %",
             "a transformer is more than the task needs, as far as this data tells",
             "the linear model, or data that is harder",
         )

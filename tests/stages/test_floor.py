@@ -27,6 +27,7 @@ def test_words_tell_the_classes_apart(tmp_path: Path) -> None:
     found = tiny.run_stage(Linear(), [written(tmp_path / "data", rows, tiny.sentences(60, 1))], tmp_path)
     assert found.facts["test"] == 100
     assert found.facts["dev"] == 100
+    assert np.load(found.path / "right.npy").tolist() == [True] * 60
 
 
 def test_what_only_the_order_of_words_tells_is_out_of_reach_without_pairs(tmp_path: Path) -> None:
@@ -40,6 +41,7 @@ def test_what_only_the_order_of_words_tells_is_out_of_reach_without_pairs(tmp_pa
 
     found = tiny.run_stage(Linear(), [written(tmp_path / "data", rows(200), rows(200))], tmp_path)
     assert 30 < found.facts["test"] < 70, "labels drawn by chance"
+    assert np.load(found.path / "right.npy").mean() * 100 == pytest.approx(found.facts["test"])
 
 
 def test_texts_of_single_letters_and_signs_have_words_too(tmp_path: Path) -> None:
