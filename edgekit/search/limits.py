@@ -6,14 +6,14 @@ that nothing here can foretell (peak memory; time where the table holds instruct
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
 from edgekit.search.costs import CostTable
 from edgekit.search.shapes import Shape
-from edgekit.search.structure import Outline, Structure, alternatives, rungs
+from edgekit.search.structure import Outline, Structure
 
 ROOM = 0.97
 """Share of a limit that a figure foretold may reach: tables are off by a few percent."""
@@ -21,16 +21,18 @@ ROOM = 0.97
 TAIL = 1.15
 """What the 95th percentile of times is above the time of a row of the 95th percentile of lengths."""
 
-GRAPH_BYTES = 60_000
-"""Of a file that are no weights: nodes and names."""
+GRAPH_BYTES, LAYER_BYTES = 5_000, 6_000
+"""Of a file that are no tensors, nodes and names: of all but the layers, and of each."""
+
+OUTPUT_BYTES = 17
+"""That each output of a product takes beside its weights: bias, its scale and zero point, the weights' scale of four
+bytes, their zero point of one."""
 
 LEAST_ROWS = 2000
 """Rows that a word table is cut to at least before it is factorised: down to there rows that words share lose less than
 columns do, at the same size (docs/log.md)."""
 
 ROWS_STEP = 500
-
-HALVINGS = 8
 
 
 @dataclass(frozen=True)
@@ -61,6 +63,7 @@ class Forecast:
         positions: rows of its position table.
         judged: whether the gate judges costs like the table's: not where they are estimates.
         families: of integer forms that may be shipped; all that the table has by default.
+        weight_bytes, word_bytes: that a weight of a product and an entry of the word table take in the file.
     """
 
     table: CostTable
@@ -71,24 +74,36 @@ class Forecast:
     positions: int
     judged: bool
     families: Sequence[str] = ()
+    weight_bytes: float = 1.0
+    word_bytes: float = 1.0
 
     def cost(self, structure: Structure) -> float:
         """Returns the mean cost of an inference, in the table's unit."""
         return self.table.cost(self.shape(structure), self.lengths, self.families)
 
     def file_bytes(self, structure: Structure) -> int:
-        """Returns the size of the int8 model file: weights of a byte; biases, scales, norms and row numbers of four."""
+        """Returns the size of the static form's file: weights and words as they are stored, all else as it is there.
+
+        Of four bytes are norms, what equalisation multiplies by, positions, row numbers and, where attention scores get
+        a bias by distance, its table in each layer, which the last has for the first token alone.
+        """
         outline, width = self.outline, self.outline.hidden
         columns, rows = structure.word_rank or outline.embedding, structure.word_rows or self.rows
-        weights = width * (width + outline.labels + outline.projected) + rows * columns
-        weights += outline.embedding * structure.word_rank
+        weights = width * (width + outline.labels + outline.projected) + outline.embedding * structure.word_rank
         shared = self.tokens if rows < self.tokens else 0
-        singles = shared + 2 * (width + outline.labels) + (self.positions + 2) * outline.embedding
+        singles = shared + (self.positions + 2) * outline.embedding
+        outputs = width + outline.labels + (width if outline.projected else 0)
+        outputs += outline.embedding if structure.word_rank else 0
         for heads, ffn in zip(structure.heads, structure.ffn, strict=True):
             inner = heads * outline.head_dim
             weights += width * (4 * inner + 2 * ffn)
-            singles += 2 * (3 * inner + width + ffn + width) + 4 * width
-        return int(weights + 4 * singles + GRAPH_BYTES)
+            outputs += 3 * inner + ffn + 2 * width
+            singles += 5 * width
+        if outline.relative:
+            singles += self.positions * (self.positions * sum(structure.heads[:-1]) + structure.heads[-1])
+        graph = GRAPH_BYTES + LAYER_BYTES * len(structure.layers)
+        stored = self.weight_bytes * weights + self.word_bytes * rows * columns
+        return int(stored + OUTPUT_BYTES * outputs + 4 * singles + graph)
 
     def foretold(self, structure: Structure) -> dict[str, float]:
         """Returns the figures that limits are held against, by the limit's name."""
@@ -132,40 +147,3 @@ def with_words(forecast: Forecast, limits: Limits, structure: Structure) -> Stru
     least = cut[-1] if cut else structure
     tried = [structure, *cut, *(replace(least, word_rank=rank) for rank in ranks)]
     return next((one for one in tried if forecast.file_bytes(one) <= room), tried[-1])
-
-
-def ladder(
-    outline: Outline,
-    head_multiple: int,
-    ffn_multiple: int,
-    fits: Callable[[Structure], bool] = lambda _: True,
-) -> list[list[Structure]]:
-    """Returns the rungs of falling work whose structures fit.
-
-    Where limits cut the ladder off, its first rung is as dear as they allow. Where they leave no rung whole, there are
-    those with a structure that fits.
-
-    Returns:
-        The structures of each rung, shallow ones first, at least one a rung; no rung where none fits.
-    """
-
-    made = {
-        work: alternatives(outline, work, head_multiple, ffn_multiple)
-        for work in rungs(outline, head_multiple, ffn_multiple)
-    }
-    works = [work for work, rung in made.items() if rung]
-    found = [made[work] for work in works]
-    cut = next((place for place, rung in enumerate(found) if all(map(fits, rung))), None)
-    if cut is None:
-        return [some for rung in found if (some := [one for one in rung if fits(one)])]
-    if cut == 0:
-        return found
-    below, above, first = works[cut], works[cut - 1], list[Structure]()
-    for _ in range(HALVINGS):
-        middle = (below * above) ** 0.5
-        there = alternatives(outline, middle, head_multiple, ffn_multiple)
-        if there and all(map(fits, there)):
-            below, first = middle, there
-        else:
-            above = middle
-    return [*([first] if first else []), *found[cut:]]

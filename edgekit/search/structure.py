@@ -15,7 +15,7 @@ Ref: Frantar and Alistarh 2022, SPDY (2201.13096), section 3.2 (the dynamic prog
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -28,6 +28,9 @@ ONE_ROW = 3.0
 
 FACTOR = 1.4
 """Between the works of two rungs."""
+
+HALVINGS = 8
+"""Of the space between two rungs, to find the dearest one within limits."""
 
 BINS = 400
 """Of the dynamic program's cost axis."""
@@ -72,6 +75,7 @@ class Outline:
         head_loss: for each layer the loss when its k best heads stay, k = 0 … all; not increasing, ends in 0.
         channel_loss: the same of its FFN channels.
         depths: the layers that a student of that many copies.
+        relative: whether each layer adds a bias by distance to its attention scores (MPNet).
     """
 
     hidden: int
@@ -82,6 +86,7 @@ class Outline:
     head_loss: tuple[tuple[float, ...], ...]
     channel_loss: tuple[tuple[float, ...], ...]
     depths: Mapping[int, tuple[int, ...]]
+    relative: bool = False
 
     def whole(self, layers: Sequence[int]) -> Structure:
         """Returns the structure that keeps all of the given layers."""
@@ -134,6 +139,66 @@ def alternatives(outline: Outline, work: float, head_multiple: int, ffn_multiple
         for depth in sorted(outline.depths)
     )
     return [one for one in found if one is not None and outline.work(one) * FACTOR > work]
+
+
+def ladder(
+    outline: Outline,
+    head_multiple: int,
+    ffn_multiple: int,
+    fits: Callable[[Structure], bool] = lambda _: True,
+) -> list[list[Structure]]:
+    """Returns the rungs of falling work, with those of their structures that fit.
+
+    Where limits cut the ladder off, its first rung has of each depth what is as dear as they allow.
+
+    Returns:
+        The structures of each rung, shallow ones first, at least one a rung; no rung where none fits.
+    """
+    works = rungs(outline, head_multiple, ffn_multiple)
+    found = (
+        _dearest(outline, outline.depths[depth], works, head_multiple, ffn_multiple, fits)
+        for depth in sorted(outline.depths)
+    )
+    edge = [one for one in found if one is not None]
+    top = max((outline.work(one) for one in edge), default=0.0)
+    below = (alternatives(outline, work, head_multiple, ffn_multiple) for work in works if work < top)
+    ladder = [[one for one in edge if outline.work(one) * FACTOR > top], *(list(filter(fits, rung)) for rung in below)]
+    return [rung for place, rung in enumerate(ladder) if rung and rung not in ladder[:place]]
+
+
+def _dearest(
+    outline: Outline,
+    layers: Sequence[int],
+    works: Sequence[float],
+    head_multiple: int,
+    ffn_multiple: int,
+    fits: Callable[[Structure], bool],
+) -> Structure | None:
+    """Returns the structure of these layers that takes most work of those that fit, or None where none does.
+
+    Args:
+        outline: of the teacher.
+        layers: that the student copies.
+        works: of the rungs, falling.
+        head_multiple, ffn_multiple: as in `best_widths`.
+        fits: whether a structure is within the limits; one of less work is where one of more is.
+    """
+
+    def fitting(work: float) -> Structure | None:
+        one = best_widths(outline, layers, work, head_multiple, ffn_multiple)
+        return one if one is not None and fits(one) else None
+
+    place, best = next(((i, one) for i, work in enumerate(works) if (one := fitting(work))), (0, None))
+    if place == 0:
+        return best
+    below, above = works[place], works[place - 1]
+    for _ in range(HALVINGS):
+        middle = (below * above) ** 0.5
+        if (one := fitting(middle)) is not None:
+            below, best = middle, one
+        else:
+            above = middle
+    return best
 
 
 def choices(whole: int, multiple: int) -> list[int]:

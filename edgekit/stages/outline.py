@@ -26,7 +26,6 @@ from edgekit.inference import run_rows
 from edgekit.search.estimate import divergence
 from edgekit.search.structure import Outline
 from edgekit.stage import Context, Inputs, Pass
-from edgekit.stages.evaluate import draw
 from edgekit.stages.teach import load_teacher, with_vocabulary
 from edgekit.tokenization import batches, encode, load_tokenizer, pad
 
@@ -54,7 +53,7 @@ class Outlining(Pass):
     layer_rows: int = 128
 
     NAME: ClassVar[str] = "outline"
-    VERSION: ClassVar[int] = 2
+    VERSION: ClassVar[int] = 3
     IN: ClassVar = (Teacher, Vocabulary, LabelledData, TeacherOutputs)
     OUT: ClassVar = TeacherOutline
     TOOLS: ClassVar = ("torch", "transformers", "tokenizers", "optimum", "numpy")
@@ -70,15 +69,14 @@ class Outlining(Pass):
         teacher, _ = load_teacher(inputs[Teacher].path)
         teacher = with_vocabulary(teacher, vocabulary)
         tokenizer = load_tokenizer(vocabulary.tokenizer, vocabulary.max_length)
-        drawn = draw(len(train), self.rows, ctx.seed)
+        # In random order, so that the first of them are a draw too: files are often sorted by class.
+        drawn = np.random.Generator(np.random.PCG64([ctx.seed, self.rows])).permutation(len(train))[: self.rows]
         rows = encode(tokenizer, [train[i][0] for i in drawn])
         rows = rows[: affordable(rows, self.rows)]
-        drawn = drawn[: len(rows)]
-        recorded = np.load(inputs[TeacherOutputs].array("train", "logits"), mmap_mode="r")[drawn]
+        recorded = np.load(inputs[TeacherOutputs].array("train", "logits"), mmap_mode="r")[drawn[: len(rows)]]
         heads, channels = fisher(teacher, rows, recorded, pad_id, ctx)
-        few = draw(len(rows), self.layer_rows, ctx.seed)
-        few = few[: affordable([rows[i] for i in few], self.layer_rows)]
-        depths = layers_by_depth(teacher, [rows[i] for i in few], recorded[few], pad_id, ctx)
+        few = affordable(rows[: self.layer_rows], self.layer_rows)
+        depths = layers_by_depth(teacher, rows[:few], recorded[:few], pad_id, ctx)
         outline = Outline(
             hidden=teacher.config.hidden_size,
             embedding=teacher.config.embedding_size,
@@ -88,6 +86,7 @@ class Outlining(Pass):
             head_loss=tuple(closing_loss(scores) for scores in heads),
             channel_loss=tuple(closing_loss(scores) for scores in channels),
             depths={depth: layers for depth, (layers, _) in depths.items()},
+            relative=teacher.config.positions == "relative-bias",
         )
         write_outline(TeacherOutline(out_dir, "").file, outline)
         facts = {

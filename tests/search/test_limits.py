@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 
+import numpy as np
 import pytest
 from cost_tables import table
 from test_structure import outline
 
-from edgekit.search.limits import ROOM, TAIL, Forecast, Limits, ladder, with_words
-from edgekit.search.structure import Outline, Structure, alternatives, rungs
+from edgekit.backends import Precision, load_backend
+from edgekit.ir.config import EdgekitConfig
+from edgekit.search.limits import ROOM, TAIL, Forecast, Limits, with_words
+from edgekit.search.structure import Outline, Structure, alternatives, ladder, rungs
+from edgekit.stages._students import extremes, random_student
+from edgekit.stages.quantize import STATIC
+from edgekit.stages.search import STORED
+from edgekit.target import load_target
 
 
 def forecast(of: Outline | None = None, judged: bool = True, unit: str = "ms") -> Forecast:
@@ -45,8 +53,8 @@ def test_bytes_grow_by_what_a_layer_holds() -> None:
     one, two = Structure((3,), (2,), (16,)), Structure((1, 3), (2, 2), (16, 16))
     inner = 2 * made.outline.head_dim
     added = made.file_bytes(two) - made.file_bytes(one)
-    assert added > made.outline.hidden * (4 * inner + 2 * 16)
-    assert added < 1.5 * made.outline.hidden * (4 * inner + 2 * 16) + 64 * made.outline.hidden
+    weights = made.outline.hidden * (4 * inner + 2 * 16)
+    assert weights < added < weights + 17 * (3 * inner + 16 + 2 * 32) + 20 * 32 + 7000
 
 
 def test_a_limit_is_missed_before_it_is_reached() -> None:
@@ -89,7 +97,7 @@ def test_a_word_table_of_another_width_is_counted_as_it_is() -> None:
     structure = Structure((3,), (2,), (16,))
     even = dataclasses.replace(made, outline=dataclasses.replace(of, embedding=256))
     saved = even.file_bytes(structure) - made.file_bytes(structure)
-    assert saved == 6000 * 128 - 128 * 256 + 4 * (32 + 2) * 128
+    assert saved == 6000 * 128 - 128 * 256 + 4 * (32 + 2) * 128 - 17 * 256
     assert made.cost(structure) > even.cost(structure), "the product"
     assert with_words(made, Limits(file_bytes=1000), structure).word_rank == 32
     assert max(with_words(made, Limits(file_bytes=n), structure).word_rank for n in range(10_000, 10**6, 10_000)) <= 64
@@ -149,3 +157,46 @@ def test_where_words_share_rows_there_are_fewer_rows_before_there_are_fewer_colu
     between = with_words(made, Limits(file_bytes=made.file_bytes(dataclasses.replace(least, word_rank=160))), structure)
     assert between.word_rows == 2000
     assert 96 <= between.word_rank < 192
+
+
+FORMS: dict[str, dict[str, object]] = {
+    "whole": {},
+    "factorised": {"word_rank": 32},
+    "shared rows": {"word_rows": 1500},
+    "narrow tables": {"embedding_size": 64},
+    "bias by distance": {"positions": "relative-bias", "max_positions": 200},
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("embedding", ["int8", "int4-blocks"])
+def test_the_file_is_as_large_as_foretold(tmp_path: Path, form: str, embedding: str) -> None:
+    heads, ffn, tokens, labels = (3, 2, 4), (96, 64, 160), 5000, 20
+    config = EdgekitConfig(
+        vocab_size=tokens, hidden_size=128, head_dim=32, heads=list(heads), ffn=list(ffn), num_labels=labels,
+        **{"embedding_size": 128, "max_positions": 64, **FORMS[form]},  # type: ignore[arg-type]
+    )  # fmt: skip
+    size = written(config, embedding, tmp_path)
+    of = dataclasses.replace(
+        outline(layers=3, heads=4, ffn=256), hidden=128, embedding=config.embedding_size, head_dim=32, labels=labels,
+        relative=config.positions == "relative-bias",
+    )  # fmt: skip
+    word_bytes = STORED.get(embedding, 1.0)
+    made = dataclasses.replace(
+        forecast(of), tokens=tokens, rows=tokens, positions=config.max_positions, word_bytes=word_bytes
+    )
+    structure = Structure((0, 1, 2), heads, ffn, config.word_rows, config.word_rank)
+    assert made.file_bytes(structure) == pytest.approx(size, rel=0.03)
+
+
+def written(config: EdgekitConfig, embedding: str, folder: Path) -> int:
+    """Writes a random student statically quantized, as `quantize` does; returns the bytes of its file."""
+    backend, quant = load_backend("onnxruntime"), load_target("x86-64").as_dict()["quant"]
+    model = random_student(config, 0)
+    backend.export_student(model, "dynamic", config.max_positions, folder / "float.onnx")
+    rows = [np.arange(length) for length in (8, 24)]
+    tensors = backend.quantized_tensors(folder / "float.onnx", quant["ops"])
+    ranges = extremes(backend.activations(folder / "float.onnx", tensors, rows, 0))
+    precision = Precision(weight_method="max", embedding=embedding)
+    backend.quantize(folder / "float.onnx", ranges, quant, STATIC[0], precision, folder / "static.onnx")
+    return (folder / "static.onnx").stat().st_size

@@ -12,11 +12,12 @@ import torch
 from builds import TinyBuild, made
 from torch.nn import functional as F  # noqa: N812
 
-from edgekit.artifact import Teacher, TeacherOutline
+from edgekit.artifact import Teacher, TeacherOutline, TeacherOutputs
 from edgekit.inference import run_rows
 from edgekit.ir.encoder import EdgekitForSequenceClassification
 from edgekit.ir.surgery import keep_layers, keep_widths
 from edgekit.search.estimate import divergence
+from edgekit.stages import outline
 from edgekit.stages.outline import Outlining, closing_loss, fisher, layers_by_depth, read_outline
 from edgekit.stages.teach import load_teacher
 
@@ -127,3 +128,31 @@ def test_the_stage_writes_an_outline_that_reads_back(tiny_build: TinyBuild, tmp_
 def test_no_rows_are_refused(option: str) -> None:
     with pytest.raises(ValueError, match="at least 1"):
         Outlining(**{option: 0})
+
+
+def test_of_long_texts_a_draw_is_looked_at_and_not_the_first_of_the_file(
+    tiny_build: TinyBuild, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Files are often sorted by class."""
+    seen: list[np.ndarray] = []
+
+    def spied(wrapped: object) -> object:
+        def spy(model: object, rows: list[np.ndarray], recorded: np.ndarray, *rest: object) -> object:
+            assert len(rows) == len(recorded)
+            seen.append(np.array(recorded))
+            return wrapped(model, rows, recorded, *rest)  # type: ignore[operator]
+
+        return spy
+
+    monkeypatch.setattr(outline, "SHORT", 1)
+    for name in ("fisher", "layers_by_depth"):
+        monkeypatch.setattr(outline, name, spied(getattr(outline, name)))
+    given = [made(tiny_build, kind) for kind in Outlining.IN]
+    tiny.run_stage(Outlining(rows=80, layer_rows=40), given, tmp_path)
+    every = np.load(made(tiny_build, TeacherOutputs).array("train", "logits"))
+    assert [len(recorded) for recorded in seen] == [len(set(map(bytes, r))) for r in seen]
+    for recorded in seen:
+        places = [int(np.flatnonzero((every == row).all(axis=1))[0]) for row in recorded]
+        assert len(places) < 40, "fewer of longer texts"
+        assert np.median(places) > 0.15 * len(every)
+        assert places != sorted(places)
