@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 LABELS = "labels"
 METRIC, MERIT = "dev", "merit"  # what the Trainer logs of each epoch, behind "eval_"
 COMPLETE = "complete"  # marks a checkpoint folder whose files are all there
+MOST_EPOCHS = 50  # of a small data set that takes more passes, an epoch is several
 MEGA_BATCHES = 50  # batches that are sorted by length together: more pads less and shuffles less
 
 Loss = Callable[[Any, Mapping[str, Tensor]], Tensor]
@@ -73,7 +74,8 @@ class Schedule:
     """How long and how fast.
 
     Attributes:
-        epochs: passes over the texts, unless that makes fewer steps than `min_steps` or more than `max_steps`.
+        epochs: passes over the texts, unless that makes fewer steps than `min_steps` or more than `max_steps`. Dev is
+            run and a checkpoint written after each, or after several where that would be far more than `MOST_EPOCHS`.
         min_steps: steps to take at least, in whole epochs: a small data set needs more passes.
         max_steps: steps to take at most, in whole epochs, at least one: a large data set needs fewer; 0 is no bound.
             Where a pass over all texts would take more, an epoch is as many texts as that, drawn anew each time.
@@ -96,13 +98,28 @@ class Schedule:
     max_steps: int = 0
 
     def passes(self, texts: int) -> int:
+        """Returns the passes over that many texts; the parts of one, where it takes more steps than are allowed."""
+        steps = self._steps_a_pass(texts)
+        wanted = max(self.epochs, -(-self.min_steps // steps))
+        return min(wanted, max(1, self.max_steps // steps)) if self.max_steps else wanted
+
+    def epochs_on(self, texts: int) -> int:
         """Returns the epochs to train on that many texts."""
-        steps_an_epoch = max(1, -(-self.texts_an_epoch(texts) // self.batch_size))
-        wanted = max(self.epochs, -(-self.min_steps // steps_an_epoch))
-        return min(wanted, max(1, self.max_steps // steps_an_epoch)) if self.max_steps else wanted
+        steps = max(1, -(-self.texts_an_epoch(texts) // self.batch_size))
+        wanted = -(-self.passes(texts) * self._steps_a_pass(texts) // steps)
+        return min(wanted, max(1, self.max_steps // steps)) if self.max_steps else wanted
 
     def texts_an_epoch(self, texts: int) -> int:
-        """Returns the texts that an epoch takes of so many."""
+        """Returns the texts that an epoch takes of so many: each once or several times, or some of them."""
+        return self._texts_a_pass(texts) * self._passes_an_epoch(texts)
+
+    def _passes_an_epoch(self, texts: int) -> int:
+        return -(-self.passes(texts) // MOST_EPOCHS)
+
+    def _steps_a_pass(self, texts: int) -> int:
+        return max(1, -(-self._texts_a_pass(texts) // self.batch_size))
+
+    def _texts_a_pass(self, texts: int) -> int:
         return min(texts, self.max_steps * self.batch_size) if self.max_steps else texts
 
 
@@ -145,7 +162,7 @@ def train(
         )
     arguments = TrainingArguments(
         output_dir=str(ctx.resume_dir),
-        num_train_epochs=len(done) if stopped else schedule.passes(rows.texts),
+        num_train_epochs=len(done) if stopped else schedule.epochs_on(rows.texts),
         per_device_train_batch_size=schedule.batch_size // ctx.processes,
         learning_rate=schedule.learning_rate,
         lr_scheduler_type="linear",
@@ -228,7 +245,8 @@ class _LengthGrouped(Sampler[int]):
 
     def __iter__(self) -> Iterator[int]:
         random = np.random.Generator(np.random.PCG64([self._seed, self._epoch]))
-        order = random.permutation(self._texts)[: self._an_epoch]
+        passes = -(-self._an_epoch // self._texts)
+        order = np.concatenate([random.permutation(self._texts) for _ in range(passes)])[: self._an_epoch]
         if self._views:
             drawn = random.integers(0, self._views + 1, len(order))
             order = np.where(drawn == 0, order, self._texts + order * self._views + drawn - 1)

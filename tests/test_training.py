@@ -17,7 +17,7 @@ from edgekit.ir.config import EdgekitConfig
 from edgekit.ir.encoder import EdgekitForSequenceClassification
 from edgekit.stages.distill import Distill
 from edgekit.tasks import text_classification
-from edgekit.training import COMPLETE, MEGA_BATCHES, Rows, Schedule, _LengthGrouped, collate, train
+from edgekit.training import COMPLETE, MEGA_BATCHES, MOST_EPOCHS, Rows, Schedule, _LengthGrouped, collate, train
 
 SCHEDULE = Schedule(epochs=4, batch_size=8, learning_rate=3e-3, embedding_rate=0.5)
 BATCHES = 8
@@ -364,6 +364,19 @@ def test_a_pass_over_rows_with_views_is_as_long_as_one_without() -> None:
 )
 def test_steps_bound_the_passes(epochs: int, least: int, most: int, passes: int) -> None:
     assert Schedule(epochs, 8, 1e-3, 0, min_steps=least, max_steps=most).passes(80) == passes
+
+
+@pytest.mark.parametrize(("texts", "steps"), [(20, 3000), (270, 3000), (30, 151), (1, 100)])
+def test_an_epoch_of_few_texts_is_several_passes(texts: int, steps: int) -> None:
+    schedule = Schedule(4, 10, 1e-3, 0.0, min_steps=steps)
+    epochs, together = schedule.epochs_on(texts), schedule.texts_an_epoch(texts)
+    assert epochs <= 2 * MOST_EPOCHS
+    assert together % texts == 0
+    made = epochs * -(-together // 10)
+    assert steps <= made <= 1.1 * steps + together / 10
+    sampler = _LengthGrouped([5] * texts, schedule, 0)
+    counts = np.bincount(list(sampler), minlength=texts)
+    assert counts.tolist() == [together // texts] * texts, "each text as often as any other"
 
 
 def test_merit_chooses_the_epoch_where_it_is_given(tmp_path: Path) -> None:
