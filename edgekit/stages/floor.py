@@ -23,6 +23,9 @@ RIGHT = "right.npy"
 
 MODEL = "linear SVM on TF-IDF of words, word pairs and pieces of 2 to 5 characters"
 
+WEIGHTS = 40_000_000
+"""Weights of the model at most, classes times features: fitting it holds a few copies of eight bytes each."""
+
 WORD = r"\w+|[^\w\s]"
 """A word or a single sign: a text of one letter, or of an emoji, has one too."""
 
@@ -30,6 +33,8 @@ WORD = r"\w+|[^\w\s]"
 @dataclass(frozen=True)
 class Linear(Pass):
     """Trains on train, reports on dev and test; nothing of the build depends on it.
+
+    Words and pieces are the most frequent, where there are too many for the classes.
 
     Attributes:
         rows: training rows at most, drawn by the seed: a linear model has learned what it can from these.
@@ -59,15 +64,17 @@ class Linear(Pass):
         average = sum(len(text) for text, _ in dataset.train) / len(dataset.train)
         most = min(self.rows, max(2 * len(dataset.labels), int(self.characters / average)))
         train = [dataset.train[i] for i in draw(len(dataset.train), most, ctx.seed)]
-        words = TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True, token_pattern=WORD, dtype=np.float32)
-        pieces = TfidfVectorizer(analyzer="char_wb", ngram_range=(2, 5), sublinear_tf=True, dtype=np.float32)
+        rows = 1 if len(dataset.labels) == 2 else len(dataset.labels)
+        counted = {"sublinear_tf": True, "dtype": np.float32, "max_features": max(1, WEIGHTS // rows // 2)}
+        words = TfidfVectorizer(ngram_range=(1, 2), token_pattern=WORD, **counted)
+        pieces = TfidfVectorizer(analyzer="char_wb", ngram_range=(2, 5), **counted)
         model = make_pipeline(make_union(words, pieces), LinearSVC(random_state=ctx.seed))
         model.fit([text for text, _ in train], [label for _, label in train])
         facts: dict[str, object] = {"model": MODEL}
         place = {label: i for i, label in enumerate(dataset.labels)}
-        for split, rows in (("dev", dataset.dev), ("test", dataset.test)):
-            answers = np.array([place[label] for label in model.predict([text for text, _ in rows])])
-            expected = np.array([place[label] for _, label in rows])
+        for split, pairs in (("dev", dataset.dev), ("test", dataset.test)):
+            answers = np.array([place[label] for label in model.predict([text for text, _ in pairs])])
+            expected = np.array([place[label] for _, label in pairs])
             facts[split] = task.metric(np.eye(len(place))[answers], expected)
         np.save(out_dir / RIGHT, answers == expected)
         write_json(out_dir / FACTS, facts)

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tiny
+from sklearn.svm import LinearSVC
 
 from edgekit import data
 from edgekit.artifact import LabelledData
@@ -58,6 +59,18 @@ def test_of_long_texts_fewer_are_learned_from(tmp_path: Path) -> None:
         patch.setattr("edgekit.stages.floor.draw", lambda rows, wanted, seed: seen.append(wanted) or range(4))
         tiny.run_stage(Linear(characters=1000), [given], tmp_path)
     assert seen == [9], "of 104 characters each"
+
+
+def test_many_classes_leave_fewer_features(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[tuple[int, ...]] = []
+    fit = LinearSVC.fit
+    monkeypatch.setattr(LinearSVC, "fit", lambda self, x, y: seen.append(x.shape) or fit(self, x, y))
+    monkeypatch.setattr("edgekit.stages.floor.WEIGHTS", 400)
+    rows = [(f"word{i} of {label}", label) for i in range(20) for label in ("a", "b", "c", "d")]
+    tiny.run_stage(Linear(), [written(tmp_path / "data", rows, rows[:8])], tmp_path)
+    ((rows_, features),) = seen
+    assert rows_ == 80
+    assert features <= 100, "of four classes"
 
 
 def test_no_rows_are_refused() -> None:
