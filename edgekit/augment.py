@@ -10,15 +10,28 @@ no masked language model, which a fine-tuned teacher does not have).
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
+import regex
 
 NEIGHBOURS = 12
 REPLACE, DROP = 0.8, 0.1  # shares of the changes to a word; the rest swaps it with the next one
-_WORD = re.compile(r"\w+")
+# Chinese and Japanese stand without spaces, and teachers read them sign by sign or nearly so: a sign is a word. Other
+# scripts without spaces are left as they are: a run of them is a clause.
+_SIGNS = r"\p{Han}\p{Hiragana}\p{Katakana}"
+_SIGN = regex.compile(f"[{_SIGNS}]")
+_WORD = regex.compile(
+    rf"[{_SIGNS}]|[[\p{{L}}\p{{M}}\p{{N}}_]--[{_SIGNS}\p{{Thai}}\p{{Lao}}\p{{Khmer}}\p{{Myanmar}}]]+", regex.V1
+)
+_LETTERS = regex.compile(r"[\p{L}\p{M}]+")  # marks are the vowels of Indic scripts
 _WORD_STARTS = ("Ġ", "▁")  # how byte-level BPE and SentencePiece mark a token that begins a word
+
+
+def words_of(text: str) -> list[str]:
+    """Returns the words of a text, without what stands between them."""
+    found: list[str] = _WORD.findall(text)
+    return found
 
 
 def whole_words(vocabulary: Mapping[str, int], kept: Iterable[int], continuing_prefix: str | None) -> dict[str, int]:
@@ -33,10 +46,10 @@ def whole_words(vocabulary: Mapping[str, int], kept: Iterable[int], continuing_p
     words: dict[str, int] = {}
     for token, index in vocabulary.items():
         if continuing_prefix is None:
-            word = token[1:] if token.startswith(_WORD_STARTS) else ""
+            word = token[1:] if token.startswith(_WORD_STARTS) else token if _SIGN.fullmatch(token) else ""
         else:
             word = "" if token.startswith(continuing_prefix) else token
-        if index in allowed and len(word) > 1 and word.isalpha():
+        if index in allowed and (len(word) > 1 or _SIGN.fullmatch(word)) and _LETTERS.fullmatch(word):
             words.setdefault(word, index)
     return words
 
@@ -84,7 +97,7 @@ def views(texts: Sequence[str], near: Mapping[str, Sequence[str]], count: int, r
         The views of the first text, then those of the second, and so on; never an empty text.
     """
     random = np.random.Generator(np.random.PCG64([seed, count]))
-    common = [word for text in texts for word in _WORD.findall(text)]
+    common = [word for text in texts for word in words_of(text)]
     return [_view(text, near, common, rate, random) for text in texts for _ in range(count)]
 
 

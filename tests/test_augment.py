@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import re
+from difflib import SequenceMatcher
 
 import numpy as np
 
-from edgekit.augment import NEIGHBOURS, neighbours, views, whole_words
+from edgekit.augment import NEIGHBOURS, neighbours, views, whole_words, words_of
 
 TEXTS = ["Turn the lamp on, please!", "play jazz", "???", "dim  the   lights"]
 
@@ -47,3 +48,24 @@ def test_views_change_words_only_and_are_reproducible() -> None:
 def test_every_view_differs_unless_a_draw_puts_the_word_back() -> None:
     made = views(["alpha beta gamma delta"] * 50, {"alpha": ["omega"], "beta": ["omega"]}, 1, 0.01, seed=0)
     assert sum(view != "alpha beta gamma delta" for view in made) > 40
+
+
+def test_words_are_found_in_scripts_with_marks_and_in_those_without_spaces() -> None:
+    assert words_of("यह फिल्म बहुत अच्छी है।") == ["यह", "फिल्म", "बहुत", "अच्छी", "है"]
+    assert words_of("这部 film 很好!") == ["这", "部", "film", "很", "好"]
+    assert words_of("ราคาถูก ok") == ["ok"], "a run of Thai is a clause"
+    assert words_of("cafe\u0301 naïve x_1 don't") == ["cafe\u0301", "naïve", "x_1", "don", "t"]
+
+
+def test_signs_and_words_with_marks_have_neighbours() -> None:
+    wordpiece = {"फिल्म": 0, "好": 1, "##好": 2, "a": 3}
+    assert whole_words(wordpiece, range(4), "##") == {"फिल्म": 0, "好": 1}
+    assert whole_words({"好": 0, "▁好": 1, "电影": 2, "a": 3}, range(4), None) == {"好": 0}
+
+
+def test_a_chinese_view_changes_signs_not_clauses() -> None:
+    text = "这部电影真的非常好看我很喜欢"
+    made = views([text, "我不喜欢这个结局"], {"好": ["佳"]}, 4, 0.1, seed=0)
+    for view in made[:4]:
+        assert view != text
+        assert SequenceMatcher(None, view, text).ratio() > 0.7

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -60,7 +59,7 @@ class Teach(Pass):
     searched: bool = dataclasses.field(default=False, metadata=INTERNAL)
 
     NAME: ClassVar[str] = "teach"
-    VERSION: ClassVar[int] = 4
+    VERSION: ClassVar[int] = 5
     IN: ClassVar = (Teacher, LabelledData, Vocabulary)
     OUT: ClassVar = TeacherOutputs
     TOOLS: ClassVar = ("torch", "transformers", "tokenizers", "optimum", "numpy")
@@ -149,7 +148,7 @@ def _views(
     model = json.loads(tokenizer.backend_tokenizer.to_str())["model"]
     prefix = model["continuing_subword_prefix"] if model["type"] == "WordPiece" else None
     words = augment.whole_words(tokenizer.get_vocab(), kept, prefix)
-    used = {word for text in texts for word in re.findall(r"\w+", text.lower())}
+    used = {word for text in texts for word in augment.words_of(text.lower())}
     return augment.views(texts, augment.neighbours(table, words, used), count, rate, seed)
 
 
