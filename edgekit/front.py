@@ -1,7 +1,8 @@
 """What a sweep finds: students of falling cost with their measured figures, those left out that another beats.
 
 A point is beaten where another is at least as accurate and costs at most as much, and is better in one of the two. The
-points of one front were measured on the same rows and the same device.
+points of one front were measured on the same rows and the same device, each beside the teacher; costs are compared as
+the teacher's ratio to them, because a machine is not as fast in one run as in the next.
 """
 
 from __future__ import annotations
@@ -70,7 +71,7 @@ def point(
 def unbeaten(points: Iterable[Point]) -> list[Point]:
     """Returns the points that no other beats, the cheapest last; of equal ones the first."""
     left: list[Point] = []
-    for one in sorted(points, key=lambda p: (p.cost, -p.score)):
+    for one in sorted(points, key=lambda p: (-p.ratio, -p.score)):
         if not left or one.score > left[-1].score:
             left.append(one)
     return left[::-1]
