@@ -241,26 +241,29 @@ def build(
 
 
 def check_measurable(target: Target, recipe: Recipe) -> None:
-    """Refuses a limit on latency that nothing here can judge for a target, before hours are spent.
+    """Refuses limits of the recipe that nothing here can judge for a target, before hours are spent.
+
+    A limit of the target's own profile is not refused: it is of the device, which need not be at hand for a bundle.
 
     Raises:
-        UnmeasurableError: the device gives no times, or times of another processor.
+        UnmeasurableError: the device gives no times or counts, or those of another processor.
     """
-    limit = recipe.limits.max_latency_ms
-    if limit is None:
-        return
     wanted = processor_of(target.device)
     uri, _ = devices.choose(target.name, wanted, recipe.device)
     device = devices.connect(uri)
     provenance, reason = device.provenance(wanted)
-    missing = device.timeless()
-    if missing is None and provenance is not Provenance.ESTIMATED:
-        return
-    why = missing.reason if missing else reason
-    raise UnmeasurableError(
-        f"{target.name}: nothing here can judge max_latency_ms {limit:g}: {uri}: {why}. "
-        "Build on a machine with the target's processor (--device local), or limit --max-instructions in its place"
-    )
+    timed, counted = device.timeless(), device.countless()
+    here = "Build on a machine with the target's processor (--device local)"
+    counter = "Name a device that counts (--device, listed by `edgekit devices`)"
+    for name, missing, instead in (
+        ("max_latency_ms", timed, f"{here}, or limit --max-instructions in its place"),
+        ("max_instructions", counted, f"{counter}, or limit --max-latency-ms in its place"),
+        ("max_memory_mb", timed, here),
+    ):
+        limit = getattr(recipe.limits, name)
+        if limit is not None and (missing or provenance is Provenance.ESTIMATED):
+            why = missing.reason if missing else reason
+            raise UnmeasurableError(f"{target.name}: nothing here can judge {name} {limit:g}: {uri}: {why}. {instead}")
 
 
 def make_until(recipe: Recipe, store: Store, observer: Observer, last: str) -> dict[type[Artifact], Artifact]:

@@ -175,10 +175,14 @@ class Device(Protocol):
         """Says why `latency` gives no times, or None if it does."""
         ...
 
+    def countless(self) -> Unavailable | None:
+        """Says why `instructions` gives no counts, or None if it does."""
+        ...
+
     def latency(
         self, models: Mapping[str, tuple[ModelFile, TokenRows]], plan: LatencyPlan
     ) -> Mapping[str, Samples] | Unavailable:
-        """Times the models in alternating blocks within one process, over their rows in turn."""
+        """Times the models in alternating blocks, all in one process or in several that share the rounds."""
         ...
 
     def instructions(

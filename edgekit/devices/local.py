@@ -107,6 +107,13 @@ class LocalDevice:
     def timeless(self) -> None:
         """Says that there are times."""
 
+    def countless(self) -> Unavailable:
+        """Says why there are no counts here."""
+        return Unavailable(
+            "no exact instruction counter is to be had on every machine: hardware counters need privileges, are"
+            " missing in virtual machines, and wander; an emulated device (qemu:) counts exactly"
+        )
+
     def latency(
         self, models: Mapping[str, tuple[ModelFile, TokenRows]], plan: LatencyPlan
     ) -> Mapping[str, Samples] | Unavailable:
@@ -146,10 +153,7 @@ class LocalDevice:
         self, models: Mapping[str, tuple[ModelFile, TokenRows]], threads: int, together: bool = False
     ) -> Mapping[str, InstructionCount] | Unavailable:
         """Says why there is no count here."""
-        return Unavailable(
-            "no exact instruction counter is to be had on every machine: hardware counters need privileges, are"
-            " missing in virtual machines, and wander; an emulated device (qemu:) counts exactly"
-        )
+        return self.countless()
 
     def _run(self, folder: Path, job: Job, progress: Progress | None) -> tuple[Run, Event]:
         missing = self.unavailable()

@@ -110,6 +110,9 @@ class QemuDevice:
         """Says why there are no times here."""
         return Unavailable("under emulation wall time says nothing of the device; instruction counts are taken instead")
 
+    def countless(self) -> None:
+        """Says that there are counts."""
+
     def latency(
         self, models: Mapping[str, tuple[ModelFile, TokenRows]], plan: LatencyPlan
     ) -> Mapping[str, Samples] | Unavailable:

@@ -159,16 +159,28 @@ def test_a_sweep_that_a_setting_forbids_is_refused(searched: Searched) -> None:
     assert "search.enabled is false" in result.stderr.replace("\n", " ")
 
 
-def test_a_limit_on_latency_that_nothing_can_judge_ends_with_four_at_once(searched: Searched, tmp_path: Path) -> None:
-    args = [*searched.args, "--target", "arm64", "--max-latency-ms", "5"]
-    place = args.index("--device")
-    del args[place : place + 2]
+@pytest.mark.parametrize(
+    ("device", "limit", "told", "cure"),
+    [
+        ("", "--max-latency-ms", "arm64: nothing here can judge max_latency_ms 5", "--max-instructions"),
+        ("", "--max-memory-mb", "arm64: nothing here can judge max_memory_mb 5", "--device local"),
+        ("local", "--max-instructions", "nothing here can judge max_instructions 5", "--max-latency-ms"),
+    ],
+)
+def test_a_limit_that_nothing_can_judge_ends_with_four_at_once(
+    searched: Searched, tmp_path: Path, device: str, limit: str, told: str, cure: str
+) -> None:
+    args = [*searched.args, limit, "5"]
+    if not device:  # the best that is ready here, whose times are of another processor
+        place = args.index("--device")
+        del args[place : place + 2]
+        args[args.index("--target") + 1] = "arm64"
     args[args.index("--out") + 1] = str(tmp_path / "dist")
     result = cli(*args, cache=tmp_path / "cache")
     assert result.exit_code == 4, result.output
     said = result.stderr.replace("\n", " ")
-    assert "arm64: nothing here can judge max_latency_ms 5" in said
-    assert "limit --max-instructions in its place" in said
+    assert told in said
+    assert cure in said
     assert not (tmp_path / "dist").exists()
 
 
