@@ -362,6 +362,7 @@ def profile(
     head_dim: int | None = None,
     device: str = "",
     seed: int = 0,
+    rounds: int | None = None,
     observer: Observer | None = None,
 ) -> CostTable:
     """Takes what shapes of students cost on a target's runtime; see `edgekit.profiling.make`."""
@@ -369,7 +370,7 @@ def profile(
     from edgekit.action import Silent
 
     given = None if model is None else str(model)
-    return profiling.make(load_target(target), given, hidden, head_dim, device, seed, observer or Silent())
+    return profiling.make(load_target(target), given, hidden, head_dim, device, seed, rounds, observer or Silent())
 
 
 def read_costs(path: str | Path) -> CostTable:

@@ -17,6 +17,12 @@ from edgekit.shell import console, device_option, json_option, plain, print_json
 @click.option("--hidden", type=int, metavar="N", help="Width of the teacher, in place of a MODEL.")
 @click.option("--head-dim", type=int, metavar="N", help="Width of one of its attention heads.")
 @click.option("--seed", type=int, metavar="N", help="Seed of the random models; default 0.")
+@click.option(
+    "--rounds",
+    type=int,
+    metavar="N",
+    help="Blocks of each model where times are taken (default: 6).",
+)
 @click.option("--out", type=click.Path(path_type=Path), metavar="FILE", help="Write the table to this file.")
 @json_option
 def profile(
@@ -26,6 +32,7 @@ def profile(
     hidden: int | None,
     head_dim: int | None,
     seed: int | None,
+    rounds: int | None,
     out: Path | None,
     as_json: bool,
 ) -> None:
@@ -43,7 +50,7 @@ def profile(
 
     if model is not None and model.endswith(".json"):
         making: dict[str, object] = {"target": target, "device": device or None, "hidden": hidden, "head-dim": head_dim}
-        making |= {"seed": seed, "out": out}
+        making |= {"seed": seed, "rounds": rounds, "out": out}
         given = [f"--{name}" for name, value in making.items() if value is not None]
         if given:
             raise RecipeError(f"{model} is a table of costs; {', '.join(given)}: only for making one")
@@ -61,6 +68,7 @@ def profile(
                 head_dim=head_dim,
                 device=device,
                 seed=seed or 0,
+                rounds=rounds,
                 observer=observer,
             )
         if out is not None:

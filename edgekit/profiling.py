@@ -12,7 +12,7 @@ from edgekit.codec import encode
 from edgekit.devices import processor_of
 from edgekit.errors import RecipeError
 from edgekit.quiet import quiet_libraries
-from edgekit.recipe import check_seed
+from edgekit.recipe import check_seed, make_stage
 from edgekit.search.costs import CostTable
 from edgekit.stages.profile import Profile, measure, setting_of
 from edgekit.store import write_file
@@ -29,6 +29,7 @@ def make(
     head_dim: int | None,
     device: str,
     seed: int,
+    rounds: int | None,
     observer: Observer,
 ) -> CostTable:
     """Takes what shapes of students cost; always anew, also where a table is shipped.
@@ -39,15 +40,17 @@ def make(
         hidden, head_dim: the width; both or neither.
         device: URI; empty chooses the best that is ready.
         seed: of weights and rows.
+        rounds: blocks of each model where times are taken; None for as many as a build takes.
         observer: is told what happens.
 
     Raises:
-        RecipeError: no width, two, or one that cannot be.
+        RecipeError: no width, two, or one that cannot be; too few rounds.
         ModelError: the model cannot be read, or no frontend serves it.
         UnmeasurableError: the device gives neither times nor counts.
         DeviceError: the device cannot be used.
     """
     check_seed(seed)
+    stage = make_stage(Profile, {} if rounds is None else {"rounds": rounds})
     width = _width(model, hidden, head_dim)
     uri, note = devices.choose(target.name, processor_of(target.device), device)
     if note:
@@ -55,7 +58,7 @@ def make(
     view = TargetView(target, Profile.READS, Profile.NAME)
     observer.started(target.name, Profile.NAME, f"hidden {width[0]}, head_dim {width[1]}, on {uri}")
     with quiet_libraries(Profile.TOOLS):
-        return measure(view, uri, setting_of(view, uri, *width), Profile.rounds, seed, observer.progressed)
+        return measure(view, uri, setting_of(view, uri, *width), stage.rounds, seed, observer.progressed)
 
 
 def _width(model: str | None, hidden: int | None, head_dim: int | None) -> tuple[int, int]:

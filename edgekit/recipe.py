@@ -132,6 +132,7 @@ def _anchor_files(options: dict[str, dict[str, Any]], path: Path) -> None:
         ("calibrate", "policy", ".toml"),
         ("calibrate", "ranges", ".json"),
         ("teach", "unlabelled", ""),
+        ("profile", "table", ""),
     ):
         given = options.get(stage, {}).get(name)
         if isinstance(given, str) and given and given.endswith(ending):

@@ -24,6 +24,7 @@ def measured(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
 
     def measure(target: Any, device: str, setting: Any, rounds: int, seed: int, progress: Any) -> CostTable:
         asked.update(target=target["name"], device=device, width=(setting.hidden, setting.head_dim), seed=seed)
+        asked["rounds"] = rounds
         progress(1, 1, "students")
         return table()
 
@@ -35,10 +36,22 @@ def test_a_table_is_made_written_and_shown(measured: dict[str, Any], tmp_path: P
     out = tmp_path / "costs.json"
     width = ["--hidden", "32", "--head-dim", "8"]
     made = builds.cli(
-        "profile", "--target", "x86-64", "--device", "local", *width, "--seed", "7", "--out", out, cache=tmp_path
+        "profile",
+        "--target",
+        "x86-64",
+        "--device",
+        "local",
+        *width,
+        "--seed",
+        "7",
+        "--rounds",
+        "9",
+        "--out",
+        out,
+        cache=tmp_path,
     )
     assert made.exit_code == 0, made.stderr
-    assert measured == {"target": "x86-64", "device": "local", "width": (32, 8), "seed": 7}
+    assert measured == {"target": "x86-64", "device": "local", "width": (32, 8), "seed": 7, "rounds": 9}
     assert f"wrote {out}" in made.stderr
     assert edgekit.read_costs(out) == table()
     shown = builds.cli("profile", out, cache=tmp_path)
@@ -74,6 +87,7 @@ def test_a_models_width_is_its_own(measured: dict[str, Any], sources: Sources, t
             ["--target", "x86-64", "--hidden", "32", "--head-dim", "8", "--out", "no/such/costs.json"],
             "cannot be written",
         ),
+        (["--target", "x86-64", "--hidden", "32", "--head-dim", "8", "--rounds", "1"], "rounds is 1"),
         (["none.json"], "cannot be read"),
         (["none.json", "--target", "x86-64"], "--target: only for making one"),
         (["no-such-model", "--target", "x86-64"], "no-such-model"),

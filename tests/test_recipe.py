@@ -273,3 +273,5 @@ def test_a_policy_of_ones_own_is_relative_to_the_recipe(tmp_path: Path) -> None:
     assert load_recipe(path)["options"]["calibrate"] == {"policy": str(tmp_path / "own.toml"), "rows": 5}
     path = write(tmp_path, 'model = "m"\ndata = "d"\n[set.calibrate]\npolicy = "moving-average"\n')
     assert load_recipe(path)["options"]["calibrate"] == {"policy": "moving-average"}
+    path = write(tmp_path, 'model = "m"\ndata = "d"\n[set.profile]\ntable = "costs.json"\n')
+    assert load_recipe(path)["options"]["profile"] == {"table": str(tmp_path / "costs.json")}

@@ -15,6 +15,7 @@ for shapes that are not in the table is told by leaving each one out in turn.
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -36,6 +37,10 @@ MAX_BYTES = 4 << 20
 FAMILIES = ("static", "dynamic")
 KERNELS = ("device", "system", "machine", "cpu", "isa", "onnxruntime")
 """Entries of a device's fingerprint that decide what runs there: the others do not change what a table holds."""
+
+FASTER = 0.9
+"""Ratio of cost below which another family than the static one is shipped: nearer ones may change places from run to
+run."""
 
 CACHED = tuple(millions << 20 for millions in (1, 2, 3, 4, 6, 8))
 """Weights that a processor's caches may hold, a byte each, which a fit to times tries."""
@@ -156,7 +161,7 @@ class CostTable:
         return tuple(family for family in FAMILIES if family in self.fits)
 
     def cost(self, shape: Shape, lengths: Sequence[int], families: Sequence[str] = ()) -> float:
-        """Returns what an inference takes: the mean over rows of those lengths, of the family that takes least.
+        """Returns what an inference takes: the mean over rows of those lengths, of the family that would be shipped.
 
         Args:
             shape: of the table's width.
@@ -166,7 +171,7 @@ class CostTable:
         Raises:
             ValueError: the shape is of another width, there are no lengths, or the table lacks a family.
         """
-        return min(self.cost_of(shape, lengths, family) for family in families or self.families)
+        return shipped_cost({family: self.cost_of(shape, lengths, family) for family in families or self.families})
 
     def cost_of(self, shape: Shape, lengths: Sequence[int], family: str) -> float:
         """Returns what an inference of one family takes; arguments and errors as `cost`."""
@@ -203,6 +208,17 @@ class CostTable:
             raise ValueError("a cost is of rows; there are no lengths")
         fixed = self.setting.sequence_length
         return lengths if fixed == "dynamic" else [int(fixed)]
+
+
+def shipped_cost(by_family: Mapping[str, float]) -> float:
+    """Returns what the family that would be shipped takes: the static one, unless another takes a tenth less.
+
+    Args:
+        by_family: costs of a shape, of at least one family.
+    """
+    least = min(by_family.values())
+    static = by_family.get("static", least)
+    return least if least < FASTER * static else static
 
 
 def fitted(lengths: Sequence[int], points: Sequence[Point], unit: str) -> dict[str, Fit]:
@@ -309,11 +325,20 @@ def check_setting(table: CostTable, wanted: Setting, where: str) -> None:
 
 def shipped_costs(wanted: Setting) -> tuple[str, CostTable] | None:
     """Returns the shipped table that is of exactly this setting, with its name, or None where there is none."""
-    for path in sorted((shipped_folder() / "costs").glob("*.json")):
+    for path in _shipped():
         table = read_costs(path)
         if not table.setting.differences(wanted):
             return path.stem, table
     return None
+
+
+def shipped_digest() -> str:
+    """Returns the sha256 of all shipped tables together, in hex."""
+    return hashlib.sha256(b"".join(path.read_bytes() for path in _shipped())).hexdigest()
+
+
+def _shipped() -> list[Path]:
+    return sorted((shipped_folder() / "costs").glob("*.json"))
 
 
 def _words(fingerprint: Mapping[str, str]) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -17,14 +18,18 @@ from edgekit.stages.export import numbers
 from edgekit.stages.quantize import OTHERS, STATIC
 from edgekit.target import TargetView
 
+if TYPE_CHECKING:
+    from edgekit.ir.config import EdgekitConfig
+    from edgekit.ir.encoder import EdgekitForSequenceClassification
+
 SHARES = (
     (((1, 1),), 2),
     (((12, 48),), 150),
     (((4, 16),), 8),
-    (((2, 4), (1, 2)), 20),
+    (((2, 4), (1, 2)), 1000),
     (((12, 12), (12, 24)), 77),
     (((4, 48), (8, 8)), 77),
-    (((6, 24), (2, 48)), 8),
+    (((6, 24), (2, 48)), 300),
     (((3, 3), (5, 20), (2, 12)), 20),
     (((12, 32), (6, 16), (10, 36)), 150),
     (((2, 48), (2, 48), (2, 12), (2, 4)), 2),
@@ -93,33 +98,28 @@ def write_forms(shape: Shape, max_length: int, target: TargetView, folder: Path,
     Raises:
         RecipeError: the target's runtime loads none of the forms.
     """
-    import torch
-
     from edgekit.ir.config import EdgekitConfig
-    from edgekit.ir.encoder import EdgekitForSequenceClassification
 
     schemes = schemes_of(target)
     folder.mkdir()
     backend, quant = load_backend(target["runtime.name"]), target["quant"]
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        config = EdgekitConfig(
-            vocab_size=VOCABULARY,
-            embedding_size=shape.hidden,
-            word_rank=shape.word_rank,
-            hidden_size=shape.hidden,
-            head_dim=shape.head_dim,
-            heads=list(shape.heads),
-            ffn=list(shape.ffn),
-            max_positions=max_length,
-            num_labels=shape.labels,
-        )
-        model = EdgekitForSequenceClassification(config).eval()
+    config = EdgekitConfig(
+        vocab_size=VOCABULARY,
+        embedding_size=shape.hidden,
+        word_rank=shape.word_rank,
+        hidden_size=shape.hidden,
+        head_dim=shape.head_dim,
+        heads=list(shape.heads),
+        ffn=list(shape.ffn),
+        max_positions=max_length,
+        num_labels=shape.labels,
+    )
+    model = random_student(config, seed)
     graph = folder / "float.onnx"
     backend.export_student(model, target["shape.sequence_length"], max_length, graph)
     random = np.random.Generator(np.random.PCG64(seed))
     rows = [random.integers(1, VOCABULARY, min(length, max_length)) for length in CALIBRATION_ROWS]
-    ranges = _extremes(backend.activations(graph, backend.quantized_tensors(graph, quant["ops"]), rows, 0))
+    ranges = extremes(backend.activations(graph, backend.quantized_tensors(graph, quant["ops"]), rows, 0))
     made = {}
     for family, scheme in schemes.items():
         path = folder / f"{family}.onnx"
@@ -131,7 +131,22 @@ def write_forms(shape: Shape, max_length: int, target: TargetView, folder: Path,
     return made
 
 
-def _extremes(activations: Iterator[Mapping[str, np.ndarray]]) -> dict[str, Range]:
+def random_student(config: EdgekitConfig, seed: int) -> EdgekitForSequenceClassification:
+    """Makes a student of random weights, and of random biases: an export leaves out those that are zero."""
+    import torch
+
+    from edgekit.ir.encoder import EdgekitForSequenceClassification
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model: EdgekitForSequenceClassification = EdgekitForSequenceClassification(config).eval()
+        for name, parameter in model.named_parameters():
+            if name.endswith("bias"):
+                torch.nn.init.normal_(parameter, std=config.initializer_range)
+    return model
+
+
+def extremes(activations: Iterator[Mapping[str, np.ndarray]]) -> dict[str, Range]:
     """Returns the smallest and largest value of each tensor over all rows."""
     low: dict[str, float] = {}
     high: dict[str, float] = {}

@@ -24,7 +24,17 @@ from edgekit.artifact import FACTS, Costs, file_digest, write_json
 from edgekit.codec import encode
 from edgekit.devices import Device, LatencyPlan, ModelFile, TokenRows, Unavailable
 from edgekit.errors import StageContractError, UnmeasurableError
-from edgekit.search.costs import SCHEMA, CostTable, Point, Setting, check_setting, fitted, read_costs, shipped_costs
+from edgekit.search.costs import (
+    SCHEMA,
+    CostTable,
+    Point,
+    Setting,
+    check_setting,
+    fitted,
+    read_costs,
+    shipped_costs,
+    shipped_digest,
+)
 from edgekit.search.shapes import Shape
 from edgekit.stage import INTERNAL, Context, Inputs, Pass, Progress
 from edgekit.stages._students import VOCABULARY, spread, write_forms
@@ -37,6 +47,9 @@ so that lengths that are all multiples of those would not tell what an incomplet
 
 REFERENCE = 4
 """Place among the shapes of a table of the model that is timed again: a student of middling size."""
+
+POSITIONS = 16
+"""Rows of a student's position table at least, however short the rows are that it is run on: an export needs some."""
 
 RUNS = 20
 """Timed runs of each length in a block, an even number."""
@@ -51,7 +64,7 @@ class Profile(Pass):
         rounds: blocks of each model where times are taken.
         shipped: whether a shipped table of this very device, runtime, quantization and width is taken.
         hidden, head_dim: width of the teacher, filled in by whoever plans the stage.
-        table_digest: of `table`, filled in by `resolved`.
+        table_digest: of `table`, or of the shipped tables, filled in by `resolved`.
     """
 
     table: str = ""
@@ -62,7 +75,7 @@ class Profile(Pass):
     table_digest: str = field(default="", metadata=INTERNAL)
 
     NAME: ClassVar[str] = "profile"
-    VERSION: ClassVar[int] = 4
+    VERSION: ClassVar[int] = 5
     IN: ClassVar = ()
     OUT: ClassVar = Costs
     READS: ClassVar[tuple[str, ...]] = (
@@ -89,8 +102,9 @@ class Profile(Pass):
         return dataclasses.replace(self, hidden=hidden, head_dim=head_dim)
 
     def resolved(self, target: Target) -> Profile:
-        """Returns the stage with the digest of its table, so that an edited file is taken anew."""
-        return dataclasses.replace(self, table_digest=file_digest(Path(self.table)) if self.table else "")
+        """Returns the stage with the digest of the tables that it may take, so that an edited one is taken anew."""
+        digest = file_digest(Path(self.table)) if self.table else shipped_digest() if self.shipped else ""
+        return dataclasses.replace(self, table_digest=digest)
 
     def check_device(self, target: Target, device: str) -> None:
         """Refuses a table that is given and of another setting: before the teacher is run over the texts."""
@@ -101,7 +115,7 @@ class Profile(Pass):
             )
 
     def run(self, inputs: Inputs, out_dir: Path, ctx: Context) -> None:
-        """Writes costs.json: a table that was taken before is scaled to how fast the device is now.
+        """Writes costs.json: a table that was taken before is scaled to how fast the device is when this is run.
 
         Raises:
             RecipeError: the table given is of another setting.
@@ -233,12 +247,13 @@ def costs_of(
         UnmeasurableError: the device gives neither times nor counts.
     """
     random = np.random.Generator(np.random.PCG64(seed))
+    longest = max(lengths) if target["shape.sequence_length"] != "dynamic" else max(POSITIONS, *lengths)
     rows = [random.integers(1, VOCABULARY, length) for length in lengths]
     with tempfile.TemporaryDirectory(prefix="edgekit-profile-") as name:
         models: dict[str, ModelFile] = {}
         families: list[str] = []
         for place, shape in enumerate(shapes):
-            files = write_forms(shape, max(lengths), target, Path(name) / str(place), seed)
+            files = write_forms(shape, longest, target, Path(name) / str(place), seed)
             families = list(files)
             models |= {f"{place} {family}": file for family, file in files.items()}
             progress(place + 1, len(shapes), "students")

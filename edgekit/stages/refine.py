@@ -14,7 +14,7 @@ from typing import ClassVar
 from edgekit import devices
 from edgekit.artifact import FACTS, Artifact, Costs, write_json
 from edgekit.codec import encode
-from edgekit.search.costs import read_costs
+from edgekit.search.costs import read_costs, shipped_cost
 from edgekit.search.shapes import Shape
 from edgekit.stage import Context, Inputs, Pass
 from edgekit.stages.profile import Profile, costs_of
@@ -27,15 +27,17 @@ class Refine(Pass):
     Attributes:
         shapes: to measure.
         lengths: tokens of the rows that they are measured at.
-        families: of integer forms that count, of which a shape costs what the cheapest takes.
+        families: of integer forms that may be shipped.
+        rounds: blocks of each model where times are taken, as in `profile`.
     """
 
     shapes: tuple[Shape, ...]
     lengths: tuple[int, ...]
     families: tuple[str, ...]
+    rounds: int
 
     NAME: ClassVar[str] = "refine"
-    VERSION: ClassVar[int] = 1
+    VERSION: ClassVar[int] = 2
     IN: ClassVar[tuple[type[Artifact], ...]] = (Costs,)
     OUT: ClassVar[type[Artifact]] = Costs
     READS: ClassVar[tuple[str, ...]] = Profile.READS
@@ -50,10 +52,10 @@ class Refine(Pass):
         """
         table = read_costs(inputs[Costs].file)
         machine = devices.connect(ctx.device)
-        taken = costs_of(self.shapes, self.lengths, ctx.target, machine, Profile.rounds, ctx.seed, ctx.progress)
+        taken = costs_of(self.shapes, self.lengths, ctx.target, machine, self.rounds, ctx.seed, ctx.progress)
         ratios = []
         for shape, own in zip(self.shapes, taken.costs, strict=True):
-            measured = min(sum(own[family]) / len(self.lengths) for family in self.families)
+            measured = shipped_cost({family: sum(own[family]) / len(self.lengths) for family in self.families})
             ratios.append(measured / table.cost(shape, self.lengths, self.families))
         write_json(Costs(out_dir, "").file, encode(table.scaled(max(ratios))))
         write_json(out_dir / FACTS, {"factor": max(ratios), "models": len(self.shapes), "lengths": list(self.lengths)})

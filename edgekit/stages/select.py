@@ -14,12 +14,10 @@ from edgekit.artifact import FACTS, Candidates, QuantizedGraph, Timings, write_j
 from edgekit.backends import load_backend
 from edgekit.provenance import Provenance
 from edgekit.quant.findings import NO_COST, in_order
+from edgekit.search.costs import FASTER
 from edgekit.search.trials import Trial, needed
 from edgekit.stage import Context, Inputs, Pass
 from edgekit.stages.timing import candidates_of
-
-FASTER = 0.9
-"""Ratio of time below which another candidate is taken for faster: nearer ones may change places from run to run."""
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from edgekit.codec import encode
 from edgekit.devices import InstructionCount
 from edgekit.errors import UnmeasurableError
 from edgekit.provenance import Provenance
-from edgekit.search.costs import read_costs
+from edgekit.search.costs import read_costs, shipped_cost
 from edgekit.search.shapes import Shape
 from edgekit.stages.refine import Refine
 
@@ -45,11 +45,11 @@ class DearerDevice(NullDevice):
         return found
 
 
-def refined(device: Any, families: tuple[str, ...], tmp_path: Path) -> Costs:
+def refined(device: Any, families: tuple[str, ...], tmp_path: Path, lengths: tuple[int, ...] = LENGTHS) -> Costs:
     given = Costs(tmp_path / "table", "")
     given.path.mkdir()
     write_json(given.file, encode(table()))
-    made = run_on(device, Refine(SHAPES, LENGTHS, families), [given], tmp_path / "refined")
+    made = run_on(device, Refine(SHAPES, lengths, families, 2), [given], tmp_path / "refined")
     assert isinstance(made, Costs)
     return made
 
@@ -62,7 +62,9 @@ def test_the_table_is_scaled_to_the_shape_that_takes_most_beside_what_it_says(
     ratios = []
     for shape, factors in zip(SHAPES, TAKEN, strict=True):
         forms = zip(("static", "dynamic"), factors, strict=True)
-        takes = min(factor * known.cost(shape, LENGTHS, [family]) for family, factor in forms if family in families)
+        takes = shipped_cost(
+            {family: factor * known.cost(shape, LENGTHS, [family]) for family, factor in forms if family in families}
+        )
         ratios.append(takes / known.cost(shape, LENGTHS, families))
     factor = max(ratios)
     assert made.facts["factor"] == pytest.approx(factor)
@@ -71,6 +73,11 @@ def test_the_table_is_scaled_to_the_shape_that_takes_most_beside_what_it_says(
     )
     if len(families) == 1:
         assert factor == pytest.approx(max(of[("static", "dynamic").index(families[0])] for of in TAKEN))
+
+
+def test_rows_of_two_tokens_are_run_too(tmp_path: Path) -> None:
+    made = refined(DearerDevice(counts=True), ("static",), tmp_path, lengths=(2, 3))
+    assert made.facts["factor"] == pytest.approx(max(static for static, _ in TAKEN))
 
 
 def test_a_device_that_gives_no_cost_is_named(tmp_path: Path) -> None:
