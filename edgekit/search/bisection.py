@@ -37,6 +37,26 @@ def bisection(first: int, count: int, passes: Callable[[int], bool], most: int) 
             place = (best + worst) // 2
 
 
+def valley(count: int, height: Callable[[int], float]) -> int:
+    """Returns the lowest place of a row that falls and then rises, looking at few: downhill from the middle.
+
+    Args:
+        count: places there are, at least one.
+        height: of a place; asked once for each that is looked at.
+    """
+    known: dict[int, float] = {}
+
+    def seen(place: int) -> float:
+        if place not in known:
+            known[place] = height(place)
+        return known[place]
+
+    place = (count - 1) // 2
+    while (lower := min({max(place - 1, 0), place, min(place + 1, count - 1)}, key=seen)) != place:
+        place = lower
+    return place
+
+
 def depths_to_try(known: Mapping[int, int], place: int, there: Sequence[int]) -> list[int]:
     """Returns the depths that may be best on a rung, by those that were on others: with less work they do not grow.
 

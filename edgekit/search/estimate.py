@@ -11,6 +11,7 @@ its answers to rows like them, and a large student more than a small one.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from statistics import NormalDist
 
@@ -52,8 +53,7 @@ def estimate(teacher: np.ndarray, student: np.ndarray, expected: np.ndarray, kno
     foretold = float(gaps(teacher / temperature(teacher, expected), student).mean())
     lost = 100.0 * ((teacher.argmax(1) == expected) * 1.0 - (student.argmax(1) == expected))
     counted = float(lost.mean())
-    # Laplace's one more row of either kind: without a disagreement on few rows the error is not nothing.
-    variance = (np.square(lost - counted).sum() + 2 * 100.0**2) / (len(lost) + 2) ** 2
+    variance = np.square(lost - counted).sum() / (len(lost) + 2) ** 2 + least_error(len(lost)) ** 2
     disagreeing = float(np.mean(teacher.argmax(1) != student.argmax(1)))
     doubt = (100 * DOUBT * disagreeing) ** 2
     if not doubt:
@@ -63,6 +63,19 @@ def estimate(teacher: np.ndarray, student: np.ndarray, expected: np.ndarray, kno
     weight = doubt / (doubt + variance)
     drop = weight * counted + (1 - weight) * foretold
     return Estimate(drop, float((1 / (1 / variance + 1 / doubt)) ** 0.5), disagreeing)
+
+
+def least_error(rows: int) -> float:
+    """Returns the standard error of the drop of a student that answers so many rows as its teacher does, in points.
+
+    Laplace's one more row of either kind: without a disagreement on few rows the error is not nothing.
+    """
+    return float(100 * 2**0.5 / (rows + 2))
+
+
+def rows_within(error: float) -> int:
+    """Returns how many rows it takes for `least_error` to be within so many points, which must be positive."""
+    return max(0, math.ceil(100 * 2**0.5 / error) - 2)
 
 
 def confidence_width(disagreeing: float, rows: int, confidence: float | None) -> float:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from edgekit.quant.findings import Finding
-from edgekit.search.estimate import Estimate
+from edgekit.search.estimate import Estimate, least_error, rows_within
 from edgekit.search.limits import Forecast, Limits
 from edgekit.search.structure import Structure
 
@@ -40,6 +40,25 @@ def too_far_behind(structure: Structure, behind: Estimate, limit: float, rows: i
         f"error of {behind.error:.2f} on {rows:,} rows of dev, against {limit:g} points allowed",
         "the gate will probably fail, or dev has too few rows to tell; this structure is built all the same",
         "more rows of dev, a wider --max-drop, wider other limits, more text with --unlabelled",
+    )
+
+
+def few_rows(rows: int, limit: float, margin: float) -> Finding:
+    """Says that dev is too small to show a drop as small as is allowed.
+
+    Args:
+        rows: of dev.
+        limit: the drop allowed, in points.
+        margin: standard errors that are kept from it otherwise.
+    """
+    needed = f"at least {rows_within(limit / margin):,} rows of dev" if limit > 0 else "more rows of dev"
+    return Finding(
+        "dev-too-small",
+        "dev",
+        f"{rows:,} rows cannot show a drop within {limit:g} points: their error is {least_error(rows):.2f} where every "
+        "answer is the teacher's",
+        "students are chosen by the estimate alone, and the one that is taken may fail the gate",
+        needed,
     )
 
 

@@ -12,10 +12,14 @@ FIXES = {"distill": ("layers", "keep"), "prune": ("heads", "ffn", "layer_heads",
 """Options that give the student's structure: with one of them there is nothing to search."""
 
 
+def fixed(options: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Names the options of a recipe that give the structure, as `stage.option`."""
+    return [f"{stage}.{name}" for stage, names in FIXES.items() for name in names if name in options.get(stage, {})]
+
+
 def wanted(options: Mapping[str, Mapping[str, Any]]) -> bool:
     """Says whether a recipe with these options leaves the structure to the search."""
-    fixed = any(name in options.get(stage, {}) for stage, names in FIXES.items() for name in names)
-    return not fixed and options.get("search", {}).get("enabled", ENABLED) in (True, "true")
+    return not fixed(options) and options.get("search", {}).get("enabled", ENABLED) in (True, "true")
 
 
 def sweeps(options: Mapping[str, Mapping[str, Any]]) -> bool:

@@ -56,14 +56,18 @@ class Evaluate(Pass):
         if min(self.examples, self.simulated_examples) < 0:
             raise ValueError("examples and simulated_examples must not be negative")
 
+    def rows(self, rows: int, provenance: Provenance) -> int:
+        """Returns how many of so many test rows are run on a device of that provenance."""
+        simulated = provenance is Provenance.SIMULATED and not self.examples
+        return min(rows, (self.simulated_examples if simulated else self.examples) or rows)
+
     def run(self, inputs: Inputs, out_dir: Path, ctx: Context) -> None:
         """Writes accuracy.json, logits.npy (rows, classes) and rows.npy, the indices of the test rows."""
         task, vocabulary, reference = load_task(ctx.task), inputs[Vocabulary], inputs[Reference]
         dataset = data.read(inputs[LabelledData].path)
         device = devices.connect(ctx.device)
         provenance, reason = device.provenance(processor(ctx.target))
-        simulated = provenance is Provenance.SIMULATED and not self.examples
-        chosen = draw(len(dataset.test), self.simulated_examples if simulated else self.examples, ctx.seed)
+        chosen = draw(len(dataset.test), self.rows(len(dataset.test), provenance), ctx.seed)
         tokenizer = load_tokenizer(vocabulary.tokenizer, vocabulary.max_length)
         rows = encode(tokenizer, [dataset.test[i][0] for i in chosen])
         graph = inputs[QuantizedGraph].model

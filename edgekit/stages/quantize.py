@@ -7,7 +7,7 @@ The unsigned form is kept beside it.
 These comparisons are of logits: they come out alike on every machine that builds. Which family is shipped is decided
 on the device (`timing`, `select`).
 
-Where the static form loses too much, products are given back to float one by one (`edgekit.search.ladder`).
+Where the static form loses too much, products are given back to float one by one (`edgekit.search.fallback`).
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from edgekit.backends import EMBEDDINGS, Scheme, load_backend
 from edgekit.checkpoint import read_labels
 from edgekit.errors import RecipeError
 from edgekit.quant.ranges import NAMES, read_ranges
-from edgekit.search.ladder import climb, order
+from edgekit.search.fallback import climb, order
 from edgekit.search.trials import Subject, Trial, Trials, as_facts, nearest, needed
 from edgekit.stage import Context, Inputs, Pass
 from edgekit.stages._qat import trained

@@ -16,7 +16,6 @@ student, not against the teacher, and only by its probabilities.
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,7 +26,6 @@ import numpy as np
 from edgekit import data
 from edgekit.artifact import (
     FACTS,
-    Artifact,
     Costs,
     LabelledData,
     Plan,
@@ -35,38 +33,28 @@ from edgekit.artifact import (
     TeacherOutline,
     TeacherOutputs,
     Vocabulary,
-    WideStudent,
     write_json,
 )
-from edgekit.checkpoint import read_labels
 from edgekit.provenance import Provenance
 from edgekit.quant.findings import Finding
 from edgekit.recipe import make_stage
-from edgekit.search.bisection import bisection, depths_to_try, nearest
+from edgekit.search.bisection import bisection, nearest
 from edgekit.search.costs import FAMILIES, read_costs
-from edgekit.search.estimate import Estimate, confidence_width, divergence, estimate
-from edgekit.search.findings import dev_known, knows_dev, out_of_reach, too_far_behind
-from edgekit.search.limits import Forecast, Limits, ladder, with_words
+from edgekit.search.estimate import confidence_width, least_error
+from edgekit.search.findings import dev_known, few_rows, knows_dev, out_of_reach, too_far_behind
+from edgekit.search.limits import Forecast, Limits, with_words
 from edgekit.search.request import ENABLED, FIXES
-from edgekit.search.structure import Outline, Structure
+from edgekit.search.structure import Outline, Structure, ladder
 from edgekit.stage import INTERNAL, Context, Inputs, Pass
+from edgekit.stages._trainer import START, Trained, Trainer
 from edgekit.stages.distill import Distill
-from edgekit.stages.evaluate import draw
-from edgekit.stages.outline import SHORT, read_outline
-from edgekit.stages.prune import DEV_LOGITS, Prune
-from edgekit.stages.quantize import SCHEMES
+from edgekit.stages.evaluate import Evaluate, draw
+from edgekit.stages.outline import read_outline
+from edgekit.stages.profile import Profile
+from edgekit.stages.prune import Prune
+from edgekit.stages.quantize import SCHEMES, Quantize
 from edgekit.stages.refine import Refine
-from edgekit.tasks import load_task
 from edgekit.tokenization import encode, load_tokenizer
-
-START = 0.09
-"""Share of the teacher's work on whose rung the search begins: two layers of six, half as wide."""
-
-REFERENCE = 0.3
-"""Share of the work of the student that others are compared with where dev tells nothing of the teacher."""
-
-SHALLOW = 2
-"""Layers of a student up to which the whole learning rate is right (docs/log.md)."""
 
 LENGTH_ROWS = 500
 """Training rows whose lengths the cost of an inference is foretold for."""
@@ -77,14 +65,16 @@ COSTS = ("latency_p95_ms", "instructions")
 WORDS = ("word_rows", "word_rank")
 """Options of `prune` that say how much of the word table is left."""
 
+STORED = {"weight-only-int8": 1.125, "weight-only-int4": 0.625, "weight-only": 1.125, "int4-blocks": 0.65}
+"""Bytes that a value takes in forms with a scale for every 32 of them, by the scheme's or the word table's name."""
+
+FLOAT_BYTES = 4.0
+
 QUANTILES = (5, 50, 95)
 """Of the lengths of rows, in percent, at which shapes at the edge of such a limit are measured."""
 
 SWEPT = 0.5
 """Share of the work from which on `sweep` trains all rungs."""
-
-LENGTH = ("epochs", "min_steps", "max_steps")
-"""Options that say how long a whole training takes; a short one has its own."""
 
 
 @dataclass(frozen=True)
@@ -104,11 +94,16 @@ class Search(Pass):
         embedding_rate: factor on the learning rate of the word table; 0 freezes it.
         trainings: whole trainings at most.
         margin: standard errors of the estimated drop that it must be within the limit by. Where the gate asks for a
-            confidence, what that takes on the rows of test is kept free too.
-        sweep: whether to train the best structure of every rung whole, for a front of all that can be had.
+            confidence, what that takes on the rows of test is kept free too. Left out where dev has so few rows that
+            not even a student that answers as the teacher does would pass.
+        sweep: whether to train the best structure of every rung whole too, for a front of all that can be had; what is
+            chosen does not depend on it.
         given: options of `distill` and `prune` that the recipe sets, filled in by the pipeline.
-        conducted: their versions and defaults, likewise: what the search finds depends on them.
-        families: of integer forms that `quantize` may ship, likewise, where the recipe names one; all by default.
+        conducted: versions and options of the stages that it has run, and of the one that chooses the rows of test,
+            likewise: what the search finds depends on them.
+        families: of integer forms that `quantize` may ship, likewise, where the recipe names one; all by default. Of
+            weights alone the table has no costs: those of the others stand for them.
+        weight_bytes, word_bytes: that a weight and an entry of the word table take in the form that it names, likewise.
     """
 
     enabled: bool = ENABLED
@@ -124,9 +119,11 @@ class Search(Pass):
     given: Mapping[str, Mapping[str, Any]] = field(default_factory=dict, metadata=INTERNAL)
     conducted: Mapping[str, Mapping[str, Any]] = field(default_factory=dict, metadata=INTERNAL)
     families: tuple[str, ...] = field(default=(), metadata=INTERNAL)
+    weight_bytes: float = field(default=1.0, metadata=INTERNAL)
+    word_bytes: float = field(default=1.0, metadata=INTERNAL)
 
     NAME: ClassVar[str] = "search"
-    VERSION: ClassVar[int] = 5
+    VERSION: ClassVar[int] = 6
     IN: ClassVar = (Teacher, LabelledData, Vocabulary, TeacherOutputs, TeacherOutline, Costs)
     OUT: ClassVar = Plan
     READS: ClassVar[tuple[str, ...]] = (
@@ -135,6 +132,7 @@ class Search(Pass):
         "gate.max_drop",
         "gate.confidence",
         "budget",
+        "quant.ops",
     )
     TOOLS: ClassVar[tuple[str, ...]] = ("torch", "transformers", "tokenizers", "accelerate", "optimum", "numpy")
     PARALLEL: ClassVar[bool] = True
@@ -151,11 +149,20 @@ class Search(Pass):
     def knowing(self, options: Mapping[str, Mapping[str, Any]]) -> Search:
         """Returns the stage knowing what the recipe sets of the stages that it has run."""
         stages = {stage.NAME: {"version": stage.VERSION, **dataclasses.asdict(stage())} for stage in (Distill, Prune)}
+        rounds = make_stage(Profile, options.get("profile", {})).rounds
+        stages[Refine.NAME] = {"version": Refine.VERSION, "rounds": rounds}
+        stages[Evaluate.NAME] = dataclasses.asdict(make_stage(Evaluate, options.get("evaluate", {})))
         given = {name: dict(options.get(name, {})) for name in FIXES}
-        scheme = str(options.get("quantize", {}).get("scheme", ""))
-        family = {one.name: one.family for one in SCHEMES}.get(scheme, scheme)
-        families = (family,) if family in FAMILIES else ()
-        return dataclasses.replace(self, given=given, conducted=stages, families=families)
+        form = make_stage(Quantize, options.get("quantize", {}))
+        family = {one.name: one.family for one in SCHEMES}.get(form.scheme, form.scheme)
+        return dataclasses.replace(
+            self,
+            given=given,
+            conducted=stages,
+            families=(family,) if family in FAMILIES else (),
+            weight_bytes=STORED.get(form.scheme, 1.0),
+            word_bytes=STORED.get(form.embedding, 1.0),
+        )
 
     def run(self, inputs: Inputs, out_dir: Path, ctx: Context) -> None:
         """Writes plan.json: the options of `distill` and `prune` that make the chosen student."""
@@ -163,39 +170,46 @@ class Search(Pass):
         multiples = ctx.target["shape.head_multiple"], ctx.target["shape.ffn_multiple"]
         dataset = data.read(inputs[LabelledData].path)
         lengths = _lengths(dataset.train, inputs[Vocabulary], ctx.seed)
-        forecast, limits = _forecast(inputs, outline, lengths, self.families), _limits(ctx.target["budget"])
+        forecast, limits = self._forecast(inputs, outline, lengths, ctx), _limits(ctx.target["budget"])
         dearest = outline.work(outline.whole(range(len(outline.head_loss))))
 
         rungs_within = self._within(forecast, limits, multiples)
         if set(COSTS) & set(forecast.misses(outline.whole(range(len(outline.head_loss))), limits)):
-            forecast = _refined(forecast, rungs_within[0], inputs, ctx)
+            rounds = self.conducted[Refine.NAME]["rounds"]
+            forecast = _refined(forecast, rungs_within[0], rounds, inputs, ctx)
             rungs_within = self._within(forecast, limits, multiples)
         findings: list[Finding] = []
         if forecast.misses(rungs_within[-1][0], limits):
             findings.append(out_of_reach(forecast, limits, rungs_within[-1][0]))
         shares = [outline.work(rung[-1]) / dearest for rung in rungs_within]
-        trainer, limit = _Trainer(self, inputs, ctx, outline, dataset), ctx.target["gate.max_drop"]
+        trainer, limit = Trainer(self, inputs, ctx, outline, dataset), ctx.target["gate.max_drop"]
         held_out = dataset.facts["dev_source"] == data.DRAWN and not (inputs[Teacher].path / FACTS).exists()
         if held_out and knows_dev(inputs[TeacherOutputs].facts, len(trainer.teacher)):
             findings.append(dev_known(inputs[TeacherOutputs].facts, trainer.hold_against_a_large_one(*multiples)))
+        margin = self.margin
+        if margin * least_error(len(trainer.teacher)) > limit:
+            margin = 0.0
+            findings.append(few_rows(len(trainer.teacher), limit, self.margin))
+        judged = Evaluate(**self.conducted[Evaluate.NAME]).rows(len(dataset.test), forecast.table.provenance)
         whole: dict[int, Trained] = {}
 
         def passes(place: int) -> bool:
             behind = whole[place].behind
-            asked = confidence_width(behind.disagreeing, len(dataset.test), ctx.target["gate.confidence"])
-            return bool(behind.drop + self.margin * behind.error + asked <= limit)
+            asked = confidence_width(behind.disagreeing, judged, ctx.target["gate.confidence"])
+            return bool(behind.drop + margin * behind.error + asked <= limit)
 
         for place in bisection(nearest(shares, START), len(shares), passes, self.trainings):
             whole[place] = trainer.whole(trainer.best(rungs_within, place))
-        for place in range(nearest(shares, SWEPT), len(shares)) if self.sweep else ():
-            if place not in whole:
-                whole[place] = trainer.whole(trainer.best(rungs_within, place))
+        # Chosen before a sweep adds more: of many that are tried one passes by luck.
         passing = [one for place, one in whole.items() if passes(place)]
         if passing:
             chosen = min(passing, key=lambda one: forecast.cost(one.structure))
         else:
             chosen = min(whole.values(), key=lambda one: (one.behind.drop, one.behind.error))
             findings.append(too_far_behind(chosen.structure, chosen.behind, limit, len(trainer.teacher)))
+        for place in range(nearest(shares, SWEPT), len(shares)) if self.sweep else ():
+            if place not in whole:
+                whole[place] = trainer.whole(trainer.best(rungs_within, place))
         write_json(out_dir / "plan.json", trainer.options(chosen.structure, chosen.epochs))
         facts = {
             "structure": str(chosen.structure),
@@ -212,6 +226,22 @@ class Search(Pass):
             "findings": [dataclasses.asdict(finding) for finding in findings],
         }
         write_json(out_dir / FACTS, facts)
+
+    def _forecast(self, inputs: Inputs, outline: Outline, lengths: Sequence[int], ctx: Context) -> Forecast:
+        vocabulary, table, ops = inputs[Vocabulary], read_costs(inputs[Costs].file), ctx.target["quant.ops"]
+        owners = vocabulary.row_owners
+        return Forecast(
+            table,
+            outline,
+            lengths,
+            tokens=len(owners),
+            rows=len(set(owners)),
+            positions=vocabulary.max_length,
+            judged=table.provenance is not Provenance.ESTIMATED,
+            families=[family for family in self.families if family in table.families],
+            weight_bytes=self.weight_bytes,
+            word_bytes=self.word_bytes if ops == "all" or "Gather" in ops else FLOAT_BYTES,
+        )
 
     def _within(self, forecast: Forecast, limits: Limits, multiples: tuple[int, int]) -> list[list[Structure]]:
         """Returns the rungs of structures within the limits; the cheapest alone where there are none."""
@@ -230,13 +260,13 @@ class Search(Pass):
         return [[fitted(one) for one in rung] for rung in within]
 
 
-def _refined(forecast: Forecast, edge: Sequence[Structure], inputs: Inputs, ctx: Context) -> Forecast:
+def _refined(forecast: Forecast, edge: Sequence[Structure], rounds: int, inputs: Inputs, ctx: Context) -> Forecast:
     """Returns the forecast by a table that is scaled to what the given structures take."""
     table, fixed = forecast.table, forecast.table.setting.sequence_length
     rows = np.percentile(forecast.lengths, QUANTILES, method="nearest") if fixed == "dynamic" else [fixed]
     lengths = tuple(sorted({int(length) for length in rows}))
     shapes = tuple(forecast.shape(structure) for structure in edge)
-    stage = Refine(shapes, lengths, tuple(forecast.families) or table.families)
+    stage = Refine(shapes, lengths, tuple(forecast.families) or table.families, rounds)
     refined = cast("Costs", ctx.make(stage, {Costs: inputs[Costs]}))
     return dataclasses.replace(forecast, table=read_costs(refined.file))
 
@@ -247,19 +277,11 @@ def _lengths(train: data.Pairs, vocabulary: Vocabulary, seed: int) -> list[int]:
     return [len(row) for row in encode(tokenizer, [train[i][0] for i in draw(len(train), LENGTH_ROWS, seed)])]
 
 
-def _forecast(inputs: Inputs, outline: Outline, lengths: Sequence[int], families: Sequence[str]) -> Forecast:
-    vocabulary, table = inputs[Vocabulary], read_costs(inputs[Costs].file)
-    judged = table.provenance is not Provenance.ESTIMATED
-    owners = vocabulary.row_owners
-    known = [family for family in families if family in table.families]
-    return Forecast(table, outline, lengths, len(owners), len(set(owners)), vocabulary.max_length, judged, known)
-
-
 def _limits(budget: Mapping[str, Any]) -> Limits:
     return Limits(**{field.name: budget[field.name] for field in dataclasses.fields(Limits)})
 
 
-def _point(trained: Trained, forecast: Forecast, trainer: _Trainer) -> dict[str, Any]:
+def _point(trained: Trained, forecast: Forecast, trainer: Trainer) -> dict[str, Any]:
     """Returns what is told of a structure that was trained whole, and the options that make it."""
     return {
         "structure": str(trained.structure),
@@ -271,102 +293,3 @@ def _point(trained: Trained, forecast: Forecast, trainer: _Trainer) -> dict[str,
         "dev": round(trained.score, 3),
         "options": trainer.options(trained.structure, trained.epochs),
     }
-
-
-@dataclass(frozen=True)
-class Trained:
-    """A structure that was trained whole.
-
-    Attributes:
-        structure: what was trained.
-        epochs: passes.
-        behind: the drop that is to be expected, against the teacher or the student in its place.
-        score: the task's metric on dev, in percent.
-    """
-
-    structure: Structure
-    epochs: int
-    behind: Estimate
-    score: float
-
-
-class _Trainer:
-    """Has structures trained, short and whole, each once."""
-
-    def __init__(self, stage: Search, inputs: Inputs, ctx: Context, outline: Outline, dataset: data.Dataset) -> None:
-        self._stage, self._inputs, self._ctx, self._outline = stage, inputs, ctx, outline
-        outputs = inputs[TeacherOutputs]
-        self.teacher = self._against = np.load(outputs.array("dev", "logits"))
-        classes = load_task(ctx.task).align(read_labels(inputs[Teacher].path), dataset.labels)
-        self._expected = np.array([classes[label] for _, label in dataset.dev])
-        self._middle = START * outline.work(outline.whole(range(len(outline.head_loss))))
-        self._depths: dict[int, int] = {}  # of the structure that was best on each rung
-        self.probes: dict[Structure, float] = {}
-
-    def best(self, rungs: Sequence[Sequence[Structure]], place: int) -> Structure:
-        """Returns the structure of a rung that is nearest the teacher after a short training."""
-        depths = depths_to_try(self._depths, place, [len(one.layers) for one in rungs[place]])
-        near = [one for one in rungs[place] if len(one.layers) in depths]
-        for structure in near if len(near) > 1 else ():
-            if structure not in self.probes:
-                logits, _ = self._trained(structure, self._stage.probe_epochs, short=True)
-                self.probes[structure] = divergence(self.teacher, logits)
-        found = min(near, key=lambda structure: self.probes.get(structure, 0.0))
-        self._depths[place] = len(found.layers)
-        return found
-
-    def hold_against_a_large_one(self, head_multiple: int, ffn_multiple: int) -> Structure:
-        """Puts a student in the teacher's place that is large enough to fall behind by little, whatever the limits."""
-        every = ladder(self._outline, head_multiple, ffn_multiple)
-        dearest = self._outline.work(every[0][-1])
-        rung = every[nearest([self._outline.work(one[-1]) / dearest for one in every], REFERENCE)]
-        structure = rung[len(rung) // 2]
-        self._against, _ = self._trained(structure, self._epochs(structure), short=False)
-        return structure
-
-    def whole(self, structure: Structure) -> Trained:
-        """Trains a structure whole."""
-        epochs = self._epochs(structure)
-        logits, score = self._trained(structure, epochs, short=False)
-        known = self._against is not self.teacher
-        return Trained(structure, epochs, estimate(self._against, logits, self._expected, known), score)
-
-    def _epochs(self, structure: Structure) -> int:
-        return max(2 * self._stage.probe_epochs, round(self._stage.epochs / self._dearer(structure)))
-
-    def _dearer(self, structure: Structure) -> float:
-        """Returns how many times the work of the first rung a structure takes, at least 1."""
-        return max(1.0, self._outline.work(structure) / self._middle)
-
-    def options(self, structure: Structure, epochs: int, short: bool = False) -> dict[str, dict[str, Any]]:
-        """Returns the options of the stages that make a student of that structure; the recipe's own go before."""
-        stage = self._stage
-        share = (stage.probe_epochs / stage.epochs if short else 1.0) / self._dearer(structure)
-        most = stage.max_steps * share / max(1.0, self._outline.tokens / SHORT)
-        made: dict[str, dict[str, Any]] = {
-            "distill": {"keep": list(structure.layers), "epochs": 0},
-            "prune": {
-                "layer_heads": list(structure.heads),
-                "layer_ffn": list(structure.ffn),
-                "word_rows": structure.word_rows,
-                "word_rank": structure.word_rank,
-                "epochs": epochs,
-                "learning_rate": stage.learning_rate * min(1.0, SHALLOW / len(structure.layers)) ** 2,
-                "embedding_rate": stage.embedding_rate,
-                "min_steps": round(stage.min_steps * share),
-                "max_steps": math.ceil(most),
-            },
-        }
-        return {
-            name: {**options, **{k: v for k, v in stage.given.get(name, {}).items() if not (short and k in LENGTH)}}
-            for name, options in made.items()
-        }
-
-    def _trained(self, structure: Structure, epochs: int, short: bool) -> tuple[np.ndarray, float]:
-        """Returns the student's logits on dev, and the task's metric of them."""
-        kinds: tuple[type[Artifact], ...] = (Teacher, LabelledData, Vocabulary, TeacherOutputs)
-        artifacts = {kind: self._inputs[kind] for kind in kinds}
-        options = self.options(structure, epochs, short)
-        artifacts[WideStudent] = self._ctx.make(make_stage(Distill, options["distill"]), artifacts)
-        student = self._ctx.make(make_stage(Prune, options["prune"]), artifacts)
-        return np.load(student.path / DEV_LOGITS), student.facts["dev"]

@@ -110,3 +110,12 @@ def test_right_answers_on_rows_that_the_teacher_knows_are_not_counted() -> None:
     assert abs(told_of.drop - seen.drop) < told_of.error
     assert es.estimate(teacher, student, told).drop > told_of.drop + 3
     assert told_of.error == pytest.approx(100 * es.DOUBT * told_of.disagreeing)
+
+
+@pytest.mark.parametrize("rows", [1, 30, 70, 1000])
+def test_the_error_of_a_student_that_answers_as_its_teacher_does(rows: int) -> None:
+    answers = np.eye(3)[np.arange(rows) % 3] * 5
+    assert es.estimate(answers, answers, np.zeros(rows, dtype=int)).error == pytest.approx(es.least_error(rows))
+    within = es.rows_within(es.least_error(rows))
+    assert abs(within - rows) <= 1
+    assert es.least_error(within) <= es.least_error(rows) * (1 + 1e-9)

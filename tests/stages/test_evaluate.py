@@ -58,6 +58,14 @@ class NullDevice:
         return self.counted
 
 
+def test_of_a_simulated_device_fewer_rows_are_run() -> None:
+    stage = Evaluate(simulated_examples=40)
+    assert stage.rows(100, Provenance.SIMULATED) == 40
+    assert stage.rows(30, Provenance.SIMULATED) == 30
+    assert stage.rows(100, Provenance.MEASURED) == 100
+    assert Evaluate(examples=7).rows(100, Provenance.SIMULATED) == 7
+
+
 def run_on(
     device: str | NullDevice, stage: Any, given: Sequence[Artifact], folder: Path, target: str = "x86-64"
 ) -> Any:

@@ -15,7 +15,7 @@ from cost_tables import table
 from edgekit import data
 from edgekit.artifact import Costs, LabelledData, Plan, TeacherOutline, write_json
 from edgekit.codec import encode
-from edgekit.search.bisection import bisection, depths_to_try
+from edgekit.search.bisection import bisection, depths_to_try, valley
 from edgekit.search.costs import read_costs
 from edgekit.search.estimate import Estimate
 from edgekit.search.findings import knows_dev
@@ -23,6 +23,7 @@ from edgekit.search.limits import ROOM, Forecast, Limits
 from edgekit.search.request import wanted
 from edgekit.search.structure import Structure
 from edgekit.stage import Inputs
+from edgekit.stages.distill import Distill
 from edgekit.stages.outline import Outlining, read_outline
 from edgekit.stages.prune import Prune
 from edgekit.stages.refine import Refine
@@ -47,6 +48,15 @@ def test_bisection_finds_the_last_place_that_passes(first: int, last: int) -> No
 
 def test_bisection_stops_after_so_many() -> None:
     assert list(bisection(5, 12, lambda at: at <= 8, 2)) == [5, 7]
+
+
+@pytest.mark.parametrize("count", range(1, 9))
+def test_a_valley_is_found_by_going_downhill(count: int) -> None:
+    for lowest in range(count):
+        looked: list[int] = []
+        assert valley(count, lambda at, low=lowest, seen=looked: seen.append(at) or abs(at - low)) == lowest
+        assert len(looked) == len(set(looked)), "none twice"
+        assert len(looked) <= min(count, abs(lowest - (count - 1) // 2) + 3)
 
 
 @pytest.mark.parametrize(
@@ -170,11 +180,37 @@ def test_short_trainings_are_short_whatever_the_recipe_says(
 def test_of_those_that_pass_the_cheapest_is_taken(
     artifacts: dict[Any, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("edgekit.stages.search.estimate", lambda *_: Estimate(1.0, 0.1, 0.1))
-    plan, _ = search(artifacts, tmp_path, trainings=1, sweep=True)
+    monkeypatch.setattr("edgekit.stages._trainer.estimate", lambda *_: Estimate(1.0, 0.1, 0.1))
+    monkeypatch.setattr("edgekit.stages.search.START", 1.0)
+    plan, _ = search(artifacts, tmp_path)
     points = plan.facts["points"]
     assert len(points) > 1
     assert plan.facts["structure"] == min(points, key=lambda point: point["work"])["structure"]
+
+
+def test_what_is_chosen_does_not_depend_on_a_sweep(
+    artifacts: dict[Any, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("edgekit.stages._trainer.estimate", lambda *_: Estimate(1.0, 0.1, 0.1))
+    plain, _ = search(artifacts, tmp_path / "plain", trainings=1)
+    swept, _ = search(artifacts, tmp_path / "swept", trainings=1, sweep=True)
+    assert len(swept.facts["points"]) > len(plain.facts["points"])
+    assert plain.options == swept.options
+
+
+def test_a_dev_split_that_can_show_nothing_leaves_the_margin_out(
+    artifacts: dict[Any, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("edgekit.stages._trainer.estimate", lambda *_: Estimate(0.4, 3.0, 0.1))
+    strict = str(write_target(tmp_path / "strict.toml", ("max_drop = 30.0", "max_drop = 0.5")))
+    plan, _ = search(artifacts, tmp_path / "few", strict)
+    (found,) = plan.facts["findings"]
+    assert found["check"] == "dev-too-small"
+    rows = len(data.read(artifacts[LabelledData].path).dev)
+    assert f"{rows} rows cannot show a drop within 0.5 points" in found["detail"]
+    assert "at least 140 rows of dev" in found["cure"]
+    plan, _ = search(artifacts, tmp_path / "many", strict, margin=0.1)
+    assert "dev-too-small" not in [one["check"] for one in plan.facts["findings"]]
 
 
 def test_a_gate_that_must_be_sure_takes_a_dearer_one(
@@ -187,7 +223,7 @@ def test_a_gate_that_must_be_sure_takes_a_dearer_one(
         seen.append(0.0)
         return Estimate(20.0, 0.0, 0.9 if len(seen) == 1 else 0.0)
 
-    monkeypatch.setattr("edgekit.stages.search.estimate", near)
+    monkeypatch.setattr("edgekit.stages._trainer.estimate", near)
     plain, _ = search(artifacts, tmp_path / "plain", str(write_target(tmp_path / "plain.toml")))
     seen.clear()
     sure = str(write_target(tmp_path / "sure.toml", ("[gate]\n", "[gate]\nconfidence = 0.99\n")))
@@ -210,7 +246,7 @@ def test_where_none_passes_the_nearest_is_taken(
     def far(teacher: Any, student: Any, expected: Any, known: bool) -> Estimate:
         return Estimate(50.0 + float(student[0, 0]), 1.0, 0.1)
 
-    monkeypatch.setattr("edgekit.stages.search.estimate", far)
+    monkeypatch.setattr("edgekit.stages._trainer.estimate", far)
     plan, _ = search(artifacts, tmp_path)
     assert [one["check"] for one in plan.facts["findings"]] == ["no-structure-within-drop"]
     points = plan.facts["points"]
@@ -255,13 +291,11 @@ def test_shapes_at_the_edge_of_a_limit_are_measured(artifacts: dict[Any, Any], t
     assert (given["layer_heads"], given["layer_ffn"]) in widths, "the dearest that the limit allows"
     assert set(refine.families) == {"static", "dynamic"}
     assert refine.lengths == tuple(sorted(set(refine.lengths)))
-    dearer, _ = search(artifacts, tmp_path / "dearer", limit, factor=1.5, sweep=True)
+    assert "limits-out-of-reach" not in [one["check"] for one in found.facts["findings"]]
+    dearer, _ = search(artifacts, tmp_path / "dearer", limit, factor=4.0, sweep=True)
     for point in dearer.facts["points"]:
-        assert point["foretold"]["instructions"] <= ROOM * bound
-        told = costs.get(point["structure"])
-        assert told is None or point["foretold"]["instructions"] == pytest.approx(1.5 * told)
-    work = [max(point["work"] for point in one.facts["points"]) for one in (found, dearer)]
-    assert work[1] < work[0]
+        assert point["foretold"]["instructions"] == pytest.approx(4 * costs[point["structure"]])
+    assert "limits-out-of-reach" in [one["check"] for one in dearer.facts["findings"]]
 
 
 def test_limits_that_nothing_meets_are_told_with_the_nearest(artifacts: dict[Any, Any], tmp_path: Path) -> None:
@@ -326,8 +360,12 @@ def test_a_teacher_knows_dev_where_it_answers_it_as_train(train: float, dev: flo
 
 def test_what_is_conducted_is_part_of_the_key(monkeypatch: pytest.MonkeyPatch) -> None:
     before = Search().knowing({})
-    monkeypatch.setattr(Prune, "VERSION", 99)
-    assert Search().knowing({}) != before
+    for stage in (Prune, Distill, Refine):
+        with monkeypatch.context() as patch:
+            patch.setattr(stage, "VERSION", 99)
+            assert Search().knowing({}) != before
+    assert Search().knowing({"profile": {"rounds": "20"}}).conducted["refine"]["rounds"] == 20
+    assert Search().knowing({"evaluate": {"examples": "50"}}) != before
 
 
 def test_a_word_table_that_is_given_is_that_of_every_structure(artifacts: dict[Any, Any], tmp_path: Path) -> None:

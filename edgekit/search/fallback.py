@@ -1,4 +1,4 @@
-"""The fallback ladder: few products left float that bring an int8 model back.
+"""Fallback to float: few products left float that bring an int8 model back.
 
 Each product's share of the error is what giving it back to float alone takes away from that of the whole int8 model.
 Products are given back in the order of that share per weight, since the weights are what a float product costs in bytes

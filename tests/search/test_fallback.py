@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from edgekit.search.ladder import climb, order
+from edgekit.search.fallback import climb, order
 from edgekit.search.trials import Trial, listed, needed, spoken
 
 ERRORS = {"a": 1.0, "b": 16.0, "c": 4.0, "d": 0.25}

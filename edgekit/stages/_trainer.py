@@ -1,0 +1,145 @@
+"""Has students of a structure trained, short and whole, and says how far each falls behind the teacher."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from edgekit import data
+from edgekit.artifact import Artifact, LabelledData, Teacher, TeacherOutputs, Vocabulary, WideStudent
+from edgekit.checkpoint import read_labels
+from edgekit.recipe import make_stage
+from edgekit.search.bisection import depths_to_try, nearest, valley
+from edgekit.search.estimate import Estimate, divergence, estimate
+from edgekit.search.structure import Outline, Structure, ladder
+from edgekit.stage import Context, Inputs
+from edgekit.stages.distill import Distill
+from edgekit.stages.outline import SHORT
+from edgekit.stages.prune import DEV_LOGITS, Prune
+from edgekit.tasks import load_task
+
+if TYPE_CHECKING:
+    from edgekit.stages.search import Search
+
+START = 0.09
+"""Share of the teacher's work on whose rung the search begins: two layers of six, half as wide."""
+
+USUAL = 170e6
+"""Work of a teacher of six layers 384 wide over sixteen tokens, for which the numbers of steps were found. Students of
+larger ones take fewer steps, by half of what they are dearer (on a logarithmic scale): each begins with more."""
+
+REFERENCE = 0.3
+"""Share of the work of the student that others are compared with where dev tells nothing of the teacher."""
+
+SHALLOW = 2
+"""Layers of a student up to which the whole learning rate is right (docs/log.md)."""
+
+LENGTH = ("epochs", "min_steps", "max_steps")
+"""Options that say how long a whole training takes; a short one has its own."""
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A structure that was trained whole.
+
+    Attributes:
+        structure: what was trained.
+        epochs: passes.
+        behind: the drop that is to be expected, against the teacher or the student in its place.
+        score: the task's metric on dev, in percent.
+    """
+
+    structure: Structure
+    epochs: int
+    behind: Estimate
+    score: float
+
+
+class Trainer:
+    """Has structures trained, short and whole, each once."""
+
+    def __init__(self, stage: Search, inputs: Inputs, ctx: Context, outline: Outline, dataset: data.Dataset) -> None:
+        self._stage, self._inputs, self._ctx, self._outline = stage, inputs, ctx, outline
+        outputs = inputs[TeacherOutputs]
+        self.teacher = self._against = np.load(outputs.array("dev", "logits"))
+        classes = load_task(ctx.task).align(read_labels(inputs[Teacher].path), dataset.labels)
+        self._expected = np.array([classes[label] for _, label in dataset.dev])
+        work = outline.work(outline.whole(range(len(outline.head_loss))))
+        self._middle = START * min(work, (USUAL * work) ** 0.5)
+        self._depths: dict[int, int] = {}  # of the structure that was best on each rung
+        self.probes: dict[Structure, float] = {}
+
+    def best(self, rungs: Sequence[Sequence[Structure]], place: int) -> Structure:
+        """Returns the structure of a rung that is nearest the teacher after a short training."""
+        depths = depths_to_try(self._depths, place, [len(one.layers) for one in rungs[place]])
+        near = [one for one in rungs[place] if len(one.layers) in depths]
+        found = near[valley(len(near), lambda at: self._probed(near[at]))] if len(near) > 1 else near[0]
+        self._depths[place] = len(found.layers)
+        return found
+
+    def _probed(self, structure: Structure) -> float:
+        """Returns how far a structure's answers on dev are from the teacher's after a short training."""
+        if structure not in self.probes:
+            logits, _ = self._trained(structure, self._stage.probe_epochs, short=True)
+            self.probes[structure] = divergence(self.teacher, logits)
+        return self.probes[structure]
+
+    def hold_against_a_large_one(self, head_multiple: int, ffn_multiple: int) -> Structure:
+        """Puts a student in the teacher's place that is large enough to fall behind by little, whatever the limits."""
+        every = ladder(self._outline, head_multiple, ffn_multiple)
+        dearest = self._outline.work(every[0][-1])
+        rung = every[nearest([self._outline.work(one[-1]) / dearest for one in every], REFERENCE)]
+        structure = rung[len(rung) // 2]
+        self._against, _ = self._trained(structure, self._epochs(structure), short=False)
+        return structure
+
+    def whole(self, structure: Structure) -> Trained:
+        """Trains a structure whole."""
+        epochs = self._epochs(structure)
+        logits, score = self._trained(structure, epochs, short=False)
+        known = self._against is not self.teacher
+        return Trained(structure, epochs, estimate(self._against, logits, self._expected, known), score)
+
+    def _epochs(self, structure: Structure) -> int:
+        return max(2 * self._stage.probe_epochs, round(self._stage.epochs / self._dearer(structure)))
+
+    def _dearer(self, structure: Structure) -> float:
+        """Returns how many times the work of the first rung a structure takes, at least 1."""
+        return max(1.0, float(self._outline.work(structure) / self._middle))
+
+    def options(self, structure: Structure, epochs: int, short: bool = False) -> dict[str, dict[str, Any]]:
+        """Returns the options of the stages that make a student of that structure; the recipe's own go before."""
+        stage = self._stage
+        share = (stage.probe_epochs / stage.epochs if short else 1.0) / self._dearer(structure)
+        most = stage.max_steps * share / max(1.0, self._outline.tokens / SHORT)
+        made: dict[str, dict[str, Any]] = {
+            "distill": {"keep": list(structure.layers), "epochs": 0},
+            "prune": {
+                "layer_heads": list(structure.heads),
+                "layer_ffn": list(structure.ffn),
+                "word_rows": structure.word_rows,
+                "word_rank": structure.word_rank,
+                "epochs": epochs,
+                "learning_rate": stage.learning_rate * min(1.0, SHALLOW / len(structure.layers)) ** 2,
+                "embedding_rate": stage.embedding_rate,
+                "min_steps": round(stage.min_steps * share),
+                "max_steps": math.ceil(most),
+            },
+        }
+        return {
+            name: {**options, **{k: v for k, v in stage.given.get(name, {}).items() if not (short and k in LENGTH)}}
+            for name, options in made.items()
+        }
+
+    def _trained(self, structure: Structure, epochs: int, short: bool) -> tuple[np.ndarray, float]:
+        """Returns the student's logits on dev, and the task's metric of them."""
+        kinds: tuple[type[Artifact], ...] = (Teacher, LabelledData, Vocabulary, TeacherOutputs)
+        artifacts = {kind: self._inputs[kind] for kind in kinds}
+        options = self.options(structure, epochs, short)
+        artifacts[WideStudent] = self._ctx.make(make_stage(Distill, options["distill"]), artifacts)
+        student = self._ctx.make(make_stage(Prune, options["prune"]), artifacts)
+        return np.load(student.path / DEV_LOGITS), student.facts["dev"]
