@@ -31,9 +31,8 @@ seed = 0
 # Options of stages, for instance:
 # [set.data]
 # text = "utterance"    # name of the column that holds the text
-# [set.distill]
-# layers = 3
-# epochs = 4
+# [set.search]
+# margin = 1.0    # more certainty that the drop is within max_drop, for a larger student
 """
 
 

@@ -235,7 +235,8 @@ def test_json_is_all_that_stdout_gets(tiny_build: TinyBuild, tmp_path: Path) -> 
     assert printed == {TARGET: manifest(tmp_path / "dist" / TARGET)}
     assert "Warning" not in done.stderr
     assert all(
-        line.startswith((f"  {TARGET}", f"{TARGET}: ", "MODEL is given")) for line in done.stderr.splitlines()
+        line.startswith((f"  {TARGET}", f"{TARGET}: ", "MODEL is given", "distill."))
+        for line in done.stderr.splitlines()
     ), done.stderr
 
 
