@@ -167,25 +167,14 @@ class Search(Pass):
     def run(self, inputs: Inputs, out_dir: Path, ctx: Context) -> None:
         """Writes plan.json: the options of `distill` and `prune` that make the chosen student."""
         outline = read_outline(inputs[TeacherOutline].file)
-        multiples = ctx.target["shape.head_multiple"], ctx.target["shape.ffn_multiple"]
-        dataset = data.read(inputs[LabelledData].path)
-        lengths = _lengths(dataset.train, inputs[Vocabulary], ctx.seed)
-        forecast, limits = self._forecast(inputs, outline, lengths, ctx), _limits(ctx.target["budget"])
+        dataset, limit = data.read(inputs[LabelledData].path), ctx.target["gate.max_drop"]
+        forecast, rungs, findings = self._reachable(outline, dataset, inputs, ctx)
         dearest = outline.work(outline.whole(range(len(outline.head_loss))))
-
-        rungs_within = self._within(forecast, limits, multiples)
-        if set(COSTS) & set(forecast.misses(outline.whole(range(len(outline.head_loss))), limits)):
-            rounds = self.conducted[Refine.NAME]["rounds"]
-            forecast = _refined(forecast, rungs_within[0], rounds, inputs, ctx)
-            rungs_within = self._within(forecast, limits, multiples)
-        findings: list[Finding] = []
-        if forecast.misses(rungs_within[-1][0], limits):
-            findings.append(out_of_reach(forecast, limits, rungs_within[-1][0]))
-        shares = [outline.work(rung[-1]) / dearest for rung in rungs_within]
-        trainer, limit = Trainer(self, inputs, ctx, outline, dataset), ctx.target["gate.max_drop"]
+        shares = [outline.work(rung[-1]) / dearest for rung in rungs]
+        trainer = Trainer(self, inputs, ctx, outline, dataset)
         held_out = dataset.facts["dev_source"] == data.DRAWN and not (inputs[Teacher].path / FACTS).exists()
         if held_out and knows_dev(inputs[TeacherOutputs].facts, len(trainer.teacher)):
-            findings.append(dev_known(inputs[TeacherOutputs].facts, trainer.hold_against_a_large_one(*multiples)))
+            findings.append(dev_known(inputs[TeacherOutputs].facts, trainer.hold_against_a_large_one(*_multiples(ctx))))
         margin = self.margin
         if margin * least_error(len(trainer.teacher)) > limit:
             margin = 0.0
@@ -199,7 +188,7 @@ class Search(Pass):
             return bool(behind.drop + margin * behind.error + asked <= limit)
 
         for place in bisection(nearest(shares, START), len(shares), passes, self.trainings):
-            whole[place] = trainer.whole(trainer.best(rungs_within, place))
+            whole[place] = trainer.whole(trainer.best(rungs, place))
         # Chosen before a sweep adds more: of many that are tried one passes by luck.
         passing = [one for place, one in whole.items() if passes(place)]
         if passing:
@@ -209,7 +198,7 @@ class Search(Pass):
             findings.append(too_far_behind(chosen.structure, chosen.behind, limit, len(trainer.teacher)))
         for place in range(nearest(shares, SWEPT), len(shares)) if self.sweep else ():
             if place not in whole:
-                whole[place] = trainer.whole(trainer.best(rungs_within, place))
+                whole[place] = trainer.whole(trainer.best(rungs, place))
         write_json(out_dir / "plan.json", trainer.options(chosen.structure, chosen.epochs))
         facts = {
             "structure": str(chosen.structure),
@@ -226,6 +215,23 @@ class Search(Pass):
             "findings": [dataclasses.asdict(finding) for finding in findings],
         }
         write_json(out_dir / FACTS, facts)
+
+    def _reachable(
+        self, outline: Outline, dataset: data.Dataset, inputs: Inputs, ctx: Context
+    ) -> tuple[Forecast, list[list[Structure]], list[Finding]]:
+        """Returns what is foretold, the rungs within the limits, and a finding where none is.
+
+        Where a limit is on what the table foretells, shapes at its edge are measured first.
+        """
+        lengths = _lengths(dataset.train, inputs[Vocabulary], ctx.seed)
+        forecast, limits = self._forecast(inputs, outline, lengths, ctx), _limits(ctx.target["budget"])
+        rungs = self._within(forecast, limits, _multiples(ctx))
+        if set(COSTS) & set(forecast.misses(outline.whole(range(len(outline.head_loss))), limits)):
+            forecast = _refined(forecast, rungs[0], self.conducted[Refine.NAME]["rounds"], inputs, ctx)
+            rungs = self._within(forecast, limits, _multiples(ctx))
+        cheapest = rungs[-1][0]
+        findings = [out_of_reach(forecast, limits, cheapest)] if forecast.misses(cheapest, limits) else []
+        return forecast, rungs, findings
 
     def _forecast(self, inputs: Inputs, outline: Outline, lengths: Sequence[int], ctx: Context) -> Forecast:
         vocabulary, table, ops = inputs[Vocabulary], read_costs(inputs[Costs].file), ctx.target["quant.ops"]
@@ -275,6 +281,10 @@ def _lengths(train: data.Pairs, vocabulary: Vocabulary, seed: int) -> list[int]:
     """Returns the tokens of a draw of training rows."""
     tokenizer = load_tokenizer(vocabulary.tokenizer, vocabulary.max_length)
     return [len(row) for row in encode(tokenizer, [train[i][0] for i in draw(len(train), LENGTH_ROWS, seed)])]
+
+
+def _multiples(ctx: Context) -> tuple[int, int]:
+    return ctx.target["shape.head_multiple"], ctx.target["shape.ffn_multiple"]
 
 
 def _limits(budget: Mapping[str, Any]) -> Limits:
