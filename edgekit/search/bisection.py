@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import cache
 
 import numpy as np
 
@@ -44,15 +45,10 @@ def valley(count: int, height: Callable[[int], float]) -> int:
         count: places there are, at least one.
         height: of a place; asked once for each that is looked at.
     """
-    known: dict[int, float] = {}
-
-    def seen(place: int) -> float:
-        if place not in known:
-            known[place] = height(place)
-        return known[place]
-
+    height = cache(height)
     place = (count - 1) // 2
-    while (lower := min({max(place - 1, 0), place, min(place + 1, count - 1)}, key=seen)) != place:
+    # Of equal heights the first, so that a plateau is walked one way only.
+    while (lower := min(range(max(place - 1, 0), min(place + 2, count)), key=height)) != place:
         place = lower
     return place
 

@@ -28,9 +28,9 @@ if TYPE_CHECKING:
 START = 0.09
 """Share of the teacher's work on whose rung the search begins: two layers of six, half as wide."""
 
-USUAL = 170e6
-"""Work of a teacher of six layers 384 wide over sixteen tokens, for which the numbers of steps were found. Students of
-larger ones take fewer steps, by half of what they are dearer (on a logarithmic scale): each begins with more."""
+USUAL = 1.1e7
+"""Work a token of a teacher of six layers 384 wide, for which the numbers of steps were found. Students of larger ones
+take fewer steps, by half of what they are dearer (on a logarithmic scale), or none would be trained in minutes."""
 
 REFERENCE = 0.3
 """Share of the work of the student that others are compared with where dev tells nothing of the teacher."""
@@ -59,6 +59,12 @@ class Trained:
     score: float
 
 
+def usual_work(outline: Outline) -> float:
+    """Returns the work up to which a student is trained for as many steps as there are; dearer ones take fewer."""
+    work = outline.work(outline.whole(range(len(outline.head_loss))))
+    return float(START * min(work, (USUAL * outline.tokens * work) ** 0.5))
+
+
 class Trainer:
     """Has structures trained, short and whole, each once."""
 
@@ -68,8 +74,7 @@ class Trainer:
         self.teacher = self._against = np.load(outputs.array("dev", "logits"))
         classes = load_task(ctx.task).align(read_labels(inputs[Teacher].path), dataset.labels)
         self._expected = np.array([classes[label] for _, label in dataset.dev])
-        work = outline.work(outline.whole(range(len(outline.head_loss))))
-        self._middle = START * min(work, (USUAL * work) ** 0.5)
+        self._middle = usual_work(outline)
         self._depths: dict[int, int] = {}  # of the structure that was best on each rung
         self.probes: dict[Structure, float] = {}
 

@@ -21,8 +21,9 @@ from edgekit.search.estimate import Estimate
 from edgekit.search.findings import knows_dev
 from edgekit.search.limits import ROOM, Forecast, Limits
 from edgekit.search.request import wanted
-from edgekit.search.structure import Structure
+from edgekit.search.structure import Outline, Structure
 from edgekit.stage import Inputs
+from edgekit.stages._trainer import START, usual_work
 from edgekit.stages.distill import Distill
 from edgekit.stages.outline import Outlining, read_outline
 from edgekit.stages.prune import Prune
@@ -54,9 +55,18 @@ def test_bisection_stops_after_so_many() -> None:
 def test_a_valley_is_found_by_going_downhill(count: int) -> None:
     for lowest in range(count):
         looked: list[int] = []
-        assert valley(count, lambda at, low=lowest, seen=looked: seen.append(at) or abs(at - low)) == lowest
+
+        def height(at: int, low: int = lowest, seen: list[int] = looked) -> float:
+            seen.append(at)
+            return abs(at - low)
+
+        assert valley(count, height) == lowest
         assert len(looked) == len(set(looked)), "none twice"
         assert len(looked) <= min(count, abs(lowest - (count - 1) // 2) + 3)
+
+
+def test_a_plateau_is_no_endless_walk() -> None:
+    assert valley(5, lambda _: 1.0) == 0
 
 
 @pytest.mark.parametrize(
@@ -196,6 +206,20 @@ def test_what_is_chosen_does_not_depend_on_a_sweep(
     swept, _ = search(artifacts, tmp_path / "swept", trainings=1, sweep=True)
     assert len(swept.facts["points"]) > len(plain.facts["points"])
     assert plain.options == swept.options
+
+
+def whole(layers: int, hidden: int, head_dim: int, ffn: int, tokens: int) -> Outline:
+    """Returns the outline of a teacher of a shape; nothing is known of what its parts are worth."""
+    loss = ((0.0,) * (hidden // head_dim + 1),) * layers, ((0.0,) * (ffn + 1),) * layers
+    return Outline(hidden, hidden, head_dim, 77, tokens, *loss, depths={})
+
+
+@pytest.mark.parametrize("tokens", [4, 14, 24, 100])
+def test_students_of_a_teacher_eight_times_as_large_take_a_third_of_the_steps(tokens: int) -> None:
+    small, large = whole(6, 384, 32, 1536, tokens), whole(12, 768, 64, 3072, tokens)
+    dear = [one.work(one.whole(range(len(one.head_loss)))) for one in (small, large)]
+    assert usual_work(small) == pytest.approx(START * dear[0], rel=0.01), "as they were found"
+    assert START * dear[1] / usual_work(large) == pytest.approx((dear[1] / dear[0]) ** 0.5, rel=0.1)
 
 
 def test_a_dev_split_that_can_show_nothing_leaves_the_margin_out(
