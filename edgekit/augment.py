@@ -45,11 +45,13 @@ def whole_words(vocabulary: Mapping[str, int], kept: Iterable[int], continuing_p
     allowed = set(kept)
     words: dict[str, int] = {}
     for token, index in vocabulary.items():
+        begins = token.startswith(_WORD_STARTS)
+        word = token[1:] if continuing_prefix is None and begins else token
         if continuing_prefix is None:
-            word = token[1:] if token.startswith(_WORD_STARTS) else token if _SIGN.fullmatch(token) else ""
+            whole = begins or _SIGN.fullmatch(token)
         else:
-            word = "" if token.startswith(continuing_prefix) else token
-        if index in allowed and (len(word) > 1 or _SIGN.fullmatch(word)) and _LETTERS.fullmatch(word):
+            whole = not token.startswith(continuing_prefix)
+        if whole and index in allowed and (len(word) > 1 or _SIGN.fullmatch(word)) and _LETTERS.fullmatch(word):
             words.setdefault(word, index)
     return words
 

@@ -248,6 +248,9 @@ def check_measurable(target: Target, recipe: Recipe) -> None:
     Raises:
         UnmeasurableError: the device gives no times or counts, or those of another processor.
     """
+    limits = dataclasses.asdict(recipe.limits)
+    if all(limits[name] is None for name in ("max_latency_ms", "max_instructions", "max_memory_mb")):
+        return
     wanted = processor_of(target.device)
     uri, _ = devices.choose(target.name, wanted, recipe.device)
     device = devices.connect(uri)
@@ -260,7 +263,7 @@ def check_measurable(target: Target, recipe: Recipe) -> None:
         ("max_instructions", counted, f"{counter}, or limit --max-latency-ms in its place"),
         ("max_memory_mb", timed, here),
     ):
-        limit = getattr(recipe.limits, name)
+        limit = limits[name]
         if limit is not None and (missing or provenance is Provenance.ESTIMATED):
             why = missing.reason if missing else reason
             raise UnmeasurableError(f"{target.name}: nothing here can judge {name} {limit:g}: {uri}: {why}. {instead}")

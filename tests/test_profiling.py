@@ -35,21 +35,8 @@ def measured(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
 def test_a_table_is_made_written_and_shown(measured: dict[str, Any], tmp_path: Path) -> None:
     out = tmp_path / "costs.json"
     width = ["--hidden", "32", "--head-dim", "8"]
-    made = builds.cli(
-        "profile",
-        "--target",
-        "x86-64",
-        "--device",
-        "local",
-        *width,
-        "--seed",
-        "7",
-        "--rounds",
-        "9",
-        "--out",
-        out,
-        cache=tmp_path,
-    )
+    asked = ["--target", "x86-64", "--device", "local", *width, "--seed", "7", "--rounds", "9", "--out", out]
+    made = builds.cli("profile", *asked, cache=tmp_path)
     assert made.exit_code == 0, made.stderr
     assert measured == {"target": "x86-64", "device": "local", "width": (32, 8), "seed": 7, "rounds": 9}
     assert f"wrote {out}" in made.stderr

@@ -50,8 +50,7 @@ def export_student(model: EdgekitForSequenceClassification, length: int | str, m
     lean = LeanClassifier(model, max_length).eval()
     if length == "dynamic":
         sequence = torch.export.Dim("sequence", min=2, max=max_length)
-        row = torch.zeros(1, min(7, max_length), dtype=torch.int64)
-        _export(lean, (row,), ["input_ids"], {"input_ids": {1: sequence}}, out)
+        _export(lean, (torch.zeros(1, 7, dtype=torch.int64),), ["input_ids"], {"input_ids": {1: sequence}}, out)
     else:
         row = torch.zeros(1, int(length), dtype=torch.int64)
         _export(lean, (row, torch.ones_like(row)), ["input_ids", "attention_mask"], None, out)

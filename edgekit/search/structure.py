@@ -162,8 +162,8 @@ def ladder(
     edge = [one for one in found if one is not None]
     top = max((outline.work(one) for one in edge), default=0.0)
     below = (alternatives(outline, work, head_multiple, ffn_multiple) for work in works if work < top)
-    ladder = [[one for one in edge if outline.work(one) * FACTOR > top], *(list(filter(fits, rung)) for rung in below)]
-    return [rung for place, rung in enumerate(ladder) if rung and rung not in ladder[:place]]
+    made = [[one for one in edge if outline.work(one) * FACTOR > top], *(list(filter(fits, rung)) for rung in below)]
+    return [rung for place, rung in enumerate(made) if rung and rung not in made[:place]]
 
 
 def _dearest(

@@ -44,6 +44,4 @@ def test_a_searchs_seconds_are_not_counted_twice() -> None:
     built: Any = [Step("teach", 100.0), Step("distill", 2.0), Step("prune", 60.0), Step("export", 5.0)]
     assert seconds_of(built, 0.0) == 167.0
     assert seconds_of([*built, Step("search", 900.0)], 900.0) == 1005.0
-    assert seconds_of([*built, Step("search", 1.0)], 900.0) == 1005.0, (
-        "a second target finds what the first had trained"
-    )
+    assert seconds_of([*built, Step("search", 1.0)], 900.0) == 1005.0, "of a second target"

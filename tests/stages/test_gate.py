@@ -39,9 +39,8 @@ def given(folder: Path, figures: Mapping[str, Any], unmeasured: Mapping[str, str
         artifact.path.mkdir(parents=True)
     graph, right, taken, floor = found
     write_json(floor.path / FACTS, {"model": "linear SVM", "dev": 10.0, "test": 10.0})
-    np.save(
-        floor.path / "right.npy", abs(np.arange(3000) - 1500) > 500
-    )  # of all rows enough for the limit, of those run not
+    # Of all rows enough for the limit, of those that were run none.
+    np.save(floor.path / "right.npy", abs(np.arange(3000) - 1500) > 500)
     np.save(right.path / "rows.npy", np.arange(1000, 2000))
     (graph.path / "model.onnx").write_bytes(bytes(MODEL_BYTES))
     for name, figure in figures.items():
