@@ -1,11 +1,13 @@
-"""Further views of the training texts, for the teacher to label: words replaced by near ones, dropped or swapped.
+"""Further views of the training texts, for the teacher to label: words replaced by near ones, dropped or swapped,
+and halves of two texts put together.
 
 A student that sees only a few thousand rows learns them by heart; what it lacks is other ways to say the same, and the
 words that training does not use. A replaced word comes from the neighbourhood of the teacher's own embedding, so that
 the view stays near the text; what it then means is for the teacher to say, never for the original's label.
 
 Ref: Jiao et al. 2020, TinyBERT (1909.10351), section 3.2 (here neighbours by the teacher's word table, not GloVe's, and
-no masked language model, which a fine-tuned teacher does not have).
+no masked language model, which a fine-tuned teacher does not have). Halves: after Yun et al. 2019, CutMix (1905.04899),
+with the teacher's answer in place of mixed labels.
 """
 
 from __future__ import annotations
@@ -16,6 +18,8 @@ import numpy as np
 import regex
 
 NEIGHBOURS = 12
+MIXED_EVERY = 4
+"""One view in so many is a mixture. A text' fourth reworded view says less than a mixture does (docs/log.md)."""
 REPLACE, DROP = 0.8, 0.1  # shares of the changes to a word; the rest swaps it with the next one
 # Chinese and Japanese stand without spaces, and teachers read them sign by sign or nearly so: a sign is a word. Other
 # scripts without spaces are left as they are: a run of them is a clause.
@@ -85,8 +89,9 @@ def neighbours(table: np.ndarray, words: Mapping[str, int], used: Iterable[str])
 def views(texts: Sequence[str], near: Mapping[str, Sequence[str]], count: int, rate: float, seed: int) -> list[str]:
     """Makes `count` views of each text.
 
-    Each word is changed with probability `rate`, at least one a text: mostly replaced by a neighbour (or, where it has
-    none, by a word of the training texts), else dropped or swapped with the next.
+    In a reworded one each word is changed with probability `rate`, at least one a text: mostly replaced by a neighbour
+    (or, where it has none, by a word of the training texts), else dropped or swapped with the next. Every fourth view
+    is the first half of the text and the second half of another, as they stand.
 
     Args:
         texts: the training texts.
@@ -100,10 +105,26 @@ def views(texts: Sequence[str], near: Mapping[str, Sequence[str]], count: int, r
     """
     random = np.random.Generator(np.random.PCG64([seed, count]))
     common = [word for text in texts for word in words_of(text)]
-    return [_view(text, near, common, rate, random) for text in texts for _ in range(count)]
+    return [
+        _reworded(text, near, common, rate, random)
+        if (i + 1) % MIXED_EVERY
+        else _mixed(text, texts[int(random.integers(len(texts)))])
+        for text in texts
+        for i in range(count)
+    ]
 
 
-def _view(
+def _mixed(text: str, other: str) -> str:
+    """Returns the first half of the words of one text, and the second half of the other's with what stands before."""
+    ends, others = ([match.end() for match in _WORD.finditer(one)] for one in (text, other))
+    if not ends or not others:
+        return text
+    half = len(others) // 2
+    second = other[others[half - 1] :] if half else f" {other}"
+    return " ".join((text[: ends[(len(ends) - 1) // 2]] + second).split())
+
+
+def _reworded(
     text: str, near: Mapping[str, Sequence[str]], common: Sequence[str], rate: float, random: np.random.Generator
 ) -> str:
     spans = [match.span() for match in _WORD.finditer(text)]

@@ -54,7 +54,7 @@ class Rows:
         ids: token ids of each row: the texts, then the views of the first text, those of the second, and so on.
         expected: class of each row, (rows,).
         arrays: further values by name, first axis rows; memory-mapped where they are large.
-        views: further rows that say the same as a text, the same number for each. A pass takes each text once, as it
+        views: further rows made of a text, the same number for each. A pass takes each text once, as it
             is or as one of its views.
     """
 

@@ -42,7 +42,7 @@ def test_views_change_words_only_and_are_reproducible() -> None:
     assert made[10:15] == ["???"] * 5
     known = set(re.findall(r"\w+", " ".join(TEXTS))) | {"torch", "blues"}
     assert set(re.findall(r"\w+", " ".join(made))) <= known
-    assert all(re.sub(r"[\w\s]", "", view) == ",!" for view in made[:5])
+    assert all(re.sub(r"[\w\s]", "", view) == ",!" for view in (*made[:3], made[4]))
 
 
 def test_every_view_differs_unless_a_draw_puts_the_word_back() -> None:
@@ -66,6 +66,18 @@ def test_signs_and_words_with_marks_have_neighbours() -> None:
 def test_a_chinese_view_changes_signs_not_clauses() -> None:
     text = "这部电影真的非常好看我很喜欢"
     made = views([text, "我不喜欢这个结局"], {"好": ["佳"]}, 4, 0.1, seed=0)
-    for view in made[:4]:
+    for view in made[:3]:
         assert view != text
         assert SequenceMatcher(None, view, text).ratio() > 0.7
+
+
+def test_every_fourth_view_is_the_first_half_of_the_text_and_the_second_of_another() -> None:
+    texts = ["a1 a2, a3 a4!", "b1 (b2) b3", "  c1", "d1d2"]
+    halves = {"a1 a2", "b1 (b2", "c1", "d1d2"}, {", a3 a4!", " (b2) b3", " c1", " d1d2"}
+    made = views(texts * 30, {}, 8, 0.5, seed=0)
+    mixed = [view for i, view in enumerate(made) if i % 4 == 3]
+    assert {first + second for first in halves[0] for second in halves[1]} >= set(mixed)
+    assert len(set(mixed)) > len(texts), "with more texts than itself"
+    assert [view.startswith("a1 a2") for view in mixed[:8]] == [True] * 2 + [False] * 6
+    assert views(["这部电影", "很好看"], {}, 4, 0.1, seed=0)[3] in {"这部电影", "这部好看", "这部影"}
+    assert views(["!?", "a"], {}, 4, 0.5, seed=0)[3] == "!?"

@@ -46,7 +46,7 @@ class Teach(Pass):
     Attributes:
         views: further views of each text that the teacher labels too (`edgekit.augment`). None makes four where the
             structure is searched, fewer of large sets, and none where the structure is given.
-        view_rate: share of words that a view changes.
+        view_rate: share of words that a reworded view changes.
         unlabelled: a file of further texts, without labels, that students learn from as from the training texts.
         unlabelled_digest: of that file, filled in by `resolved`, so that an edited one is another action.
         searched: whether the structure is searched, filled in by `knowing`.
@@ -59,7 +59,7 @@ class Teach(Pass):
     searched: bool = dataclasses.field(default=False, metadata=INTERNAL)
 
     NAME: ClassVar[str] = "teach"
-    VERSION: ClassVar[int] = 5
+    VERSION: ClassVar[int] = 6
     IN: ClassVar = (Teacher, LabelledData, Vocabulary)
     OUT: ClassVar = TeacherOutputs
     TOOLS: ClassVar = ("torch", "transformers", "tokenizers", "optimum", "numpy")
