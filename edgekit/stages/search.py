@@ -1,11 +1,11 @@
 """Finds the cheapest structure of a student that stays within the allowed drop, by training a few.
 
 Structures are tried on rungs of falling work. On a rung the widths of each depth are those that lose least
-(`edgekit.search.structure`), and short trainings tell depths apart; the best one is then trained whole, and its answers
-on dev decide whether the next rung is a cheaper or a dearer one. Nothing of this depends on the target but the limits
-that it sets, so what is trained for one target is found by the next. Of what was trained the target takes the one that
-costs least by its own table of costs, which is scaled first to what shapes at the edge of its limits take
-(`edgekit.stages.refine`).
+(`edgekit.search.structure`), and short trainings tell depths apart, and before that learning rates; the best one is
+then trained whole, and its answers on dev decide whether the next rung is a cheaper or a dearer one. Nothing of this
+depends on the target but the limits that it sets, so what is trained for one target is found by the next. Of what was
+trained the target takes the one that costs least by its own table of costs, which is scaled first to what shapes at the
+edge of its limits take (`edgekit.stages.refine`).
 
 How far a student falls behind is estimated on dev (`edgekit.search.estimate`). A structure passes where the estimate is
 within the limit by part of its standard error: of many that are tried the one that passes by luck would be taken. A
@@ -89,8 +89,9 @@ class Search(Pass):
         min_steps, max_steps: bounds of a whole training's steps; of dearer structures and of short trainings less,
             likewise, and of long texts at most as many as take as long as those of 16 tokens; 0 for `max_steps` is no
             bound.
-        learning_rate: peak, for all but the word table, of one or two layers; deeper students get less, by the square
-            of how much deeper: more of the teacher is left in them, and soon unlearned at that rate.
+        learning_rates: peaks to choose among by short trainings, for all but the word table, of one or two layers;
+            deeper students get less, by the square of how much deeper: more of the teacher is left in them, and soon
+            unlearned at that rate.
         embedding_rate: factor on the learning rate of the word table; 0 freezes it.
         trainings: whole trainings at most.
         margin: standard errors of the estimated drop that it must be within the limit by. Where the gate asks for a
@@ -111,7 +112,7 @@ class Search(Pass):
     probe_epochs: int = 3
     min_steps: int = 3000
     max_steps: int = 8000
-    learning_rate: float = 1e-3
+    learning_rates: tuple[float, ...] = (1e-3, 3e-4)
     embedding_rate: float = 1.0
     trainings: int = 5
     margin: float = 0.5
@@ -123,7 +124,7 @@ class Search(Pass):
     word_bytes: float = field(default=1.0, metadata=INTERNAL)
 
     NAME: ClassVar[str] = "search"
-    VERSION: ClassVar[int] = 6
+    VERSION: ClassVar[int] = 7
     IN: ClassVar = (Teacher, LabelledData, Vocabulary, TeacherOutputs, TeacherOutline, Costs)
     OUT: ClassVar = Plan
     READS: ClassVar[tuple[str, ...]] = (
@@ -143,8 +144,8 @@ class Search(Pass):
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
         if min(self.min_steps, self.max_steps, self.embedding_rate, self.margin) < 0:
             raise ValueError("min_steps, max_steps, embedding_rate and margin must not be negative")
-        if self.learning_rate <= 0:
-            raise ValueError(f"learning_rate is {self.learning_rate}; it must be positive")
+        if not self.learning_rates or min(self.learning_rates) <= 0:
+            raise ValueError("learning_rates must be at least one, all positive")
 
     def knowing(self, options: Mapping[str, Mapping[str, Any]]) -> Search:
         """Returns the stage knowing what the recipe sets of the stages that it has run."""
@@ -171,7 +172,9 @@ class Search(Pass):
         forecast, rungs, findings = self._reachable(outline, dataset, inputs, ctx)
         dearest = outline.work(outline.whole(range(len(outline.head_loss))))
         shares = [outline.work(rung[-1]) / dearest for rung in rungs]
+        first = nearest(shares, START)
         trainer = Trainer(self, inputs, ctx, outline, dataset)
+        trainer.settle_rate(rungs[first])
         held_out = dataset.facts["dev_source"] == data.DRAWN and not (inputs[Teacher].path / FACTS).exists()
         if held_out and knows_dev(inputs[TeacherOutputs].facts, len(trainer.teacher)):
             findings.append(dev_known(inputs[TeacherOutputs].facts, trainer.hold_against_a_large_one(*_multiples(ctx))))
@@ -187,7 +190,7 @@ class Search(Pass):
             asked = confidence_width(behind.disagreeing, judged, ctx.target["gate.confidence"])
             return bool(behind.drop + margin * behind.error + asked <= limit)
 
-        for place in bisection(nearest(shares, START), len(shares), passes, self.trainings):
+        for place in bisection(first, len(shares), passes, self.trainings):
             whole[place] = trainer.whole(trainer.best(rungs, place))
         # Chosen before a sweep adds more: of many that are tried one passes by luck.
         passing = [one for place, one in whole.items() if passes(place)]
@@ -199,19 +202,20 @@ class Search(Pass):
         for place in range(nearest(shares, SWEPT), len(shares)) if self.sweep else ():
             if place not in whole:
                 whole[place] = trainer.whole(trainer.best(rungs, place))
-        write_json(out_dir / "plan.json", trainer.options(chosen.structure, chosen.epochs))
+        write_json(out_dir / "plan.json", chosen.options)
         facts = {
             "structure": str(chosen.structure),
             "drop": chosen.behind.drop,
             "error": chosen.behind.error,
             "limit": limit,
+            "learning_rate": trainer.rate,
             "short_trainings": len(trainer.probes),
             "foretold": forecast.foretold(chosen.structure),
             "tried": [
                 f"{one.structure}: {one.behind.drop:.2f} points behind after {one.epochs} passes".replace(",", "")
                 for one in (whole[place] for place in sorted(whole))
             ],
-            "points": [_point(whole[place], forecast, trainer) for place in sorted(whole)],
+            "points": [_point(whole[place], forecast) for place in sorted(whole)],
             "findings": [dataclasses.asdict(finding) for finding in findings],
         }
         write_json(out_dir / FACTS, facts)
@@ -291,7 +295,7 @@ def _limits(budget: Mapping[str, Any]) -> Limits:
     return Limits(**{field.name: budget[field.name] for field in dataclasses.fields(Limits)})
 
 
-def _point(trained: Trained, forecast: Forecast, trainer: Trainer) -> dict[str, Any]:
+def _point(trained: Trained, forecast: Forecast) -> dict[str, Any]:
     """Returns what is told of a structure that was trained whole, and the options that make it."""
     return {
         "structure": str(trained.structure),
@@ -301,5 +305,5 @@ def _point(trained: Trained, forecast: Forecast, trainer: Trainer) -> dict[str, 
         "drop": round(trained.behind.drop, 3),
         "error": round(trained.behind.error, 3),
         "dev": round(trained.score, 3),
-        "options": trainer.options(trained.structure, trained.epochs),
+        "options": trained.options,
     }

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import tiny
 from builds import TinyBuild, made, write_target
@@ -23,7 +25,7 @@ from edgekit.search.limits import ROOM, Forecast, Limits
 from edgekit.search.request import wanted
 from edgekit.search.structure import Outline, Structure
 from edgekit.stage import Inputs
-from edgekit.stages._trainer import START, usual_work
+from edgekit.stages._trainer import SHALLOW, START, Trainer, usual_work
 from edgekit.stages.distill import Distill
 from edgekit.stages.outline import Outlining, read_outline
 from edgekit.stages.prune import Prune
@@ -185,6 +187,40 @@ def test_short_trainings_are_short_whatever_the_recipe_says(
     assert all(stage.learning_rate == 3e-3 for stage in short)
     assert max(stage.max_steps for stage in short) <= 90 / QUICK["epochs"]
     assert max(stage.min_steps for stage in short) <= 60 / QUICK["epochs"]
+
+
+@pytest.mark.parametrize("better", [3e-3, 1e-3])
+def test_all_are_trained_at_the_rate_that_a_short_training_shows_to_be_better(
+    artifacts: dict[Any, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, better: float
+) -> None:
+    ran: list[float] = []
+
+    def short(self: Trainer, options: Mapping[str, Mapping[str, Any]]) -> tuple[np.ndarray, float]:
+        prune = options["prune"]
+        ran.append(prune["learning_rate"] / min(1.0, SHALLOW / len(options["distill"]["keep"])) ** 2)
+        near = self.teacher if ran[-1] == pytest.approx(better) else np.zeros_like(self.teacher)
+        return near, 50.0
+
+    monkeypatch.setattr(Trainer, "_trained", short)
+    plan, _ = search(
+        artifacts, tmp_path, given_options={"prune": {"min_steps": 0}}, learning_rates=(3e-3, 1e-3), trainings=2
+    )
+    assert plan.facts["learning_rate"] == better
+    assert ran[:2] == pytest.approx([3e-3, 1e-3])
+    assert ran[2:] == pytest.approx([better] * len(ran[2:]))
+    assert len(ran) > 2
+    assert all(one["options"]["prune"]["learning_rate"] <= better for one in plan.facts["points"])
+
+
+def test_a_rate_that_the_recipe_gives_is_not_tried_against_others(artifacts: dict[Any, Any], tmp_path: Path) -> None:
+    _, ran = search(artifacts, tmp_path, trainings=1, learning_rates=(1e-3, 1e-4))
+    assert {stage.learning_rate for stage in ran if isinstance(stage, Prune)} == {3e-3}
+
+
+@pytest.mark.parametrize("rates", [(), (1e-3, 0.0)])
+def test_rates_are_positive_and_at_least_one(rates: tuple[float, ...]) -> None:
+    with pytest.raises(ValueError, match="learning_rates must be"):
+        Search(learning_rates=rates)
 
 
 def test_of_those_that_pass_the_cheapest_is_taken(
