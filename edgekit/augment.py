@@ -19,7 +19,7 @@ import regex
 
 NEIGHBOURS = 12
 MIXED_EVERY = 4
-"""One view in so many is a mixture. A text' fourth reworded view says less than a mixture does (docs/log.md)."""
+"""One view in so many is a mixture. A text's fourth reworded view says less than a mixture does (docs/log.md)."""
 REPLACE, DROP = 0.8, 0.1  # shares of the changes to a word; the rest swaps it with the next one
 # Chinese and Japanese stand without spaces, and teachers read them sign by sign or nearly so: a sign is a word. Other
 # scripts without spaces are left as they are: a run of them is a clause.
@@ -48,7 +48,8 @@ def whole_words(vocabulary: Mapping[str, int], kept: Iterable[int], continuing_p
     """
     allowed = set(kept)
     words: dict[str, int] = {}
-    for token, index in vocabulary.items():
+    # By id: a tokenizer gives its vocabulary in another order each time, and two tokens may be one word.
+    for token, index in sorted(vocabulary.items(), key=lambda item: item[1]):
         begins = token.startswith(_WORD_STARTS)
         word = token[1:] if continuing_prefix is None and begins else token
         if continuing_prefix is None:

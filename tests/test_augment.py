@@ -18,6 +18,12 @@ def test_whole_words_are_kept_tokens_that_begin_and_end_a_word() -> None:
     assert whole_words({"Ġlamp": 0, "lamp": 1, "▁radio": 2, "Ġ": 3}, range(4), None) == {"lamp": 0, "radio": 2}
 
 
+def test_of_tokens_that_are_one_word_the_first_by_id_is_taken_in_whatever_order_they_come() -> None:
+    vocabulary = {"▁好": 1, "好": 0, "▁a": 2, "▁lamp": 3}
+    assert whole_words(vocabulary, range(4), None) == {"好": 0, "lamp": 3}
+    assert whole_words(dict(reversed(vocabulary.items())), range(4), None) == {"好": 0, "lamp": 3}
+
+
 def test_neighbours_are_the_nearest_by_cosine() -> None:
     random = np.random.default_rng(0)
     table = random.normal(size=(40, 8)).astype(np.float32)

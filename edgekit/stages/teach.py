@@ -59,10 +59,10 @@ class Teach(Pass):
     searched: bool = dataclasses.field(default=False, metadata=INTERNAL)
 
     NAME: ClassVar[str] = "teach"
-    VERSION: ClassVar[int] = 6
+    VERSION: ClassVar[int] = 7
     IN: ClassVar = (Teacher, LabelledData, Vocabulary)
     OUT: ClassVar = TeacherOutputs
-    TOOLS: ClassVar = ("torch", "transformers", "tokenizers", "optimum", "numpy")
+    TOOLS: ClassVar = ("torch", "transformers", "tokenizers", "optimum", "regex", "numpy")
 
     def __post_init__(self) -> None:
         if (self.views or 0) < 0 or not 0 < self.view_rate <= 1:
@@ -95,7 +95,8 @@ class Teach(Pass):
         write_json(out_dir / UNLABELLED, further)
         table = model.embeddings.word.weight.detach().numpy()
         encoded = {"train": encode_for_teacher(teacher, train)}
-        kept, views = inputs[Vocabulary].teacher_ids, self._views_of(encoded["train"])
+        kept = inputs[Vocabulary].teacher_ids
+        views = self._views_of(encoded["train"]) if any(map(augment.words_of, train)) else 0
         extra = _views(teacher, table, train, kept, views, self.view_rate, ctx.seed)
         write_json(out_dir / VIEWS, extra)
         facts: dict[str, float] = {"unlabelled": len(further), "views": len(extra)}
