@@ -23,8 +23,13 @@ HEARD = 0.15
 DOUBT = 0.2
 """What probabilities may be off by on a row on which the two disagree: one standard error (docs/log.md)."""
 
+LAPLACE = 100 * 2**0.5
+"""Points that one more row of either kind, by which the student is better or worse, scatter by."""
+
 HOTTEST = 50.0
 """Temperature that is looked for at most."""
+
+_ONE_ROW = math.sqrt(1 / (1 / LAPLACE**2 + 1 / (100 * DOUBT) ** 2))
 
 
 @dataclass(frozen=True)
@@ -53,11 +58,11 @@ def estimate(teacher: np.ndarray, student: np.ndarray, expected: np.ndarray, kno
     foretold = float(gaps(teacher / temperature(teacher, expected), student).mean())
     lost = 100.0 * ((teacher.argmax(1) == expected) * 1.0 - (student.argmax(1) == expected))
     counted = float(lost.mean())
-    variance = np.square(lost - counted).sum() / (len(lost) + 2) ** 2 + least_error(len(lost)) ** 2
-    disagreeing = float(np.mean(teacher.argmax(1) != student.argmax(1)))
-    doubt = (100 * DOUBT * disagreeing) ** 2
-    if not doubt:
-        return Estimate(counted, float(variance**0.5), 0.0)
+    variance = (np.square(lost - counted).sum() + LAPLACE**2) / (len(lost) + 2) ** 2
+    differ = int(np.count_nonzero(teacher.argmax(1) != student.argmax(1)))
+    disagreeing = differ / len(lost)
+    # One more row on which they disagree: that there is none on few rows does not make it certain.
+    doubt = (100 * DOUBT * (differ + 1) / (len(lost) + 2)) ** 2
     if known:
         return Estimate(foretold, float(doubt**0.5), disagreeing)
     weight = doubt / (doubt + variance)
@@ -66,16 +71,13 @@ def estimate(teacher: np.ndarray, student: np.ndarray, expected: np.ndarray, kno
 
 
 def least_error(rows: int) -> float:
-    """Returns the standard error of the drop of a student that answers so many rows as its teacher does, in points.
-
-    Laplace's one more row of either kind: without a disagreement on few rows the error is not nothing.
-    """
-    return float(100 * 2**0.5 / (rows + 2))
+    """Returns the standard error of the drop of a student that answers so many rows as its teacher does, in points."""
+    return _ONE_ROW / (rows + 2)
 
 
 def rows_within(error: float) -> int:
     """Returns how many rows it takes for `least_error` to be within so many points, which must be positive."""
-    return max(0, math.ceil(100 * 2**0.5 / error) - 2)
+    return max(0, math.ceil(_ONE_ROW / error) - 2)
 
 
 def confidence_width(disagreeing: float, rows: int, confidence: float | None) -> float:

@@ -51,7 +51,7 @@ def few_rows(rows: int, limit: float, margin: float) -> Finding:
         limit: the drop allowed, in points.
         margin: standard errors that are kept from it otherwise.
     """
-    needed = f"at least {rows_within(limit / margin):,} rows of dev" if limit > 0 else "more rows of dev"
+    needed = f"at least {rows_within(limit / margin):,} rows of dev" if limit > 0 else "a limit above 0 (--max-drop)"
     return Finding(
         "dev-too-small",
         "dev",

@@ -109,7 +109,17 @@ def test_right_answers_on_rows_that_the_teacher_knows_are_not_counted() -> None:
     assert told_of.drop == pytest.approx(es.gaps(teacher, student).mean())
     assert abs(told_of.drop - seen.drop) < told_of.error
     assert es.estimate(teacher, student, told).drop > told_of.drop + 3
-    assert told_of.error == pytest.approx(100 * es.DOUBT * told_of.disagreeing)
+    assert told_of.error == pytest.approx(100 * es.DOUBT * told_of.disagreeing, rel=0.01)
+
+
+def test_the_first_disagreement_does_not_make_it_surer() -> None:
+    teacher = np.eye(2)[np.zeros(100, dtype=int)] * 5
+    student = teacher.copy()
+    errors = []
+    for differ in range(4):
+        student[:differ] = [0.0, 0.1]
+        errors.append(es.estimate(teacher, student, np.zeros(100, dtype=int)).error)
+    assert errors == sorted(errors)
 
 
 @pytest.mark.parametrize("rows", [1, 30, 70, 1000])
