@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 LABELS = "labels"
 METRIC, MERIT = "dev", "merit"  # what the Trainer logs of each epoch, behind "eval_"
 COMPLETE = "complete"  # marks a checkpoint folder whose files are all there
-MOST_EPOCHS = 50  # of a small data set that takes more passes, an epoch is several
+MOST_EPOCHS = 50  # of a small data set that takes twice as many passes or more, an epoch is several
 MEGA_BATCHES = 50  # batches that are sorted by length together: more pads less and shuffles less
 
 Loss = Callable[[Any, Mapping[str, Tensor]], Tensor]
@@ -75,7 +75,7 @@ class Schedule:
 
     Attributes:
         epochs: passes over the texts, unless that makes fewer steps than `min_steps` or more than `max_steps`. Dev is
-            run and a checkpoint written after each, or after several where that would be far more than `MOST_EPOCHS`.
+            run and a checkpoint written after each, or after several where that is at least twice `MOST_EPOCHS`.
         min_steps: steps to take at least, in whole epochs: a small data set needs more passes.
         max_steps: steps to take at most, in whole epochs, at least one: a large data set needs fewer; 0 is no bound.
             Where a pass over all texts would take more, an epoch is as many texts as that, drawn anew each time.
@@ -114,7 +114,8 @@ class Schedule:
         return self._texts_a_pass(texts) * self._passes_an_epoch(texts)
 
     def _passes_an_epoch(self, texts: int) -> int:
-        return -(-self.passes(texts) // MOST_EPOCHS)
+        wanted = self.passes(texts) * self._steps_a_pass(texts) * self.batch_size
+        return max(1, wanted // (MOST_EPOCHS * self._texts_a_pass(texts)))
 
     def _steps_a_pass(self, texts: int) -> int:
         return max(1, -(-self._texts_a_pass(texts) // self.batch_size))

@@ -44,7 +44,7 @@ class Finetune(Pass):
     max_length: int = 128
 
     NAME: ClassVar[str] = "finetune"
-    VERSION: ClassVar[int] = 3
+    VERSION: ClassVar[int] = 4
     IN: ClassVar = (Model, LabelledData)
     OUT: ClassVar = Teacher
     TOOLS: ClassVar[tuple[str, ...]] = ("torch", "transformers", "tokenizers", "accelerate", "optimum", "numpy")

@@ -45,7 +45,7 @@ class Linear(Pass):
     characters: int = 10_000_000
 
     NAME: ClassVar[str] = "floor"
-    VERSION: ClassVar[int] = 3
+    VERSION: ClassVar[int] = 4
     IN: ClassVar = (LabelledData,)
     OUT: ClassVar = Floor
     TOOLS: ClassVar[tuple[str, ...]] = ("scikit-learn", "numpy")

@@ -80,7 +80,7 @@ class Prune(Pass):
     labels: float = 0.1
 
     NAME: ClassVar[str] = "prune"
-    VERSION: ClassVar[int] = 5
+    VERSION: ClassVar[int] = 6
     IN: ClassVar = (Teacher, WideStudent, LabelledData, Vocabulary, TeacherOutputs)
     OUT: ClassVar = Student
     READS: ClassVar[tuple[str, ...]] = ("shape.head_multiple", "shape.ffn_multiple")
