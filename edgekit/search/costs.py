@@ -171,7 +171,11 @@ class CostTable:
         Raises:
             ValueError: the shape is of another width, there are no lengths, or the table lacks a family.
         """
-        return shipped_cost({family: self.cost_of(shape, lengths, family) for family in families or self.families})
+        return self.cost_of(shape, lengths, self.shipped(shape, lengths, families))
+
+    def shipped(self, shape: Shape, lengths: Sequence[int], families: Sequence[str] = ()) -> str:
+        """Returns the family that would be shipped; arguments and errors as `cost`."""
+        return shipped_family({one: self.cost_of(shape, lengths, one) for one in families or self.families})
 
     def cost_of(self, shape: Shape, lengths: Sequence[int], family: str) -> float:
         """Returns what an inference of one family takes; arguments and errors as `cost`."""
@@ -210,15 +214,14 @@ class CostTable:
         return lengths if fixed == "dynamic" else [int(fixed)]
 
 
-def shipped_cost(by_family: Mapping[str, float]) -> float:
-    """Returns what the family that would be shipped takes: the static one, unless another takes a tenth less.
+def shipped_family(costs: Mapping[str, float]) -> str:
+    """Returns the family that would be shipped: the static one, unless another takes a tenth less.
 
     Args:
-        by_family: costs of a shape, of at least one family.
+        costs: of a shape, by family, at least one.
     """
-    least = min(by_family.values())
-    static = by_family.get("static", least)
-    return least if least < FASTER * static else static
+    least = min(costs, key=lambda family: costs[family])
+    return least if "static" not in costs or costs[least] < FASTER * costs["static"] else "static"
 
 
 def fitted(lengths: Sequence[int], points: Sequence[Point], unit: str) -> dict[str, Fit]:

@@ -64,6 +64,7 @@ class Forecast:
         judged: whether the gate judges costs like the table's: not where they are estimates.
         families: of integer forms that may be shipped; all that the table has by default.
         weight_bytes, word_bytes: that a weight of a product and an entry of the word table take in the file.
+        row_bytes: that a row of the word table takes beside its entries.
     """
 
     table: CostTable
@@ -76,6 +77,7 @@ class Forecast:
     families: Sequence[str] = ()
     weight_bytes: float = 1.0
     word_bytes: float = 1.0
+    row_bytes: float = 0.0
 
     def cost(self, structure: Structure) -> float:
         """Returns the mean cost of an inference, in the table's unit."""
@@ -102,15 +104,16 @@ class Forecast:
         if outline.relative:
             singles += self.positions * (self.positions * sum(structure.heads[:-1]) + structure.heads[-1])
         graph = GRAPH_BYTES + LAYER_BYTES * len(structure.layers)
-        stored = self.weight_bytes * weights + self.word_bytes * rows * columns
+        stored = self.weight_bytes * weights + (self.word_bytes * columns + self.row_bytes) * rows
         return int(stored + OUTPUT_BYTES * outputs + 4 * singles + graph)
 
     def foretold(self, structure: Structure) -> dict[str, float]:
         """Returns the figures that limits are held against, by the limit's name."""
         found = {"file_bytes": float(self.file_bytes(structure))}
         if self.judged and self.table.unit == "ms":
-            long = [int(np.ceil(np.percentile(self.lengths, 95)))]
-            found["latency_p95_ms"] = TAIL * self.table.cost(self.shape(structure), long, self.families)
+            shape, long = self.shape(structure), [int(np.ceil(np.percentile(self.lengths, 95)))]
+            family = self.table.shipped(shape, self.lengths, self.families)
+            found["latency_p95_ms"] = TAIL * self.table.cost_of(shape, long, family)
         elif self.judged:
             found["instructions"] = self.cost(structure)
         return found

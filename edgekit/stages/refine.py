@@ -14,7 +14,7 @@ from typing import ClassVar
 from edgekit import devices
 from edgekit.artifact import FACTS, Artifact, Costs, write_json
 from edgekit.codec import encode
-from edgekit.search.costs import read_costs, shipped_cost
+from edgekit.search.costs import read_costs, shipped_family
 from edgekit.search.shapes import Shape
 from edgekit.stage import Context, Inputs, Pass
 from edgekit.stages.profile import Profile, costs_of
@@ -55,7 +55,8 @@ class Refine(Pass):
         taken = costs_of(self.shapes, self.lengths, ctx.target, machine, self.rounds, ctx.seed, ctx.progress)
         ratios = []
         for shape, own in zip(self.shapes, taken.costs, strict=True):
-            measured = shipped_cost({family: sum(own[family]) / len(self.lengths) for family in self.families})
+            costs = {family: sum(own[family]) / len(self.lengths) for family in self.families}
+            measured = costs[shipped_family(costs)]
             ratios.append(measured / table.cost(shape, self.lengths, self.families))
         write_json(Costs(out_dir, "").file, encode(table.scaled(max(ratios))))
         write_json(out_dir / FACTS, {"factor": max(ratios), "models": len(self.shapes), "lengths": list(self.lengths)})

@@ -13,6 +13,7 @@ from test_structure import outline
 from edgekit.backends import Precision, load_backend
 from edgekit.ir.config import EdgekitConfig
 from edgekit.search.limits import ROOM, TAIL, Forecast, Limits, with_words
+from edgekit.search.shapes import UNITS, units
 from edgekit.search.structure import Outline, Structure, alternatives, ladder, rungs
 from edgekit.stages._students import extremes, random_student
 from edgekit.stages.quantize import STATIC
@@ -39,6 +40,23 @@ def test_costs_are_the_tables() -> None:
     shape = made.shape(structure)
     assert made.cost(structure) == made.table.cost(shape, [5, 8, 8, 20])
     assert made.foretold(structure)["latency_p95_ms"] == TAIL * made.table.cost(shape, [19])
+
+
+def test_the_95th_percentile_is_of_the_form_that_ships_for_typical_rows() -> None:
+    """Of a table whose dynamic form is cheaper on short rows and dearer on long ones."""
+    made, structure = forecast(), Structure((1, 3), (2, 1), (16, 32))
+    shape = made.shape(structure)
+    short, long = (units(shape, [length], None)[0][UNITS.index("products")] for length in (5, 32))
+    prices = {"static": ("call", (short + long) / 2), "dynamic": ("products", 1.0)}
+    fits = {
+        family: dataclasses.replace(made.table.fits[family], coefficients=dict.fromkeys(UNITS, 0.0) | {unit: price})
+        for family, (unit, price) in prices.items()
+    }
+    lengths = [5] * 18 + [32] * 2
+    made = dataclasses.replace(made, table=dataclasses.replace(made.table, fits=fits), lengths=lengths)
+    assert made.table.shipped(shape, lengths) == "dynamic"
+    assert made.table.shipped(shape, [32]) == "static"
+    assert made.foretold(structure)["latency_p95_ms"] == pytest.approx(TAIL * long)
 
 
 def test_instructions_are_a_mean_and_estimates_are_not_foretold() -> None:
@@ -169,7 +187,7 @@ FORMS: dict[str, dict[str, object]] = {
 
 
 @pytest.mark.parametrize("form", FORMS)
-@pytest.mark.parametrize("embedding", ["int8", "int4-blocks"])
+@pytest.mark.parametrize("embedding", ["int8", "int8-rows", "int4-blocks"])
 def test_the_file_is_as_large_as_foretold(tmp_path: Path, form: str, embedding: str) -> None:
     heads, ffn, tokens, labels = (3, 2, 4), (96, 64, 160), 5000, 20
     config = EdgekitConfig(
@@ -181,9 +199,13 @@ def test_the_file_is_as_large_as_foretold(tmp_path: Path, form: str, embedding: 
         outline(layers=3, heads=4, ffn=256), hidden=128, embedding=config.embedding_size, head_dim=32, labels=labels,
         relative=config.positions == "relative-bias",
     )  # fmt: skip
-    word_bytes = STORED.get(embedding, 1.0)
+    stored = {"word_bytes": STORED.get(embedding, 1.0), "row_bytes": 4.0 if embedding == "int8-rows" else 0.0}
     made = dataclasses.replace(
-        forecast(of), tokens=tokens, rows=tokens, positions=config.max_positions, word_bytes=word_bytes
+        forecast(of),
+        tokens=tokens,
+        rows=tokens,
+        positions=config.max_positions,
+        **stored,  # type: ignore[arg-type]
     )
     structure = Structure((0, 1, 2), heads, ffn, config.word_rows, config.word_rank)
     assert made.file_bytes(structure) == pytest.approx(size, rel=0.03)
