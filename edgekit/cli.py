@@ -72,7 +72,6 @@ def build(
     is missing or inconclusive, 2 the input is wrong, 5 the device is unreachable.
     """
     from edgekit.recipe import DEFAULT_FILE, Limits, parse_settings
-    from edgekit.search.request import fixed
 
     names = ("max_drop", "max_latency_ms", "max_instructions", "max_size_mb", "max_memory_mb", "confidence")
     limits = Limits(**{name: flags.pop(name) for name in names})
@@ -95,9 +94,6 @@ def build(
                 f"MODEL is given, so {DEFAULT_FILE} is not read; add --recipe {DEFAULT_FILE} to use it", err=True
             )
         wanted = edgekit.make_recipe(**(overrides | {"data": overrides["data"] or ""}))
-    given = fixed(wanted.options)
-    if given and current_world().leads:
-        click.echo(f"{' and '.join(given)} given: the student's structure is not searched", err=True)
     if only_plan:
         _print_plan(edgekit.plan(wanted, use_cache=not no_cache), as_json)
         return

@@ -29,7 +29,7 @@ from edgekit.provenance import Provenance
 from edgekit.publish import check_out, previous_keys, publish
 from edgekit.quant.findings import in_short
 from edgekit.recipe import Recipe, check_limits, check_seed, make_stage, merged_options, with_limits
-from edgekit.search.request import FIXES, sweeps, wanted
+from edgekit.search.request import FIXES, fixed, sweeps, wanted
 from edgekit.source import resolve
 from edgekit.stage import (
     Conducting,
@@ -42,6 +42,7 @@ from edgekit.stage import (
     key_of,
 )
 from edgekit.stages import ORDER, SEARCHING
+from edgekit.stages.benchmark import why_no_memory
 from edgekit.stages.gate import Gate, read_figure
 from edgekit.stages.search import Search
 from edgekit.store import Store
@@ -218,6 +219,8 @@ def build(
         EdgekitError: see `edgekit.errors`; nothing half-written is left behind.
     """
     source = open_source(recipe)
+    if given := fixed(recipe.options):
+        observer.noted(f"{' and '.join(given)} given: the student's structure is not searched")
     world = current_world()
     out: dict[str, Path] = {}
     made_now: dict[str, str] = {}
@@ -261,7 +264,7 @@ def check_measurable(target: Target, recipe: Recipe) -> None:
     for name, missing, instead in (
         ("max_latency_ms", timed, f"{here}, or limit --max-instructions in its place"),
         ("max_instructions", counted, f"{counter}, or limit --max-latency-ms in its place"),
-        ("max_memory_mb", timed, here),
+        ("max_memory_mb", timed and devices.Unavailable(why_no_memory(timed)), here),
     ):
         limit = limits[name]
         if limit is not None and (missing or provenance is Provenance.ESTIMATED):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import cache
 
 import numpy as np
 
@@ -43,14 +42,15 @@ def valley(count: int, height: Callable[[int], float]) -> int:
 
     Args:
         count: places there are, at least one.
-        height: of a place; asked once for each that is looked at.
+        height: of a place; asked again for places that are looked at again.
     """
-    height = cache(height)
     place = (count - 1) // 2
-    # Of equal heights the first, so that a plateau is walked one way only.
-    while (lower := min(range(max(place - 1, 0), min(place + 2, count)), key=height)) != place:
-        place = lower
-    return place
+    while True:
+        around = range(max(place - 1, 0), min(place + 2, count))
+        lowest = min(around, key=height)  # of equal ones the first, so that a plateau is walked one way only
+        if lowest == place:
+            return place
+        place = lowest
 
 
 def depths_to_try(known: Mapping[int, int], place: int, there: Sequence[int]) -> list[int]:

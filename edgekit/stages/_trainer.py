@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -21,9 +21,6 @@ from edgekit.stages.distill import Distill
 from edgekit.stages.outline import SHORT
 from edgekit.stages.prune import DEV_LOGITS, Prune
 from edgekit.tasks import load_task
-
-if TYPE_CHECKING:
-    from edgekit.stages.search import Search
 
 START = 0.09
 """Share of the teacher's work on whose rung the search begins: two layers of six, half as wide."""
@@ -42,20 +39,39 @@ LENGTH = ("epochs", "min_steps", "max_steps")
 """Options that say how long a whole training takes; a short one has its own."""
 
 
+class Training(Protocol):
+    """The options by which students are trained, as `Search` has them."""
+
+    @property
+    def epochs(self) -> int: ...
+    @property
+    def probe_epochs(self) -> int: ...
+    @property
+    def min_steps(self) -> int: ...
+    @property
+    def max_steps(self) -> int: ...
+    @property
+    def learning_rates(self) -> tuple[float, ...]: ...
+    @property
+    def embedding_rate(self) -> float: ...
+    @property
+    def given(self) -> Mapping[str, Mapping[str, Any]]: ...
+
+
 @dataclass(frozen=True)
 class Trained:
     """A structure that was trained whole.
 
     Attributes:
         structure: what was trained.
-        epochs: passes.
+        steps: that it was trained for.
         options: of the stages that make the student.
         behind: the drop that is to be expected, against the teacher or the student in its place.
         score: the task's metric on dev, in percent.
     """
 
     structure: Structure
-    epochs: int
+    steps: int
     options: Mapping[str, Mapping[str, Any]]
     behind: Estimate
     score: float
@@ -76,7 +92,7 @@ class Trainer:
         probes: how far each structure's answers were from the teacher's after a short training, by structure and rate.
     """
 
-    def __init__(self, stage: Search, inputs: Inputs, ctx: Context, outline: Outline, dataset: data.Dataset) -> None:
+    def __init__(self, stage: Training, inputs: Inputs, ctx: Context, outline: Outline, dataset: data.Dataset) -> None:
         self._stage, self._inputs, self._ctx, self._outline = stage, inputs, ctx, outline
         outputs = inputs[TeacherOutputs]
         self.teacher = self._against = np.load(outputs.array("dev", "logits"))
@@ -87,15 +103,17 @@ class Trainer:
         self.rate: float = stage.learning_rates[0]
         self.probes: dict[tuple[Structure, float], float] = {}
 
-    def settle_rate(self, rung: Sequence[Structure]) -> None:
-        """Takes the rate by which the middle structure of a rung comes nearest the teacher in a short training.
+    def settle_rate(self, head_multiple: int, ffn_multiple: int) -> None:
+        """Takes the rate by which a structure comes nearest the teacher in a short training: the same whatever limits.
 
         What is right for many classes, where a teacher's answer says much, has students learn by heart what little two
         say. A short training asks for no lower rate than a whole one (docs/log.md).
         """
         rates = self._stage.learning_rates
-        if len(rates) > 1 and "learning_rate" not in self._stage.given.get("prune", {}):
-            middle = rung[(len(rung) - 1) // 2]
+        if (given := self._stage.given.get("prune", {}).get("learning_rate")) is not None:
+            self.rate = float(given)
+        elif len(rates) > 1:
+            middle = self._of_work(START, head_multiple, ffn_multiple)
             self.rate = min(rates, key=lambda rate: self._probed(middle, rate))
 
     def best(self, rungs: Sequence[Sequence[Structure]], place: int) -> Structure:
@@ -115,26 +133,30 @@ class Trainer:
 
     def hold_against_a_large_one(self, head_multiple: int, ffn_multiple: int) -> Structure:
         """Puts a student in the teacher's place that is large enough to fall behind by little, whatever the limits."""
-        every = ladder(self._outline, head_multiple, ffn_multiple)
-        dearest = self._outline.work(every[0][-1])
-        rung = every[nearest([self._outline.work(one[-1]) / dearest for one in every], REFERENCE)]
-        structure = rung[len(rung) // 2]
+        structure = self._of_work(REFERENCE, head_multiple, ffn_multiple)
         self._against, _ = self._trained(self._options(structure, self._epochs(structure), self.rate))
         return structure
 
+    def _of_work(self, share: float, head_multiple: int, ffn_multiple: int) -> Structure:
+        """Returns a structure of middle depth that takes that share of the teacher's work, limits left aside."""
+        every = ladder(self._outline, head_multiple, ffn_multiple)
+        dearest = self._outline.work(every[0][-1])
+        rung = every[nearest([self._outline.work(one[-1]) / dearest for one in every], share)]
+        return rung[len(rung) // 2]
+
     def whole(self, structure: Structure) -> Trained:
         """Trains a structure whole."""
-        epochs = self._epochs(structure)
-        options = self._options(structure, epochs, self.rate)
-        logits, score = self._trained(options)
+        options = self._options(structure, self._epochs(structure), self.rate)
+        logits, facts = self._trained(options)
         known = self._against is not self.teacher
-        return Trained(structure, epochs, options, estimate(self._against, logits, self._expected, known), score)
+        behind = estimate(self._against, logits, self._expected, known)
+        return Trained(structure, facts.get("steps", 0), options, behind, facts["dev"])
 
     def _epochs(self, structure: Structure) -> int:
         return max(2 * self._stage.probe_epochs, round(self._stage.epochs / self._dearer(structure)))
 
     def _dearer(self, structure: Structure) -> float:
-        """Returns how many times the work of the first rung a structure takes, at least 1."""
+        """Returns how many times the work of one that is trained for all steps a structure takes, at least 1."""
         return max(1.0, float(self._outline.work(structure) / self._middle))
 
     def _options(
@@ -163,10 +185,10 @@ class Trainer:
             for name, options in made.items()
         }
 
-    def _trained(self, options: Mapping[str, Mapping[str, Any]]) -> tuple[np.ndarray, float]:
-        """Returns the logits on dev of the student that the options make, and the task's metric of them."""
+    def _trained(self, options: Mapping[str, Mapping[str, Any]]) -> tuple[np.ndarray, Mapping[str, Any]]:
+        """Returns the logits on dev of the student that the options make, and its facts."""
         kinds: tuple[type[Artifact], ...] = (Teacher, LabelledData, Vocabulary, TeacherOutputs)
         artifacts = {kind: self._inputs[kind] for kind in kinds}
         artifacts[WideStudent] = self._ctx.make(make_stage(Distill, options["distill"]), artifacts)
         student = self._ctx.make(make_stage(Prune, options["prune"]), artifacts)
-        return np.load(student.path / DEV_LOGITS), student.facts["dev"]
+        return np.load(student.path / DEV_LOGITS), student.facts

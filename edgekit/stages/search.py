@@ -83,8 +83,9 @@ class Search(Pass):
 
     Attributes:
         enabled: whether to search. Where not, or where options of `distill` or `prune` give a structure, those decide.
-        epochs: passes of a whole training over the training texts; structures dearer than that of the first rung get
-            fewer, so that all take equally long, but twice `probe_epochs` at least: they begin nearer to the teacher.
+        epochs: passes of a whole training over the training texts; structures of more work than two layers of MiniLM's
+            six at half their width get fewer, so that all of a teacher take equally long, but twice `probe_epochs` at
+            least: they begin nearer to the teacher.
         probe_epochs: passes of a short training.
         min_steps, max_steps: bounds of a whole training's steps; of dearer structures and of short trainings less,
             likewise, and of long texts at most as many as take as long as those of 16 tokens; 0 for `max_steps` is no
@@ -100,11 +101,13 @@ class Search(Pass):
         sweep: whether to train the best structure of every rung whole too, for a front of all that can be had; what is
             chosen does not depend on it.
         given: options of `distill` and `prune` that the recipe sets, filled in by the pipeline.
-        conducted: versions and options of the stages that it has run, and of the one that chooses the rows of test,
-            likewise: what the search finds depends on them.
+        conducted: versions and defaults of the stages that it has run, likewise: what the search finds depends on them.
+        rounds: of the table of costs, likewise: shapes at the edge of a limit are measured in as many.
+        judging: the stage that chooses the rows of test, likewise.
         families: of integer forms that `quantize` may ship, likewise, where the recipe names one; all by default. Of
             weights alone the table has no costs: those of the others stand for them.
-        weight_bytes, word_bytes: that a weight and an entry of the word table take in the form that it names, likewise.
+        weight_bytes, word_bytes, row_bytes: that a weight, an entry of the word table and a row of it beside its
+            entries take in the form that it names, likewise.
     """
 
     enabled: bool = ENABLED
@@ -119,9 +122,12 @@ class Search(Pass):
     sweep: bool = False
     given: Mapping[str, Mapping[str, Any]] = field(default_factory=dict, metadata=INTERNAL)
     conducted: Mapping[str, Mapping[str, Any]] = field(default_factory=dict, metadata=INTERNAL)
+    rounds: int = field(default=Profile.rounds, metadata=INTERNAL)
+    judging: Evaluate = field(default_factory=Evaluate, metadata=INTERNAL)
     families: tuple[str, ...] = field(default=(), metadata=INTERNAL)
     weight_bytes: float = field(default=1.0, metadata=INTERNAL)
     word_bytes: float = field(default=1.0, metadata=INTERNAL)
+    row_bytes: float = field(default=0.0, metadata=INTERNAL)
 
     NAME: ClassVar[str] = "search"
     VERSION: ClassVar[int] = 7
@@ -149,20 +155,22 @@ class Search(Pass):
 
     def knowing(self, options: Mapping[str, Mapping[str, Any]]) -> Search:
         """Returns the stage knowing what the recipe sets of the stages that it has run."""
-        stages = {stage.NAME: {"version": stage.VERSION, **dataclasses.asdict(stage())} for stage in (Distill, Prune)}
-        rounds = make_stage(Profile, options.get("profile", {})).rounds
-        stages[Refine.NAME] = {"version": Refine.VERSION, "rounds": rounds}
-        stages[Evaluate.NAME] = dataclasses.asdict(make_stage(Evaluate, options.get("evaluate", {})))
+        stages = {one.NAME: {"version": one.VERSION, **dataclasses.asdict(one())} for one in (Distill, Prune)}
+        stages[Refine.NAME] = {"version": Refine.VERSION}
         given = {name: dict(options.get(name, {})) for name in FIXES}
         form = make_stage(Quantize, options.get("quantize", {}))
         family = {one.name: one.family for one in SCHEMES}.get(form.scheme, form.scheme)
+        by_rows = form.embedding == "int8-rows" or (form.embedding == "int8" and family == "weight-only")
         return dataclasses.replace(
             self,
             given=given,
             conducted=stages,
+            rounds=make_stage(Profile, options.get("profile", {})).rounds,
+            judging=make_stage(Evaluate, options.get("evaluate", {})),
             families=(family,) if family in FAMILIES else (),
             weight_bytes=STORED.get(form.scheme, 1.0),
             word_bytes=STORED.get(form.embedding, 1.0),
+            row_bytes=FLOAT_BYTES if by_rows else 0.0,
         )
 
     def run(self, inputs: Inputs, out_dir: Path, ctx: Context) -> None:
@@ -174,7 +182,7 @@ class Search(Pass):
         shares = [outline.work(rung[-1]) / dearest for rung in rungs]
         first = nearest(shares, START)
         trainer = Trainer(self, inputs, ctx, outline, dataset)
-        trainer.settle_rate(rungs[first])
+        trainer.settle_rate(*_multiples(ctx))
         held_out = dataset.facts["dev_source"] == data.DRAWN and not (inputs[Teacher].path / FACTS).exists()
         if held_out and knows_dev(inputs[TeacherOutputs].facts, len(trainer.teacher)):
             findings.append(dev_known(inputs[TeacherOutputs].facts, trainer.hold_against_a_large_one(*_multiples(ctx))))
@@ -182,7 +190,7 @@ class Search(Pass):
         if margin * least_error(len(trainer.teacher)) > limit:
             margin = 0.0
             findings.append(few_rows(len(trainer.teacher), limit, self.margin))
-        judged = Evaluate(**self.conducted[Evaluate.NAME]).rows(len(dataset.test), forecast.table.provenance)
+        judged = self.judging.rows(len(dataset.test), forecast.table.provenance)
         whole: dict[int, Trained] = {}
 
         def passes(place: int) -> bool:
@@ -212,7 +220,7 @@ class Search(Pass):
             "short_trainings": len(trainer.probes),
             "foretold": forecast.foretold(chosen.structure),
             "tried": [
-                f"{one.structure}: {one.behind.drop:.2f} points behind after {one.epochs} passes".replace(",", "")
+                f"{one.structure}: {one.behind.drop:.2f} points behind after {one.steps:,} steps"
                 for one in (whole[place] for place in sorted(whole))
             ],
             "points": [_point(whole[place], forecast) for place in sorted(whole)],
@@ -231,7 +239,7 @@ class Search(Pass):
         forecast, limits = self._forecast(inputs, outline, lengths, ctx), _limits(ctx.target["budget"])
         rungs = self._within(forecast, limits, _multiples(ctx))
         if set(COSTS) & set(forecast.misses(outline.whole(range(len(outline.head_loss))), limits)):
-            forecast = _refined(forecast, rungs[0], self.conducted[Refine.NAME]["rounds"], inputs, ctx)
+            forecast = _refined(forecast, rungs[0], self.rounds, inputs, ctx)
             rungs = self._within(forecast, limits, _multiples(ctx))
         cheapest = rungs[-1][0]
         findings = [out_of_reach(forecast, limits, cheapest)] if forecast.misses(cheapest, limits) else []
@@ -239,7 +247,10 @@ class Search(Pass):
 
     def _forecast(self, inputs: Inputs, outline: Outline, lengths: Sequence[int], ctx: Context) -> Forecast:
         vocabulary, table, ops = inputs[Vocabulary], read_costs(inputs[Costs].file), ctx.target["quant.ops"]
-        owners = vocabulary.row_owners
+        owners, judged = vocabulary.row_owners, table.provenance is not Provenance.ESTIMATED
+        # Costs that are estimates do not decide between forms.
+        families = self.families or (() if judged or "static" not in table.families else ("static",))
+        quantized = ops == "all" or "Gather" in ops
         return Forecast(
             table,
             outline,
@@ -247,10 +258,11 @@ class Search(Pass):
             tokens=len(owners),
             rows=len(set(owners)),
             positions=vocabulary.max_length,
-            judged=table.provenance is not Provenance.ESTIMATED,
-            families=[family for family in self.families if family in table.families],
+            judged=judged,
+            families=[family for family in families if family in table.families],
             weight_bytes=self.weight_bytes,
-            word_bytes=self.word_bytes if ops == "all" or "Gather" in ops else FLOAT_BYTES,
+            word_bytes=self.word_bytes if quantized else FLOAT_BYTES,
+            row_bytes=self.row_bytes if quantized else 0.0,
         )
 
     def _within(self, forecast: Forecast, limits: Limits, multiples: tuple[int, int]) -> list[list[Structure]]:
@@ -301,7 +313,7 @@ def _point(trained: Trained, forecast: Forecast) -> dict[str, Any]:
         "structure": str(trained.structure),
         "work": round(forecast.outline.work(trained.structure)),
         "foretold": forecast.foretold(trained.structure),
-        "epochs": trained.epochs,
+        "steps": trained.steps,
         "drop": round(trained.behind.drop, 3),
         "error": round(trained.behind.error, 3),
         "dev": round(trained.score, 3),

@@ -12,8 +12,13 @@ from builds import Sources, check_store, cli, lineage, ran
 from cost_tables import table
 from tiny import HEADS, HIDDEN
 
+import edgekit
+from edgekit import devices
 from edgekit.artifact import write_json
 from edgekit.codec import encode
+from edgekit.errors import UnmeasurableError
+from edgekit.pipeline import check_measurable
+from edgekit.recipe import Limits
 from edgekit.stages.profile import Profile, setting_of
 from edgekit.target import TargetView, load_target
 
@@ -109,7 +114,7 @@ def test_a_sweep_leaves_what_nothing_beats(searched: Searched) -> None:
     assert len(points) + written["beaten"] == 3, "the rungs that so small a teacher has"
     for better in points:
         for worse in points:
-            assert better is worse or better["score"] > worse["score"] or better["cost"] < worse["cost"]
+            assert better is worse or better["score"] > worse["score"] or better["ratio"] > worse["ratio"]
     page = (searched.out / f"{builds.TARGET}.sweep.html").read_text()
     assert page.count("<circle") == len(points)
     assert f"{builds.TARGET}.sweep.html" in result.stdout
@@ -182,6 +187,17 @@ def test_a_limit_that_nothing_can_judge_ends_with_four_at_once(
     assert told in said
     assert cure in said
     assert not (tmp_path / "dist").exists()
+
+
+def test_memory_is_said_to_be_taken_along_with_times(searched: Searched, tmp_path: Path) -> None:
+    if missing := devices.connect("qemu:cortex-a76").unavailable():
+        pytest.skip(missing.reason)
+    recipe = edgekit.make_recipe(
+        str(searched.out), str(searched.out), targets=("arm64",), limits=Limits(max_memory_mb=5),
+        device="qemu:cortex-a76", out=str(tmp_path),
+    )  # fmt: skip
+    with pytest.raises(UnmeasurableError, match=r"max_memory_mb 5: .* the emulator too\. Build on a machine"):
+        check_measurable(load_target("arm64"), recipe)
 
 
 def test_a_file_of_texts_without_labels_is_what_students_learn_from_too(searched: Searched, tmp_path: Path) -> None:

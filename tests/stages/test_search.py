@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,11 +16,11 @@ from builds import TinyBuild, made, write_target
 from cost_tables import table
 
 from edgekit import data
-from edgekit.artifact import Costs, LabelledData, Plan, TeacherOutline, write_json
+from edgekit.artifact import Costs, LabelledData, Plan, TeacherOutline, Vocabulary, write_json
 from edgekit.codec import encode
 from edgekit.search.bisection import bisection, depths_to_try, valley
 from edgekit.search.costs import read_costs
-from edgekit.search.estimate import Estimate
+from edgekit.search.estimate import Estimate, least_error
 from edgekit.search.findings import knows_dev
 from edgekit.search.limits import ROOM, Forecast, Limits
 from edgekit.search.request import wanted
@@ -63,8 +64,7 @@ def test_a_valley_is_found_by_going_downhill(count: int) -> None:
             return abs(at - low)
 
         assert valley(count, height) == lowest
-        assert len(looked) == len(set(looked)), "none twice"
-        assert len(looked) <= min(count, abs(lowest - (count - 1) // 2) + 3)
+        assert len(set(looked)) <= min(count, abs(lowest - (count - 1) // 2) + 3)
 
 
 def test_a_plateau_is_no_endless_walk() -> None:
@@ -195,11 +195,11 @@ def test_all_are_trained_at_the_rate_that_a_short_training_shows_to_be_better(
 ) -> None:
     ran: list[float] = []
 
-    def short(self: Trainer, options: Mapping[str, Mapping[str, Any]]) -> tuple[np.ndarray, float]:
+    def short(self: Trainer, options: Mapping[str, Mapping[str, Any]]) -> tuple[np.ndarray, Mapping[str, Any]]:
         prune = options["prune"]
         ran.append(prune["learning_rate"] / min(1.0, SHALLOW / len(options["distill"]["keep"])) ** 2)
         near = self.teacher if ran[-1] == pytest.approx(better) else np.zeros_like(self.teacher)
-        return near, 50.0
+        return near, {"dev": 50.0, "steps": 7}
 
     monkeypatch.setattr(Trainer, "_trained", short)
     plan, _ = search(
@@ -210,11 +210,34 @@ def test_all_are_trained_at_the_rate_that_a_short_training_shows_to_be_better(
     assert ran[2:] == pytest.approx([better] * len(ran[2:]))
     assert len(ran) > 2
     assert all(one["options"]["prune"]["learning_rate"] <= better for one in plan.facts["points"])
+    assert "after 7 steps" in plan.facts["tried"][0]
+
+
+def test_the_rate_does_not_depend_on_the_limits(
+    artifacts: dict[Any, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in ("search", "_trainer"):
+        monkeypatch.setattr(f"edgekit.stages.{module}.START", 1.0)
+    options: dict[str, Any] = {"given_options": {"prune": {"min_steps": 0}}, "trainings": 1}
+    free, ran = search(artifacts, tmp_path / "free", **options)
+    least = min(point["foretold"]["instructions"] for point in free.facts["points"])
+    tight, others = search(
+        artifacts, tmp_path / "tight", limited(tmp_path, "instructions", int(0.9 * least)), **options
+    )
+    assert tight.facts["structure"] != free.facts["structure"]
+    first, second = (
+        [(one.layer_heads, one.layer_ffn, one.learning_rate) for one in stages if isinstance(one, Prune)][:2]
+        for stages in (ran, others)
+    )
+    assert first == second
 
 
 def test_a_rate_that_the_recipe_gives_is_not_tried_against_others(artifacts: dict[Any, Any], tmp_path: Path) -> None:
-    _, ran = search(artifacts, tmp_path, trainings=1, learning_rates=(1e-3, 1e-4))
-    assert {stage.learning_rate for stage in ran if isinstance(stage, Prune)} == {3e-3}
+    plan, ran = search(artifacts, tmp_path / "two", trainings=1, learning_rates=(1e-3, 1e-4))
+    one, other = search(artifacts, tmp_path / "one", trainings=1, learning_rates=(1e-3,))
+    assert plan.facts["learning_rate"] == one.facts["learning_rate"] == 3e-3
+    assert plan.facts["short_trainings"] == one.facts["short_trainings"]
+    assert len(ran) == len(other)
 
 
 @pytest.mark.parametrize("rates", [(), (1e-3, 0.0)])
@@ -261,16 +284,25 @@ def test_students_of_a_teacher_eight_times_as_large_take_a_third_of_the_steps(to
 def test_a_dev_split_that_can_show_nothing_leaves_the_margin_out(
     artifacts: dict[Any, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("edgekit.stages._trainer.estimate", lambda *_: Estimate(0.4, 3.0, 0.1))
-    strict = str(write_target(tmp_path / "strict.toml", ("max_drop = 30.0", "max_drop = 0.5")))
+    rows = len(data.read(artifacts[LabelledData].path).dev)
+    least, limit = least_error(rows), round(0.4 * least_error(rows), 3)
+    monkeypatch.setattr("edgekit.stages._trainer.estimate", lambda *_: Estimate(0.9 * limit, 1.5 * least, 0.1))
+    strict = str(write_target(tmp_path / "strict.toml", ("max_drop = 30.0", f"max_drop = {limit}")))
     plan, _ = search(artifacts, tmp_path / "few", strict)
     (found,) = plan.facts["findings"]
     assert found["check"] == "dev-too-small"
-    rows = len(data.read(artifacts[LabelledData].path).dev)
-    assert f"{rows} rows cannot show a drop within 0.5 points" in found["detail"]
-    assert "at least 140 rows of dev" in found["cure"]
-    plan, _ = search(artifacts, tmp_path / "many", strict, margin=0.1)
-    assert "dev-too-small" not in [one["check"] for one in plan.facts["findings"]]
+    assert f"{rows} rows cannot show a drop within {limit:g} points" in found["detail"]
+    needed = int(re.search(r"at least (\d+) rows of dev", found["cure"])[1])  # type: ignore[index]
+    assert 0.5 * least_error(needed) <= limit < 0.5 * least_error(needed - 1)
+    plan, _ = search(artifacts, tmp_path / "many", strict, margin=0.3)
+    assert [one["check"] for one in plan.facts["findings"]] == ["no-structure-within-drop"]
+
+
+def test_a_drop_of_nothing_is_shown_by_no_dev_split(artifacts: dict[Any, Any], tmp_path: Path) -> None:
+    none = str(write_target(tmp_path / "none.toml", ("max_drop = 30.0", "max_drop = 0.0")))
+    plan, _ = search(artifacts, tmp_path, none, trainings=1)
+    found = next(one for one in plan.facts["findings"] if one["check"] == "dev-too-small")
+    assert found["cure"] == "a limit above 0 (--max-drop)"
 
 
 def test_a_gate_that_must_be_sure_takes_a_dearer_one(
@@ -290,6 +322,38 @@ def test_a_gate_that_must_be_sure_takes_a_dearer_one(
     strict, _ = search(artifacts, tmp_path / "sure", sure)
     works = [max(point["work"] for point in one.facts["points"]) for one in (plain, strict)]
     assert works[1] > works[0]
+
+
+@pytest.mark.parametrize(
+    ("options", "sizes"),
+    [
+        ({}, (1.0, 1.0, 0.0)),
+        ({"embedding": "int8-rows"}, (1.0, 1.0, 4.0)),
+        ({"embedding": "int4-blocks"}, (1.0, 0.65, 0.0)),
+        ({"scheme": "weight-only-int4"}, (0.625, 1.0, 4.0)),
+        ({"scheme": "weight-only", "embedding": "int4-blocks"}, (1.125, 0.65, 0.0)),
+        ({"scheme": "dynamic-int8"}, (1.0, 1.0, 0.0)),
+    ],
+)
+def test_sizes_are_those_of_the_form_that_the_recipe_names(
+    options: dict[str, str], sizes: tuple[float, float, float]
+) -> None:
+    found = Search().knowing({"quantize": options})
+    assert (found.weight_bytes, found.word_bytes, found.row_bytes) == sizes
+
+
+def test_a_word_table_that_is_not_quantized_takes_four_bytes_an_entry(
+    artifacts: dict[Any, Any], tmp_path: Path
+) -> None:
+    products = str(write_target(tmp_path / "products.toml", ('ops = ["Gemm", "Gather"]', 'ops = ["Gemm"]')))
+    (every, _), (some, _) = (
+        search(artifacts, tmp_path / name, target, trainings=1)
+        for name, target in (("all", "x86-64"), ("some", products))
+    )
+    (least,), (most,) = ([one["foretold"]["file_bytes"] for one in plan.facts["points"]] for plan in (every, some))
+    words = artifacts[Vocabulary].row_owners
+    columns = read_outline(artifacts[TeacherOutline].file).embedding
+    assert most - least == pytest.approx(3 * len(set(words)) * columns, rel=0.02)
 
 
 @pytest.mark.parametrize(
@@ -352,10 +416,14 @@ def test_shapes_at_the_edge_of_a_limit_are_measured(artifacts: dict[Any, Any], t
     assert set(refine.families) == {"static", "dynamic"}
     assert refine.lengths == tuple(sorted(set(refine.lengths)))
     assert "limits-out-of-reach" not in [one["check"] for one in found.facts["findings"]]
-    dearer, _ = search(artifacts, tmp_path / "dearer", limit, factor=4.0, sweep=True)
-    for point in dearer.facts["points"]:
-        assert point["foretold"]["instructions"] == pytest.approx(4 * costs[point["structure"]])
-    assert "limits-out-of-reach" in [one["check"] for one in dearer.facts["findings"]]
+    for factor, reached in ((1.5, True), (4.0, False)):
+        dearer, _ = search(artifacts, tmp_path / f"{factor}", limit, factor=factor, sweep=True)
+        for point in dearer.facts["points"]:
+            told = point["foretold"]["instructions"]
+            assert told == pytest.approx(factor * costs[point["structure"]])
+            assert told <= ROOM * bound or not reached
+        assert ("limits-out-of-reach" in [one["check"] for one in dearer.facts["findings"]]) is not reached
+    assert len(dearer.facts["points"]) == 1, "the cheapest alone, of the rungs that were left by the table before"
 
 
 def test_limits_that_nothing_meets_are_told_with_the_nearest(artifacts: dict[Any, Any], tmp_path: Path) -> None:
@@ -424,7 +492,7 @@ def test_what_is_conducted_is_part_of_the_key(monkeypatch: pytest.MonkeyPatch) -
         with monkeypatch.context() as patch:
             patch.setattr(stage, "VERSION", 99)
             assert Search().knowing({}) != before
-    assert Search().knowing({"profile": {"rounds": "20"}}).conducted["refine"]["rounds"] == 20
+    assert Search().knowing({"profile": {"rounds": "20"}}).rounds == 20
     assert Search().knowing({"evaluate": {"examples": "50"}}) != before
 
 
