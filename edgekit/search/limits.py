@@ -15,6 +15,9 @@ from edgekit.search.costs import CostTable
 from edgekit.search.shapes import Shape
 from edgekit.search.structure import Outline, Structure
 
+WORDS = {"float32": (4.0, 0.0), "int8": (1.0, 0.0), "int8-rows": (1.0, 4.0), "int4-blocks": (0.65, 0.0)}
+"""Bytes that an entry of the word table takes, and a row beside its entries, by the table's form."""
+
 ROOM = 0.97
 """Share of a limit that a figure foretold may reach: tables are off by a few percent."""
 
@@ -63,8 +66,9 @@ class Forecast:
         positions: rows of its position table.
         judged: whether the gate judges costs like the table's: not where they are estimates.
         families: of integer forms that may be shipped; all that the table has by default.
-        weight_bytes, word_bytes: that a weight of a product and an entry of the word table take in the file.
-        row_bytes: that a row of the word table takes beside its entries.
+        weight_bytes: that a weight of a product takes in the file.
+        word_forms: of the word table, by the name of `WORDS`: the one that is taken, and those that may stand in for it
+            where the file would be too large, the smallest last.
     """
 
     table: CostTable
@@ -76,8 +80,7 @@ class Forecast:
     judged: bool
     families: Sequence[str] = ()
     weight_bytes: float = 1.0
-    word_bytes: float = 1.0
-    row_bytes: float = 0.0
+    word_forms: Sequence[str] = ("int8",)
 
     def cost(self, structure: Structure) -> float:
         """Returns the mean cost of an inference, in the table's unit."""
@@ -104,7 +107,8 @@ class Forecast:
         if outline.relative:
             singles += self.positions * (self.positions * sum(structure.heads[:-1]) + structure.heads[-1])
         graph = GRAPH_BYTES + LAYER_BYTES * len(structure.layers)
-        stored = self.weight_bytes * weights + (self.word_bytes * columns + self.row_bytes) * rows
+        entry, row = WORDS[structure.word_form or self.word_forms[0]]
+        stored = self.weight_bytes * weights + (entry * columns + row) * rows
         return int(stored + OUTPUT_BYTES * outputs + 4 * singles + graph)
 
     def foretold(self, structure: Structure) -> dict[str, float]:
@@ -137,16 +141,19 @@ class Forecast:
 def with_words(forecast: Forecast, limits: Limits, structure: Structure) -> Structure:
     """Returns a structure with as much of the word table as its file has room for.
 
-    All of it, where that fits. Else as many rows as there is room for, in steps of `ROWS_STEP`, where words may share
-    rows; and where even few are too many, fewer columns too, in steps of 32, at least a quarter of the width.
+    All of it, where that fits, in the first form in which it does. Else, in the smallest, as many rows as there is room
+    for, in steps of `ROWS_STEP`, where words may share rows; and where even few are too many, fewer columns too, in
+    steps of 32, at least a quarter of the width.
     """
     if limits.file_bytes is None:
         return structure
     room = ROOM * limits.file_bytes
+    forms = [structure, *(replace(structure, word_form=form) for form in forecast.word_forms[1:])]
+    smallest = forms[-1]
     rows = range((forecast.rows - 1) // ROWS_STEP * ROWS_STEP, LEAST_ROWS - 1, -ROWS_STEP)
-    cut = [replace(structure, word_rows=count) for count in (rows if forecast.rows < forecast.tokens else ())]
+    cut = [replace(smallest, word_rows=count) for count in (rows if forecast.rows < forecast.tokens else ())]
     step, width = 32, forecast.outline.embedding
     ranks = range(width // 2 // step * step, max(step, width // 4) - 1, -step)
-    least = cut[-1] if cut else structure
-    tried = [structure, *cut, *(replace(least, word_rank=rank) for rank in ranks)]
+    least = cut[-1] if cut else smallest
+    tried = [*forms, *cut, *(replace(least, word_rank=rank) for rank in ranks)]
     return next((one for one in tried if forecast.file_bytes(one) <= room), tried[-1])

@@ -46,6 +46,7 @@ class Structure:
         ffn: FFN channels that each keeps, at least 1.
         word_rows: rows that the word table is cut to; 0 for all.
         word_rank: columns that it is factorised to; 0 for all.
+        word_form: that it is stored in (`edgekit.search.limits.WORDS`), where it is not that of the recipe.
     """
 
     layers: tuple[int, ...]
@@ -53,12 +54,14 @@ class Structure:
     ffn: tuple[int, ...]
     word_rows: int = 0
     word_rank: int = 0
+    word_form: str = ""
 
     def __str__(self) -> str:
         layers = f"layer {self.layers[0]}" if len(self.layers) == 1 else f"layers {_listed(self.layers)}"
         sizes = [f"{self.word_rows} rows"] if self.word_rows else []
         sizes += [f"{self.word_rank} columns"] if self.word_rank else []
-        words = f", word table of {' and '.join(sizes)}" if sizes else ""
+        words = f", word table{' of ' if sizes else ''}{' and '.join(sizes)}" if sizes or self.word_form else ""
+        words += f" in {self.word_form}" if self.word_form else ""
         return f"{layers}, heads {_listed(self.heads)}, FFN {_listed(self.ffn)}{words}"
 
 

@@ -12,12 +12,11 @@ from test_structure import outline
 
 from edgekit.backends import Precision, load_backend
 from edgekit.ir.config import EdgekitConfig
-from edgekit.search.limits import ROOM, TAIL, Forecast, Limits, with_words
+from edgekit.search.limits import ROOM, TAIL, WORDS, Forecast, Limits, with_words
 from edgekit.search.shapes import UNITS, units
 from edgekit.search.structure import Outline, Structure, alternatives, ladder, rungs
 from edgekit.stages._students import extremes, random_student
 from edgekit.stages.quantize import STATIC
-from edgekit.stages.search import STORED
 from edgekit.target import load_target
 
 
@@ -155,6 +154,22 @@ def test_a_word_table_is_factorised_as_little_as_the_file_needs() -> None:
     assert with_words(made, Limits(file_bytes=1000), structure).word_rank == 96, "the narrowest, where none is enough"
 
 
+def test_a_smaller_form_is_taken_before_rows_are_cut() -> None:
+    made, structure = words(rows=20_000)
+    made = dataclasses.replace(made, word_forms=("int8", "int4-blocks"))
+    whole = made.file_bytes(structure)
+    halved = made.file_bytes(dataclasses.replace(structure, word_form="int4-blocks"))
+    entries = 20_000 * made.outline.embedding
+    assert whole - halved == pytest.approx((1 - WORDS["int4-blocks"][0]) * entries, rel=1e-3)
+    assert with_words(made, Limits(file_bytes=2 * whole), structure) == structure
+    found = with_words(made, Limits(file_bytes=int(halved / ROOM) + 1), structure)
+    assert found == dataclasses.replace(structure, word_form="int4-blocks")
+    assert "in int4-blocks" in str(found)
+    cut = with_words(made, Limits(file_bytes=int(0.9 * halved)), structure)
+    assert cut.word_form == "int4-blocks"
+    assert 0 < cut.word_rows < 20_000 or cut.word_rank
+
+
 def test_where_words_share_rows_there_are_fewer_rows_before_there_are_fewer_columns() -> None:
     made, structure = words(rows=11_000)
     size = made.file_bytes(structure)
@@ -199,13 +214,8 @@ def test_the_file_is_as_large_as_foretold(tmp_path: Path, form: str, embedding: 
         outline(layers=3, heads=4, ffn=256), hidden=128, embedding=config.embedding_size, head_dim=32, labels=labels,
         relative=config.positions == "relative-bias",
     )  # fmt: skip
-    stored = {"word_bytes": STORED.get(embedding, 1.0), "row_bytes": 4.0 if embedding == "int8-rows" else 0.0}
     made = dataclasses.replace(
-        forecast(of),
-        tokens=tokens,
-        rows=tokens,
-        positions=config.max_positions,
-        **stored,  # type: ignore[arg-type]
+        forecast(of), tokens=tokens, rows=tokens, positions=config.max_positions, word_forms=(embedding,)
     )
     structure = Structure((0, 1, 2), heads, ffn, config.word_rows, config.word_rank)
     assert made.file_bytes(structure) == pytest.approx(size, rel=0.03)
