@@ -7,34 +7,38 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 import numpy as np
 
 
-def bisection(first: int, count: int, passes: Callable[[int], bool], most: int) -> Iterator[int]:
+def bisection(
+    first: int, count: int, passes: Callable[[int], bool], nearer: Callable[[int, int], bool], most: int
+) -> Iterator[int]:
     """Yields places on a ladder to look at, until the last one that passes is found.
 
     Places are assumed to pass up to some one and to fail behind it. From the first place strides of two go towards the
-    change; then what lies between is halved.
+    change; then what lies between is halved. A place that fails and is no nearer to passing than the one behind it ends
+    the way up: what is dearer may have to give more than it gains, as a file that is full gives words for layers.
 
     Args:
         first: where to begin.
         count: places there are.
         passes: whether a place that was yielded passes; asked when the next is wanted.
+        nearer: whether the first of two places that failed is nearer to passing than the second, which is behind it.
         most: places to yield at most.
     """
-    best, worst = -1, count  # the last that passes, the first that fails
+    low, high = -1, count  # what is sought lies between: the last that passes, or the end of the way up; one that fails
     place = first
     for _ in range(most):
         yield place
-        if passes(place):
-            best = max(best, place)
+        if passes(place) or (low == -1 and high < count and not nearer(place, high)):
+            low = max(low, place)
         else:
-            worst = min(worst, place)
-        if worst - best <= 1:
+            high = min(high, place)
+        if high - low <= 1:
             return
-        if worst == count:
-            place = min(best + 2, count - 1)
-        elif best == -1:
-            place = max(worst - 2, 0)
+        if high == count:
+            place = min(low + 2, count - 1)
+        elif low == -1:
+            place = max(high - 2, 0)
         else:
-            place = (best + worst) // 2
+            place = (low + high) // 2
 
 
 def valley(count: int, height: Callable[[int], float]) -> int:

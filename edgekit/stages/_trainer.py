@@ -18,8 +18,8 @@ from edgekit.search.estimate import Estimate, divergence, estimate
 from edgekit.search.structure import Outline, Structure, ladder
 from edgekit.stage import Context, Inputs
 from edgekit.stages.distill import Distill
-from edgekit.stages.outline import SHORT
 from edgekit.stages.prune import DEV_LOGITS, Prune
+from edgekit.stages.quantize import Quantize
 from edgekit.tasks import load_task
 
 START = 0.09
@@ -34,6 +34,9 @@ REFERENCE = 0.3
 
 SHALLOW = 2
 """Layers of a student up to which the whole learning rate is right (docs/log.md)."""
+
+SHORT = 12
+"""Tokens of a text up to which a student may take all steps; of longer ones fewer, so that they take no longer."""
 
 LENGTH = ("epochs", "min_steps", "max_steps")
 """Options that say how long a whole training takes; a short one has its own."""
@@ -67,6 +70,7 @@ class Trained:
         steps: that it was trained for.
         options: of the stages that make the student.
         behind: the drop that is to be expected, against the teacher or the student in its place.
+        divergence: of its answers on dev from the teacher's, in nats.
         score: the task's metric on dev, in percent.
     """
 
@@ -74,6 +78,7 @@ class Trained:
     steps: int
     options: Mapping[str, Mapping[str, Any]]
     behind: Estimate
+    divergence: float
     score: float
 
 
@@ -88,7 +93,7 @@ class Trainer:
 
     Attributes:
         teacher: the teacher's logits on dev.
-        rate: learning rate of all trainings, for students of up to `SHALLOW` layers.
+        rate: learning rate of students of up to `SHALLOW` layers; what deeper ones get is bounded.
         probes: how far each structure's answers were from the teacher's after a short training, by structure and rate.
     """
 
@@ -104,7 +109,7 @@ class Trainer:
         self.probes: dict[tuple[Structure, float], float] = {}
 
     def settle_rate(self, head_multiple: int, ffn_multiple: int) -> None:
-        """Takes the rate by which a structure comes nearest the teacher in a short training: the same whatever limits.
+        """Takes the rate by which a shallow structure comes nearest the teacher in a short training, whatever limits.
 
         What is right for many classes, where a teacher's answer says much, has students learn by heart what little two
         say. A short training asks for no lower rate than a whole one (docs/log.md).
@@ -113,8 +118,9 @@ class Trainer:
         if (given := self._stage.given.get("prune", {}).get("learning_rate")) is not None:
             self.rate = float(given)
         elif len(rates) > 1:
-            middle = self._of_work(START, head_multiple, ffn_multiple)
-            self.rate = min(rates, key=lambda rate: self._probed(middle, rate))
+            rung = self._rung(START, head_multiple, ffn_multiple)
+            shallow = min(rung, key=lambda one: abs(len(one.layers) - SHALLOW))
+            self.rate = min(rates, key=lambda rate: self._probed(shallow, rate))
 
     def best(self, rungs: Sequence[Sequence[Structure]], place: int) -> Structure:
         """Returns the structure of a rung that is nearest the teacher after a short training."""
@@ -133,16 +139,16 @@ class Trainer:
 
     def hold_against_a_large_one(self, head_multiple: int, ffn_multiple: int) -> Structure:
         """Puts a student in the teacher's place that is large enough to fall behind by little, whatever the limits."""
-        structure = self._of_work(REFERENCE, head_multiple, ffn_multiple)
+        rung = self._rung(REFERENCE, head_multiple, ffn_multiple)
+        structure = rung[len(rung) // 2]
         self._against, _ = self._trained(self._options(structure, self._epochs(structure), self.rate))
         return structure
 
-    def _of_work(self, share: float, head_multiple: int, ffn_multiple: int) -> Structure:
-        """Returns a structure of middle depth that takes that share of the teacher's work, limits left aside."""
+    def _rung(self, share: float, head_multiple: int, ffn_multiple: int) -> Sequence[Structure]:
+        """Returns structures of each depth that take that share of the teacher's work, limits left aside."""
         every = ladder(self._outline, head_multiple, ffn_multiple)
         dearest = self._outline.work(every[0][-1])
-        rung = every[nearest([self._outline.work(one[-1]) / dearest for one in every], share)]
-        return rung[len(rung) // 2]
+        return every[nearest([self._outline.work(one[-1]) / dearest for one in every], share)]
 
     def whole(self, structure: Structure) -> Trained:
         """Trains a structure whole."""
@@ -150,7 +156,8 @@ class Trainer:
         logits, facts = self._trained(options)
         known = self._against is not self.teacher
         behind = estimate(self._against, logits, self._expected, known)
-        return Trained(structure, facts.get("steps", 0), options, behind, facts["dev"])
+        apart = divergence(self.teacher, logits)
+        return Trained(structure, facts.get("steps", 0), options, behind, apart, facts["dev"])
 
     def _epochs(self, structure: Structure) -> int:
         return max(2 * self._stage.probe_epochs, round(self._stage.epochs / self._dearer(structure)))
@@ -174,12 +181,14 @@ class Trainer:
                 "word_rows": structure.word_rows,
                 "word_rank": structure.word_rank,
                 "epochs": epochs,
-                "learning_rate": rate * min(1.0, SHALLOW / len(structure.layers)) ** 2,
+                "learning_rate": min(rate, stage.learning_rates[0] * (SHALLOW / len(structure.layers)) ** 2),
                 "embedding_rate": stage.embedding_rate,
                 "min_steps": round(stage.min_steps * share),
                 "max_steps": math.ceil(most),
             },
         }
+        if structure.word_form:
+            made[Quantize.NAME] = {"embedding": structure.word_form}
         return {
             name: {**options, **{k: v for k, v in stage.given.get(name, {}).items() if not (short and k in LENGTH)}}
             for name, options in made.items()

@@ -35,6 +35,7 @@ from edgekit.artifact import (
     Vocabulary,
     write_json,
 )
+from edgekit.backends import load_backend
 from edgekit.provenance import Provenance
 from edgekit.quant.findings import Finding
 from edgekit.recipe import make_stage
@@ -49,6 +50,7 @@ from edgekit.stage import INTERNAL, Context, Inputs, Pass
 from edgekit.stages._trainer import START, Trained, Trainer
 from edgekit.stages.distill import Distill
 from edgekit.stages.evaluate import Evaluate, draw
+from edgekit.stages.export import numbers
 from edgekit.stages.outline import read_outline
 from edgekit.stages.profile import Profile
 from edgekit.stages.prune import Prune
@@ -65,10 +67,12 @@ COSTS = ("latency_p95_ms", "instructions")
 WORDS = ("word_rows", "word_rank")
 """Options of `prune` that say how much of the word table is left."""
 
-STORED = {"weight-only-int8": 1.125, "weight-only-int4": 0.625, "weight-only": 1.125, "int4-blocks": 0.65}
-"""Bytes that a value takes in forms with a scale for every 32 of them, by the scheme's or the word table's name."""
+STORED = {"weight-only-int8": 1.125, "weight-only-int4": 0.625, "weight-only": 1.125}
+"""Bytes that a weight takes in forms with a scale for every 32 of them, by the scheme's name."""
 
-FLOAT_BYTES = 4.0
+SMALLER = "int4-blocks"
+"""Form of the word table that is taken where the file would be too large, and the runtime knows it: half the size, and
+what it loses of a student is not to be seen (docs/log.md)."""
 
 QUANTILES = (5, 50, 95)
 """Of the lengths of rows, in percent, at which shapes at the edge of such a limit are measured."""
@@ -88,11 +92,11 @@ class Search(Pass):
             least: they begin nearer to the teacher.
         probe_epochs: passes of a short training.
         min_steps, max_steps: bounds of a whole training's steps; of dearer structures and of short trainings less,
-            likewise, and of long texts at most as many as take as long as those of 16 tokens; 0 for `max_steps` is no
+            likewise, and of long texts at most as many as take as long as those of 12 tokens; 0 for `max_steps` is no
             bound.
-        learning_rates: peaks to choose among by short trainings, for all but the word table, of one or two layers;
-            deeper students get less, by the square of how much deeper: more of the teacher is left in them, and soon
-            unlearned at that rate.
+        learning_rates: peaks to choose among by short trainings, for all but the word table, highest first, of one or
+            two layers. Deeper students get no more than the highest divided by the square of how much deeper they are:
+            more of the teacher is left in them, and soon unlearned at that rate.
         embedding_rate: factor on the learning rate of the word table; 0 freezes it.
         trainings: whole trainings at most.
         margin: standard errors of the estimated drop that it must be within the limit by. Where the gate asks for a
@@ -106,8 +110,8 @@ class Search(Pass):
         judging: the stage that chooses the rows of test, likewise.
         families: of integer forms that `quantize` may ship, likewise, where the recipe names one; all by default. Of
             weights alone the table has no costs: those of the others stand for them.
-        weight_bytes, word_bytes, row_bytes: that a weight, an entry of the word table and a row of it beside its
-            entries take in the form that it names, likewise.
+        weight_bytes: that a weight takes in the form that it names, likewise.
+        word_forms: of the word table, likewise: the one that it names, or the default and a smaller one.
     """
 
     enabled: bool = ENABLED
@@ -126,11 +130,10 @@ class Search(Pass):
     judging: Evaluate = field(default_factory=Evaluate, metadata=INTERNAL)
     families: tuple[str, ...] = field(default=(), metadata=INTERNAL)
     weight_bytes: float = field(default=1.0, metadata=INTERNAL)
-    word_bytes: float = field(default=1.0, metadata=INTERNAL)
-    row_bytes: float = field(default=0.0, metadata=INTERNAL)
+    word_forms: tuple[str, ...] = field(default=("int8", SMALLER), metadata=INTERNAL)
 
     NAME: ClassVar[str] = "search"
-    VERSION: ClassVar[int] = 7
+    VERSION: ClassVar[int] = 8
     IN: ClassVar = (Teacher, LabelledData, Vocabulary, TeacherOutputs, TeacherOutline, Costs)
     OUT: ClassVar = Plan
     READS: ClassVar[tuple[str, ...]] = (
@@ -140,6 +143,8 @@ class Search(Pass):
         "gate.confidence",
         "budget",
         "quant.ops",
+        "runtime.name",
+        "runtime.version",
     )
     TOOLS: ClassVar[tuple[str, ...]] = ("torch", "transformers", "tokenizers", "accelerate", "optimum", "numpy")
     PARALLEL: ClassVar[bool] = True
@@ -152,6 +157,8 @@ class Search(Pass):
             raise ValueError("min_steps, max_steps, embedding_rate and margin must not be negative")
         if not self.learning_rates or min(self.learning_rates) <= 0:
             raise ValueError("learning_rates must be at least one, all positive")
+        if list(self.learning_rates) != sorted(self.learning_rates, reverse=True):
+            raise ValueError("learning_rates must be given highest first")
 
     def knowing(self, options: Mapping[str, Mapping[str, Any]]) -> Search:
         """Returns the stage knowing what the recipe sets of the stages that it has run."""
@@ -160,7 +167,8 @@ class Search(Pass):
         given = {name: dict(options.get(name, {})) for name in FIXES}
         form = make_stage(Quantize, options.get("quantize", {}))
         family = {one.name: one.family for one in SCHEMES}.get(form.scheme, form.scheme)
-        by_rows = form.embedding == "int8-rows" or (form.embedding == "int8" and family == "weight-only")
+        words = "int8-rows" if form.embedding == "int8" and family == "weight-only" else form.embedding
+        named = "embedding" in options.get("quantize", {})
         return dataclasses.replace(
             self,
             given=given,
@@ -169,8 +177,7 @@ class Search(Pass):
             judging=make_stage(Evaluate, options.get("evaluate", {})),
             families=(family,) if family in FAMILIES else (),
             weight_bytes=STORED.get(form.scheme, 1.0),
-            word_bytes=STORED.get(form.embedding, 1.0),
-            row_bytes=FLOAT_BYTES if by_rows else 0.0,
+            word_forms=(words,) if named else (words, SMALLER),
         )
 
     def run(self, inputs: Inputs, out_dir: Path, ctx: Context) -> None:
@@ -198,7 +205,10 @@ class Search(Pass):
             asked = confidence_width(behind.disagreeing, judged, ctx.target["gate.confidence"])
             return bool(behind.drop + margin * behind.error + asked <= limit)
 
-        for place in bisection(first, len(shares), passes, self.trainings):
+        def nearer(dearer: int, cheaper: int) -> bool:
+            return whole[dearer].divergence < whole[cheaper].divergence
+
+        for place in bisection(first, len(shares), passes, nearer, self.trainings):
             whole[place] = trainer.whole(trainer.best(rungs, place))
         # Chosen before a sweep adds more: of many that are tried one passes by luck.
         passing = [one for place, one in whole.items() if passes(place)]
@@ -250,7 +260,6 @@ class Search(Pass):
         owners, judged = vocabulary.row_owners, table.provenance is not Provenance.ESTIMATED
         # Costs that are estimates do not decide between forms.
         families = self.families or (() if judged or "static" not in table.families else ("static",))
-        quantized = ops == "all" or "Gather" in ops
         return Forecast(
             table,
             outline,
@@ -261,9 +270,14 @@ class Search(Pass):
             judged=judged,
             families=[family for family in families if family in table.families],
             weight_bytes=self.weight_bytes,
-            word_bytes=self.word_bytes if quantized else FLOAT_BYTES,
-            row_bytes=self.row_bytes if quantized else 0.0,
+            word_forms=self._word_forms(ctx) if ops == "all" or "Gather" in ops else ("float32",),
         )
+
+    def _word_forms(self, ctx: Context) -> Sequence[str]:
+        """Returns the forms that the recipe leaves and the target's runtime loads; that of the recipe in any case."""
+        backend, has = load_backend(ctx.target["runtime.name"]), numbers(ctx.target["runtime.version"])
+        first, *smaller = self.word_forms
+        return [first, *(one for one in smaller if numbers(backend.oldest(SCHEMES[0], one)) <= has)]
 
     def _within(self, forecast: Forecast, limits: Limits, multiples: tuple[int, int]) -> list[list[Structure]]:
         """Returns the rungs of structures within the limits; the cheapest alone where there are none."""

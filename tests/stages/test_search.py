@@ -41,7 +41,7 @@ GIVEN = {"prune": {"learning_rate": 3e-3}}
 @pytest.mark.parametrize("first", [0, 4, 11])
 def test_bisection_finds_the_last_place_that_passes(first: int, last: int) -> None:
     looked: list[int] = []
-    for place in bisection(first, 12, lambda at: at <= last, 12):
+    for place in bisection(first, 12, lambda at: at <= last, lambda dearer, cheaper: True, 12):
         looked.append(place)
     assert len(looked) == len(set(looked)), "none twice"
     assert all(0 <= place < 12 for place in looked)
@@ -51,7 +51,24 @@ def test_bisection_finds_the_last_place_that_passes(first: int, last: int) -> No
 
 
 def test_bisection_stops_after_so_many() -> None:
-    assert list(bisection(5, 12, lambda at: at <= 8, 2)) == [5, 7]
+    assert list(bisection(5, 12, lambda at: at <= 8, lambda dearer, cheaper: True, 2)) == [5, 7]
+
+
+@pytest.mark.parametrize("nearest", range(12))
+@pytest.mark.parametrize("first", [0, 4, 11])
+def test_the_way_up_ends_where_what_is_dearer_is_no_nearer(first: int, nearest: int) -> None:
+    """Of a ladder on which none passes, and both ways from one place lead away."""
+    looked = list(
+        bisection(first, 12, lambda _: False, lambda one, other: abs(one - nearest) < abs(other - nearest), 12)
+    )
+    assert len(looked) == len(set(looked)), "none twice"
+    assert min(looked) >= min(nearest - 3, first - 2)
+    assert min(abs(place - nearest) for place in looked) <= 1 or nearest > first
+
+
+def test_what_passes_beyond_a_dearer_one_that_does_not_is_found() -> None:
+    looked = list(bisection(8, 12, lambda at: at == 5, lambda dearer, cheaper: dearer > 4, 12))
+    assert looked == [8, 6, 4, 5]
 
 
 @pytest.mark.parametrize("count", range(1, 9))
@@ -197,7 +214,8 @@ def test_all_are_trained_at_the_rate_that_a_short_training_shows_to_be_better(
 
     def short(self: Trainer, options: Mapping[str, Mapping[str, Any]]) -> tuple[np.ndarray, Mapping[str, Any]]:
         prune = options["prune"]
-        ran.append(prune["learning_rate"] / min(1.0, SHALLOW / len(options["distill"]["keep"])) ** 2)
+        assert len(options["distill"]["keep"]) <= SHALLOW
+        ran.append(prune["learning_rate"])
         near = self.teacher if ran[-1] == pytest.approx(better) else np.zeros_like(self.teacher)
         return near, {"dev": 50.0, "steps": 7}
 
@@ -240,7 +258,7 @@ def test_a_rate_that_the_recipe_gives_is_not_tried_against_others(artifacts: dic
     assert len(ran) == len(other)
 
 
-@pytest.mark.parametrize("rates", [(), (1e-3, 0.0)])
+@pytest.mark.parametrize("rates", [(), (1e-3, 0.0), (1e-4, 1e-3)])
 def test_rates_are_positive_and_at_least_one(rates: tuple[float, ...]) -> None:
     with pytest.raises(ValueError, match="learning_rates must be"):
         Search(learning_rates=rates)
@@ -327,19 +345,38 @@ def test_a_gate_that_must_be_sure_takes_a_dearer_one(
 @pytest.mark.parametrize(
     ("options", "sizes"),
     [
-        ({}, (1.0, 1.0, 0.0)),
-        ({"embedding": "int8-rows"}, (1.0, 1.0, 4.0)),
-        ({"embedding": "int4-blocks"}, (1.0, 0.65, 0.0)),
-        ({"scheme": "weight-only-int4"}, (0.625, 1.0, 4.0)),
-        ({"scheme": "weight-only", "embedding": "int4-blocks"}, (1.125, 0.65, 0.0)),
-        ({"scheme": "dynamic-int8"}, (1.0, 1.0, 0.0)),
+        ({}, (1.0, ("int8", "int4-blocks"))),
+        ({"embedding": "int8"}, (1.0, ("int8",))),
+        ({"embedding": "int8-rows"}, (1.0, ("int8-rows",))),
+        ({"embedding": "int4-blocks"}, (1.0, ("int4-blocks",))),
+        ({"scheme": "weight-only-int4"}, (0.625, ("int8-rows", "int4-blocks"))),
+        ({"scheme": "weight-only", "embedding": "int4-blocks"}, (1.125, ("int4-blocks",))),
+        ({"scheme": "dynamic-int8"}, (1.0, ("int8", "int4-blocks"))),
     ],
 )
 def test_sizes_are_those_of_the_form_that_the_recipe_names(
-    options: dict[str, str], sizes: tuple[float, float, float]
+    options: dict[str, str], sizes: tuple[float, tuple[str, ...]]
 ) -> None:
     found = Search().knowing({"quantize": options})
-    assert (found.weight_bytes, found.word_bytes, found.row_bytes) == sizes
+    assert (found.weight_bytes, found.word_forms) == sizes
+
+
+@pytest.mark.parametrize(("runtime", "forms"), [("1.19", [""]), ("1.20", ["", "int4-blocks"])])
+def test_a_word_table_takes_fewer_bits_where_the_file_would_be_too_large_and_the_runtime_loads_it(
+    artifacts: dict[Any, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, runtime: str, forms: list[str]
+) -> None:
+    tried: list[str] = []
+
+    def words(forecast: Forecast, limits: Limits, structure: Structure) -> Structure:
+        tried[:] = ["", *forecast.word_forms[1:]]
+        return dataclasses.replace(structure, word_form=tried[-1])
+
+    monkeypatch.setattr("edgekit.stages.search.with_words", words)
+    target = str(write_target(tmp_path / "other.toml", ('version = "1.20"', f'version = "{runtime}"')))
+    plan, _ = search(artifacts, tmp_path, target, trainings=1)
+    assert tried == forms
+    taken = plan.options.get("quantize", {})
+    assert taken == ({"embedding": "int4-blocks"} if forms[-1] else {})
 
 
 def test_a_word_table_that_is_not_quantized_takes_four_bytes_an_entry(
