@@ -1,0 +1,77 @@
+"""Which rungs and depths a search looks at."""
+
+from __future__ import annotations
+
+import pytest
+
+from edgekit.search.bisection import bisection, depths_to_try, valley
+
+
+@pytest.mark.parametrize("last", range(-1, 12))
+@pytest.mark.parametrize("first", [0, 4, 11])
+def test_bisection_finds_the_last_place_that_passes(first: int, last: int) -> None:
+    looked: list[int] = []
+    for place in bisection(first, 12, lambda at: at <= last, lambda dearer, cheaper: True, 12):
+        looked.append(place)
+    assert len(looked) == len(set(looked)), "none twice"
+    assert all(0 <= place < 12 for place in looked)
+    passed = [place for place in looked if place <= last]
+    assert max(passed, default=-1) == last
+    assert last == 11 or last + 1 in looked, "the next one was seen to fail"
+
+
+def test_bisection_stops_after_so_many() -> None:
+    assert list(bisection(5, 12, lambda at: at <= 8, lambda dearer, cheaper: True, 2)) == [5, 7]
+
+
+@pytest.mark.parametrize("nearest", range(12))
+@pytest.mark.parametrize("first", [0, 4, 11])
+def test_the_way_up_ends_where_what_is_dearer_is_no_nearer(first: int, nearest: int) -> None:
+    """Of a ladder on which none passes, and both ways from one place lead away."""
+    looked = list(
+        bisection(first, 12, lambda _: False, lambda one, other: abs(one - nearest) < abs(other - nearest), 12)
+    )
+    assert len(looked) == len(set(looked)), "none twice"
+    assert min(looked) >= min(nearest - 3, first - 2)
+    assert min(abs(place - nearest) for place in looked) <= 1 or nearest > first
+
+
+def test_what_passes_beyond_a_dearer_one_that_does_not_is_found() -> None:
+    looked = list(bisection(8, 12, lambda at: at == 5, lambda dearer, cheaper: dearer > 4, 12))
+    assert looked == [8, 6, 4, 5]
+
+
+@pytest.mark.parametrize("count", range(1, 9))
+def test_a_valley_is_found_by_going_downhill(count: int) -> None:
+    for lowest in range(count):
+        looked: list[int] = []
+
+        def height(at: int, low: int = lowest, seen: list[int] = looked) -> float:
+            seen.append(at)
+            return abs(at - low)
+
+        assert valley(count, height) == lowest
+        assert len(set(looked)) <= min(count, abs(lowest - (count - 1) // 2) + 3)
+
+
+def test_a_plateau_is_no_endless_walk() -> None:
+    assert valley(5, lambda _: 1.0) == 0
+
+
+@pytest.mark.parametrize(
+    ("known", "depths"),
+    [
+        ({}, [1, 2, 3, 4, 6]),
+        ({2: 3}, [2, 3]),
+        ({7: 3}, [3, 4]),
+        ({2: 3, 7: 3}, [3]),
+        ({2: 6, 3: 4, 7: 2, 8: 1}, [2, 3, 4]),
+        ({2: 2, 7: 3}, [2, 3]),
+        ({7: 4}, [4]),
+        ({7: 6}, [6]),
+        ({2: 9}, [6]),
+        ({2: 5, 7: 5}, [4, 6]),
+    ],
+)
+def test_depths_that_are_tried_lie_between_those_of_other_rungs(known: dict[int, int], depths: list[int]) -> None:
+    assert depths_to_try(known, 5, [1, 2, 3, 4, 6]) == depths
