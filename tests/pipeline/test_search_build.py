@@ -19,6 +19,7 @@ from edgekit.codec import encode
 from edgekit.errors import UnmeasurableError
 from edgekit.pipeline import check_measurable
 from edgekit.recipe import Limits
+from edgekit.search.limits import ROOM
 from edgekit.stages.profile import Profile, setting_of
 from edgekit.target import TargetView, load_target
 
@@ -104,6 +105,23 @@ def test_another_targets_search_trains_nothing_anew(
     assert result.exit_code == 0, result.output
     # The table is scaled to how fast the device is then, so the search chooses anew, of what is trained already.
     assert ran(tmp_path / "dist" / "other") == ["profile", "search", "gate"]
+
+
+def test_words_are_stored_in_four_bits_where_the_file_would_be_too_large(searched: Searched, tmp_path: Path) -> None:
+    before = lineage(searched.bundle)
+    told = before["search"]["facts"]["foretold"]["file_bytes"]
+    words = before["prune"]["facts"]["word_rows"] * HIDDEN
+    limit = (told - 0.2 * words) / ROOM / 1e6
+    args = [*searched.args, "--max-size-mb", str(limit)]
+    args[args.index("--out") + 1] = str(tmp_path / "dist")
+    result = cli(*args, cache=searched.cache)
+    assert result.exit_code == 0, result.output
+    bundle = tmp_path / "dist" / builds.TARGET
+    assert "in int4-blocks" in lineage(bundle)["search"]["facts"]["structure"]
+    assert lineage(bundle)["prune"]["cached"], "trained without knowing of it"
+    model = builds.manifest(bundle)["model"]
+    assert model["min_runtime"] == "1.20"
+    assert model["bytes"] <= limit * 1e6
 
 
 def test_a_sweep_leaves_what_nothing_beats(searched: Searched) -> None:
