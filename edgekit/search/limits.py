@@ -15,7 +15,7 @@ from edgekit.search.costs import CostTable
 from edgekit.search.shapes import Shape
 from edgekit.search.structure import Outline, Structure
 
-WORDS = {"float32": (4.0, 0.0), "int8": (1.0, 0.0), "int8-rows": (1.0, 4.0), "int4-blocks": (0.65, 0.0)}
+WORD_BYTES = {"float32": (4.0, 0.0), "int8": (1.0, 0.0), "int8-rows": (1.0, 4.0), "int4-blocks": (0.65, 0.0)}
 """Bytes that an entry of the word table takes, and a row beside its entries, by the table's form."""
 
 ROOM = 0.97
@@ -67,8 +67,8 @@ class Forecast:
         judged: whether the gate judges costs like the table's: not where they are estimates.
         families: of integer forms that may be shipped; all that the table has by default.
         weight_bytes: that a weight of a product takes in the file.
-        word_forms: of the word table, by the name of `WORDS`: the one that is taken, and those that may stand in for it
-            where the file would be too large, the smallest last.
+        word_forms: of the word table, by their names in `WORD_BYTES`: the one that is taken, and those that may stand
+            in for it where the file would be too large, the smallest last.
     """
 
     table: CostTable
@@ -107,7 +107,7 @@ class Forecast:
         if outline.relative:
             singles += self.positions * (self.positions * sum(structure.heads[:-1]) + structure.heads[-1])
         graph = GRAPH_BYTES + LAYER_BYTES * len(structure.layers)
-        entry, row = WORDS[structure.word_form or self.word_forms[0]]
+        entry, row = WORD_BYTES[structure.word_form or self.word_forms[0]]
         stored = self.weight_bytes * weights + (entry * columns + row) * rows
         return int(stored + OUTPUT_BYTES * outputs + 4 * singles + graph)
 

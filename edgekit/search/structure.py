@@ -46,7 +46,7 @@ class Structure:
         ffn: FFN channels that each keeps, at least 1.
         word_rows: rows that the word table is cut to; 0 for all.
         word_rank: columns that it is factorised to; 0 for all.
-        word_form: that it is stored in (`edgekit.search.limits.WORDS`), where it is not that of the recipe.
+        word_form: that it is stored in (`edgekit.search.limits.WORD_BYTES`), where it is not that of the recipe.
     """
 
     layers: tuple[int, ...]

@@ -71,8 +71,8 @@ STORED = {"weight-only-int8": 1.125, "weight-only-int4": 0.625, "weight-only": 1
 """Bytes that a weight takes in forms with a scale for every 32 of them, by the scheme's name."""
 
 SMALLER = "int4-blocks"
-"""Form of the word table that is taken where the file would be too large, and the runtime knows it: half the size, and
-what it loses of a student is not to be seen (docs/log.md)."""
+"""Form of the word table that is taken where the file would be too large, and the runtime knows it: two thirds of the
+size, and what it loses of a student was not to be seen (docs/log.md)."""
 
 QUANTILES = (5, 50, 95)
 """Of the lengths of rows, in percent, at which shapes at the edge of such a limit are measured."""

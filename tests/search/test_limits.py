@@ -12,7 +12,7 @@ from test_structure import outline
 
 from edgekit.backends import Precision, load_backend
 from edgekit.ir.config import EdgekitConfig
-from edgekit.search.limits import ROOM, TAIL, WORDS, Forecast, Limits, with_words
+from edgekit.search.limits import ROOM, TAIL, WORD_BYTES, Forecast, Limits, with_words
 from edgekit.search.shapes import UNITS, units
 from edgekit.search.structure import Outline, Structure, alternatives, ladder, rungs
 from edgekit.stages._students import extremes, random_student
@@ -160,7 +160,7 @@ def test_a_smaller_form_is_taken_before_rows_are_cut() -> None:
     whole = made.file_bytes(structure)
     halved = made.file_bytes(dataclasses.replace(structure, word_form="int4-blocks"))
     entries = 20_000 * made.outline.embedding
-    assert whole - halved == pytest.approx((1 - WORDS["int4-blocks"][0]) * entries, rel=1e-3)
+    assert whole - halved == pytest.approx((1 - WORD_BYTES["int4-blocks"][0]) * entries, rel=1e-3)
     assert with_words(made, Limits(file_bytes=2 * whole), structure) == structure
     found = with_words(made, Limits(file_bytes=int(halved / ROOM) + 1), structure)
     assert found == dataclasses.replace(structure, word_form="int4-blocks")
