@@ -201,6 +201,18 @@ class WideStudent(Student):
 
 
 @dataclass(frozen=True)
+class Scores(Artifact):
+    """What the loss would lose with each head and each FFN channel of the wide student."""
+
+    KIND = "scores"
+
+    @property
+    def file(self) -> Path:
+        """The arrays, as .npz (`edgekit.stages.score`)."""
+        return self.path / "scores.npz"
+
+
+@dataclass(frozen=True)
 class EqualisedStudent(Student):
     """The student with scales moved from activations into weights; in float it answers as the student does."""
 

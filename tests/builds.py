@@ -24,8 +24,8 @@ from edgekit.target import shipped_targets
 A = TypeVar("A", bound=Artifact)
 TARGET = "tiny-x86"
 STAGES = (
-    "data", "lint", "floor", "trim", "teach", "distill", "prune", "reference", "baseline", "equalise", "export",
-    "calibrate", "quantize", "timing", "select", "evaluate", "benchmark", "gate", "bundle",
+    "data", "lint", "floor", "trim", "teach", "distill", "score", "prune", "reference", "baseline", "equalise",
+    "export", "calibrate", "quantize", "timing", "select", "evaluate", "benchmark", "gate", "bundle",
 )  # fmt: skip
 # One form alone: which family is shipped is decided by time, and no two runs of a test take the same.
 SETTINGS = (

@@ -30,6 +30,9 @@ OPS = (*PRODUCTS, "Gather")  # operators with integer kernels that a target may 
 BLOCK = 32
 """Weights that share a scale where it is by blocks: the smallest of MatMulNBits, and the least error."""
 
+TABLE_BLOCK = 128
+"""Entries of a table's row that do: larger blocks lose as little, and leave room for more rows (ADR 14)."""
+
 
 def outputs_axis(product: onnx.NodeProto) -> int:
     """The axis of a product's weights that its outputs lie along."""
@@ -364,7 +367,11 @@ def _embedding_by_blocks(model: onnx.ModelProto) -> onnx.ModelProto:
     from onnxruntime.quantization.matmul_nbits_quantizer import DefaultWeightOnlyQuantConfig, MatMulNBitsQuantizer
 
     config = DefaultWeightOnlyQuantConfig(
-        block_size=BLOCK, is_symmetric=False, bits=4, op_types_to_quantize=("Gather",), quant_axes=(("Gather", 1),)
+        block_size=TABLE_BLOCK,
+        is_symmetric=False,
+        bits=4,
+        op_types_to_quantize=("Gather",),
+        quant_axes=(("Gather", 1),),
     )
     constants = {i.name: i for i in model.graph.initializer}
     others = [n.name for n in model.graph.node if n.op_type == "Gather" and not _is_table(constants.get(n.input[0]))]

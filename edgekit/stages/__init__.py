@@ -20,6 +20,7 @@ from edgekit.stages.profile import Profile
 from edgekit.stages.prune import Prune
 from edgekit.stages.quantize import Quantize
 from edgekit.stages.reference import Compare
+from edgekit.stages.score import Score
 from edgekit.stages.search import Search
 from edgekit.stages.select import Select
 from edgekit.stages.teach import Teach
@@ -37,6 +38,7 @@ ORDER = (
     Profile,  # the target      → what shapes of students cost, on a device
     Search,  # outline, costs  → structure of the student
     Distill,  # teacher         → wide student
+    Score,  # wide student    → what its heads and channels are worth
     Prune,  # wide student    → student
     Compare,  # both            → their logits on test
     Baseline,  # teacher         → float graph, the base of every ratio

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from edgekit import data
-from edgekit.artifact import Artifact, LabelledData, Teacher, TeacherOutputs, Vocabulary, WideStudent
+from edgekit.artifact import Artifact, LabelledData, Scores, Teacher, TeacherOutputs, Vocabulary, WideStudent
 from edgekit.checkpoint import read_labels
 from edgekit.recipe import make_stage
 from edgekit.search.bisection import depths_to_try, nearest, valley
@@ -20,6 +20,7 @@ from edgekit.stage import Context, Inputs
 from edgekit.stages.distill import Distill
 from edgekit.stages.prune import DEV_LOGITS, Prune
 from edgekit.stages.quantize import Quantize
+from edgekit.stages.score import Score
 from edgekit.tasks import load_task
 
 START = 0.09
@@ -163,8 +164,12 @@ class Trainer:
         return max(2 * self._stage.probe_epochs, round(self._stage.epochs / self._dearer(structure)))
 
     def _dearer(self, structure: Structure) -> float:
-        """Returns how many times the work of one that is trained for all steps a structure takes, at least 1."""
-        return max(1.0, float(self._outline.work(structure) / self._middle))
+        """Returns what the steps of a structure are divided by: the root of how many times the usual work it takes.
+
+        Four times dearer then takes twice as long. To take no longer it would be trained a quarter as long, and be no
+        nearer the teacher than a cheaper one (docs/log.md).
+        """
+        return max(1.0, math.sqrt(self._outline.work(structure) / self._middle))
 
     def _options(
         self, structure: Structure, epochs: int, rate: float, short: bool = False
@@ -199,5 +204,6 @@ class Trainer:
         kinds: tuple[type[Artifact], ...] = (Teacher, LabelledData, Vocabulary, TeacherOutputs)
         artifacts = {kind: self._inputs[kind] for kind in kinds}
         artifacts[WideStudent] = self._ctx.make(make_stage(Distill, options["distill"]), artifacts)
+        artifacts[Scores] = self._ctx.make(make_stage(Score, self._stage.given.get(Score.NAME, {})), artifacts)
         student = self._ctx.make(make_stage(Prune, options["prune"]), artifacts)
         return np.load(student.path / DEV_LOGITS), student.facts

@@ -1,39 +1,28 @@
 """Removes attention heads and FFN channels that the loss hardly needs, then trains what is left against the teacher.
 
-How many go is an option: a share over all layers, or the widths of each layer, which `search` decides.
-
-The importance of a head (or channel) is the first-order change of the loss when a gate on its output closes:
-|dL/dgate| = |sum of weight * gradient| over its columns in the matrix that reads it, averaged over training batches.
-Scores are normalised within each layer, so that layers of larger gradients do not keep everything, and ranked over all
-layers together; each layer's count is then rounded to the multiple that the target's kernels like.
-
-Ref: Michel et al. 2019 (1905.10650), equation 2; Molchanov et al. 2019 (1906.10771), equation 8 (here the absolute
-value of the first-order term, not its square).
+How many go is an option: a share over all layers, or the widths of each layer, which `search` decides. Which go is said
+by the scores of stage `score`: normalised within each layer, so that layers of larger gradients do not keep everything,
+and ranked over all layers together; each layer's count is then rounded to the multiple that the target's kernels like.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 
-from edgekit.artifact import LabelledData, Student, Teacher, TeacherOutputs, Vocabulary, WideStudent
+from edgekit.artifact import LabelledData, Scores, Student, Teacher, TeacherOutputs, Vocabulary, WideStudent
 from edgekit.errors import RecipeError
 from edgekit.inference import run_rows
 from edgekit.stage import Context, Inputs, Pass
 from edgekit.stages._word_rows import special_ids
-from edgekit.stages.distill import TEACHER_LAYERS, loss_of, save_student, set_dropout, student_rows, taught
+from edgekit.stages.distill import TEACHER_LAYERS, save_student, set_dropout, student_rows, taught
+from edgekit.stages.score import read_scores
 from edgekit.tasks import load_task
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from edgekit.ir.encoder import EdgekitForSequenceClassification, Layer
-    from edgekit.training import Rows
 
 DEV_LOGITS = "dev.logits.npy"
 """The student's answers on dev, which the search compares students by."""
@@ -50,7 +39,6 @@ class Prune(Pass):
         layer_ffn: FFN channels that each layer keeps, in place of a share.
         word_rows: rows of the word table that are left at most (`surgery.fewer_rows`); 0 leaves all.
         word_rank: columns that the word table is factorised to (`surgery.factorise_words`); 0 leaves it whole.
-        batches: training batches that the importance is taken on.
         epochs: of recovery; 0 for none.
         min_steps: steps at least, in whole epochs, for data sets so small that the epochs make fewer.
         max_steps: steps at most, in whole epochs, for data sets so large that the epochs make more; 0 is no bound.
@@ -67,7 +55,6 @@ class Prune(Pass):
     layer_ffn: tuple[int, ...] = ()
     word_rows: int = 0
     word_rank: int = 0
-    batches: int = 32
     epochs: int = 5
     min_steps: int = 1200
     max_steps: int = 0
@@ -80,8 +67,8 @@ class Prune(Pass):
     labels: float = 0.1
 
     NAME: ClassVar[str] = "prune"
-    VERSION: ClassVar[int] = 6
-    IN: ClassVar = (Teacher, WideStudent, LabelledData, Vocabulary, TeacherOutputs)
+    VERSION: ClassVar[int] = 7
+    IN: ClassVar = (Teacher, WideStudent, Scores, LabelledData, Vocabulary, TeacherOutputs)
     OUT: ClassVar = Student
     READS: ClassVar[tuple[str, ...]] = ("shape.head_multiple", "shape.ffn_multiple")
     TOOLS: ClassVar[tuple[str, ...]] = ("torch", "transformers", "tokenizers", "accelerate", "optimum", "numpy")
@@ -101,8 +88,8 @@ class Prune(Pass):
         for name in ("min_steps", "max_steps", "word_rows", "word_rank"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must not be negative")
-        if self.epochs < 0 or self.batches < 1 or self.batch_size < 1:
-            raise ValueError("epochs must not be negative, batches and batch_size at least 1")
+        if self.epochs < 0 or self.batch_size < 1:
+            raise ValueError("epochs must not be negative, batch_size at least 1")
         if self.temperature <= 0 or self.learning_rate <= 0:
             raise ValueError("temperature and learning_rate must be positive")
 
@@ -116,9 +103,7 @@ class Prune(Pass):
         model = EdgekitForSequenceClassification.from_pretrained(wide.path, local_files_only=True)
         rows, dev = student_rows(inputs, ctx, layers)
         pad_id = vocabulary.facts["pad_token_id"]
-        loss = loss_of(self)
-        chosen = _sample(len(rows.ids), self.batches * self.batch_size, ctx.seed)
-        head_scores, channel_scores = importance(model, rows, loss, chosen, self.batch_size, pad_id)
+        head_scores, channel_scores = read_scores(inputs[Scores].file)
         if self.layer_heads:
             kept_heads = best(head_scores, self.layer_heads, "layer_heads")
             kept_channels = best(channel_scores, self.layer_ffn, "layer_ffn")
@@ -156,56 +141,6 @@ class Prune(Pass):
 def _special(vocabulary: Vocabulary) -> set[int]:
     description = json.loads((vocabulary.tokenizer / "tokenizer.json").read_text(encoding="utf-8"))
     return special_ids(description)
-
-
-def _sample(rows: int, wanted: int, seed: int) -> np.ndarray:
-    random = np.random.Generator(np.random.PCG64([seed, rows]))
-    return random.permutation(rows)[:wanted]
-
-
-def importance(
-    model: EdgekitForSequenceClassification,
-    rows: Rows,
-    loss: Callable[[Any, Mapping[str, Tensor]], Tensor],
-    chosen: Sequence[int] | np.ndarray,
-    batch_size: int,
-    pad_id: int,
-) -> tuple[list[np.ndarray], list[np.ndarray]]:
-    """Scores heads and FFN channels on training rows.
-
-    Args:
-        model: the student; its weights are not changed.
-        rows: the training rows.
-        loss: the distillation loss.
-        chosen: indices of the rows to use.
-        batch_size: rows a gradient.
-        pad_id: fills shorter rows.
-
-    Returns:
-        For each layer the scores of its heads, (heads,), and of its FFN channels, (channels,); not negative.
-    """
-    import torch
-
-    from edgekit.training import collate
-
-    heads = [np.zeros(count) for count in model.config.heads]
-    channels = [np.zeros(count) for count in model.config.ffn]
-    layers: list[Layer] = list(model.layers)  # type: ignore[arg-type]  # a ModuleList forgets what it holds
-    weights = [weight for layer in layers for weight in (layer.output.weight, layer.down.weight)]
-    model.eval()
-    for start in range(0, len(chosen), batch_size):
-        batch = collate(rows, [int(i) for i in chosen[start : start + batch_size]], pad_id)
-        value = loss(model(batch["input_ids"], batch["attention_mask"]), batch)
-        # Of a gate on a column's input, the loss's derivative is the sum of weight * gradient. Gradients of these
-        # weights alone, since those of all others, the word table's among them, take as long again.
-        gates = [
-            (weight.detach() * gradient).sum(0)
-            for weight, gradient in zip(weights, torch.autograd.grad(value, weights), strict=True)
-        ]
-        for i in range(len(layers)):
-            heads[i] += gates[2 * i].reshape(-1, model.config.head_dim).sum(1).abs().numpy()
-            channels[i] += gates[2 * i + 1].abs().numpy()
-    return heads, channels
 
 
 def best(scores: Sequence[np.ndarray], counts: Sequence[int], option: str) -> list[list[int]]:

@@ -56,6 +56,7 @@ from edgekit.stages.profile import Profile
 from edgekit.stages.prune import Prune
 from edgekit.stages.quantize import SCHEMES, Quantize
 from edgekit.stages.refine import Refine
+from edgekit.stages.score import Score
 from edgekit.tokenization import encode, load_tokenizer
 
 LENGTH_ROWS = 500
@@ -88,7 +89,7 @@ class Search(Pass):
     Attributes:
         enabled: whether to search. Where not, or where options of `distill` or `prune` give a structure, those decide.
         epochs: passes of a whole training over the training texts; structures of more work than two layers of MiniLM's
-            six at half their width get fewer, so that all of a teacher take equally long, but twice `probe_epochs` at
+            six at half their width get fewer, by the root of how many times that they take, but twice `probe_epochs` at
             least: they begin nearer to the teacher.
         probe_epochs: passes of a short training.
         min_steps, max_steps: bounds of a whole training's steps; of dearer structures and of short trainings less,
@@ -104,7 +105,7 @@ class Search(Pass):
             not even a student that answers as the teacher does would pass.
         sweep: whether to train the best structure of every rung whole too, for a front of all that can be had; what is
             chosen does not depend on it.
-        given: options of `distill` and `prune` that the recipe sets, filled in by the pipeline.
+        given: options of `distill`, `score` and `prune` that the recipe sets, filled in by the pipeline.
         conducted: versions and defaults of the stages that it has run, likewise: what the search finds depends on them.
         rounds: of the table of costs, likewise: shapes at the edge of a limit are measured in as many.
         judging: the stage that chooses the rows of test, likewise.
@@ -121,7 +122,7 @@ class Search(Pass):
     max_steps: int = 8000
     learning_rates: tuple[float, ...] = (1e-3, 3e-4)
     embedding_rate: float = 1.0
-    trainings: int = 5
+    trainings: int = 4
     margin: float = 0.5
     sweep: bool = False
     given: Mapping[str, Mapping[str, Any]] = field(default_factory=dict, metadata=INTERNAL)
@@ -133,7 +134,7 @@ class Search(Pass):
     word_forms: tuple[str, ...] = field(default=("int8", SMALLER), metadata=INTERNAL)
 
     NAME: ClassVar[str] = "search"
-    VERSION: ClassVar[int] = 8
+    VERSION: ClassVar[int] = 9
     IN: ClassVar = (Teacher, LabelledData, Vocabulary, TeacherOutputs, TeacherOutline, Costs)
     OUT: ClassVar = Plan
     READS: ClassVar[tuple[str, ...]] = (
@@ -162,9 +163,9 @@ class Search(Pass):
 
     def knowing(self, options: Mapping[str, Mapping[str, Any]]) -> Search:
         """Returns the stage knowing what the recipe sets of the stages that it has run."""
-        stages = {one.NAME: {"version": one.VERSION, **dataclasses.asdict(one())} for one in (Distill, Prune)}
+        stages = {one.NAME: {"version": one.VERSION, **dataclasses.asdict(one())} for one in (Distill, Score, Prune)}
         stages[Refine.NAME] = {"version": Refine.VERSION}
-        given = {name: dict(options.get(name, {})) for name in FIXES}
+        given = {name: dict(options.get(name, {})) for name in (*FIXES, Score.NAME)}
         form = make_stage(Quantize, options.get("quantize", {}))
         family = {one.name: one.family for one in SCHEMES}.get(form.scheme, form.scheme)
         words = "int8-rows" if form.embedding == "int8" and family == "weight-only" else form.embedding
@@ -215,7 +216,7 @@ class Search(Pass):
         if passing:
             chosen = min(passing, key=lambda one: forecast.cost(one.structure))
         else:
-            chosen = min(whole.values(), key=lambda one: (one.behind.drop, one.behind.error))
+            chosen = min(whole.values(), key=lambda one: one.divergence)
             findings.append(too_far_behind(chosen.structure, chosen.behind, limit, len(trainer.teacher)))
         for place in range(nearest(shares, SWEPT), len(shares)) if self.sweep else ():
             if place not in whole:

@@ -70,7 +70,7 @@ def searched(sources: Sources, costs: Path, tmp_path_factory: pytest.TempPathFac
 
 def test_the_student_is_the_one_that_the_search_chose(searched: Searched) -> None:
     steps = lineage(searched.bundle)
-    assert list(steps)[4:10] == ["teach", "outline", "profile", "search", "distill", "prune"]
+    assert list(steps)[4:11] == ["teach", "outline", "profile", "search", "distill", "score", "prune"]
     facts = steps["search"]["facts"]
     layers = f"{'layer' if len(steps['prune']['facts']['heads']) == 1 else 'layers'} "
     heads = "/".join(map(str, steps["prune"]["facts"]["heads"]))

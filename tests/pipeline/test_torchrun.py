@@ -27,7 +27,7 @@ def test_two_processes_build_one_bundle(tiny_build: TinyBuild, tmp_path: Path) -
     assert done.returncode == 0, done.stderr
     bundle = out / TARGET
     assert json.loads(done.stdout) == {TARGET: manifest(bundle)}, "one process prints"
-    assert ran(bundle)[:2] == ["distill", "prune"]
+    assert ran(bundle)[:3] == ["distill", "score", "prune"]
     alone, together = manifest(tiny_build.bundle), manifest(bundle)
     assert abs(together["accuracy"]["artifact"] - alone["accuracy"]["artifact"]) <= 5
     steps = [{s["stage"]: s["facts"] for s in m["lineage"]}["distill"]["steps"] for m in (alone, together)]

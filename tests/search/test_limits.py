@@ -159,8 +159,8 @@ def test_a_smaller_form_is_taken_before_rows_are_cut() -> None:
     made = dataclasses.replace(made, word_forms=("int8", "int4-blocks"))
     whole = made.file_bytes(structure)
     halved = made.file_bytes(dataclasses.replace(structure, word_form="int4-blocks"))
-    entries = 20_000 * made.outline.embedding
-    assert whole - halved == pytest.approx((1 - WORD_BYTES["int4-blocks"][0]) * entries, rel=1e-3)
+    entry, row = WORD_BYTES["int4-blocks"]
+    assert whole - halved == pytest.approx(20_000 * ((1 - entry) * made.outline.embedding - row), rel=1e-3)
     assert with_words(made, Limits(file_bytes=2 * whole), structure) == structure
     found = with_words(made, Limits(file_bytes=int(halved / ROOM) + 1), structure)
     assert found == dataclasses.replace(structure, word_form="int4-blocks")

@@ -30,6 +30,7 @@ from edgekit.stages.distill import Distill
 from edgekit.stages.outline import Outlining, read_outline
 from edgekit.stages.prune import Prune
 from edgekit.stages.refine import Refine
+from edgekit.stages.score import Score
 from edgekit.stages.search import Search
 
 QUICK: dict[str, Any] = {"epochs": 3, "probe_epochs": 1, "min_steps": 0, "trainings": 4}
@@ -454,7 +455,7 @@ def test_a_teacher_knows_dev_where_it_answers_it_as_train(train: float, dev: flo
 
 def test_what_is_conducted_is_part_of_the_key(monkeypatch: pytest.MonkeyPatch) -> None:
     before = Search().knowing({})
-    for stage in (Prune, Distill, Refine):
+    for stage in (Prune, Score, Distill, Refine):
         with monkeypatch.context() as patch:
             patch.setattr(stage, "VERSION", 99)
             assert Search().knowing({}) != before
