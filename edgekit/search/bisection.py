@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 
 import numpy as np
 
@@ -39,6 +39,22 @@ def bisection(
             place = max(high - 2, 0)
         else:
             place = (low + high) // 2
+
+
+def beside(nearest: int, looked: Collection[int]) -> int | None:
+    """Returns the place in the middle between the nearest to passing and the next cheaper one that was looked at.
+
+    Where no place passes, the dearer ones are no nearer: what is left to look at lies on the other side.
+
+    Args:
+        nearest: of the places that were looked at.
+        looked: all of those.
+
+    Returns:
+        None where there is none between them, or none was cheaper.
+    """
+    cheaper = min((place for place in looked if place > nearest), default=nearest)
+    return (nearest + cheaper) // 2 if cheaper - nearest > 1 else None
 
 
 def valley(count: int, height: Callable[[int], float]) -> int:

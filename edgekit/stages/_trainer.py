@@ -36,8 +36,11 @@ REFERENCE = 0.3
 SHALLOW = 2
 """Layers of a student up to which the whole learning rate is right (docs/log.md)."""
 
-SHORT = 12
+SHORT = 10
 """Tokens of a text up to which a student may take all steps; of longer ones fewer, so that they take no longer."""
+
+LEAST_LEFT = 0.25
+"""Share of a short training's drop that a whole one leaves at least: 0.3 to 0.8 were seen (docs/log.md)."""
 
 LENGTH = ("epochs", "min_steps", "max_steps")
 """Options that say how long a whole training takes; a short one has its own."""
@@ -108,6 +111,7 @@ class Trainer:
         self._depths: dict[int, int] = {}  # of the structure that was best on each rung
         self.rate: float = stage.learning_rates[0]
         self.probes: dict[tuple[Structure, float], float] = {}
+        self._answers: dict[Structure, np.ndarray] = {}  # on dev, after a short training
 
     def settle_rate(self, head_multiple: int, ffn_multiple: int) -> None:
         """Takes the rate by which a shallow structure comes nearest the teacher in a short training, whatever limits.
@@ -131,11 +135,21 @@ class Trainer:
         self._depths[place] = len(found.layers)
         return found
 
+    def hopeless(self, structure: Structure, limit: float) -> bool:
+        """Says whether a structure is so far behind after a short training, if it had one, that no whole one helps."""
+        logits = self._answers.get(structure)
+        return logits is not None and LEAST_LEFT * self._behind(logits).drop > limit
+
+    def no_nearer(self, dearer: Structure, cheaper: Structure) -> bool:
+        """Says whether after a short training each the dearer of two structures is no nearer the teacher."""
+        return self._probed(dearer, self.rate) >= self._probed(cheaper, self.rate)
+
     def _probed(self, structure: Structure, rate: float) -> float:
         """Returns how far a structure's answers on dev are from the teacher's after a short training."""
         if (structure, rate) not in self.probes:
             logits, _ = self._trained(self._options(structure, self._stage.probe_epochs, rate, short=True))
             self.probes[structure, rate] = divergence(self.teacher, logits)
+            self._answers[structure] = logits
         return self.probes[structure, rate]
 
     def hold_against_a_large_one(self, head_multiple: int, ffn_multiple: int) -> Structure:
@@ -155,10 +169,12 @@ class Trainer:
         """Trains a structure whole."""
         options = self._options(structure, self._epochs(structure), self.rate)
         logits, facts = self._trained(options)
-        known = self._against is not self.teacher
-        behind = estimate(self._against, logits, self._expected, known)
         apart = divergence(self.teacher, logits)
-        return Trained(structure, facts.get("steps", 0), options, behind, apart, facts["dev"])
+        return Trained(structure, facts.get("steps", 0), options, self._behind(logits), apart, facts["dev"])
+
+    def _behind(self, logits: np.ndarray) -> Estimate:
+        """Estimates the drop of a student by its logits on dev, against the teacher or the student in its place."""
+        return estimate(self._against, logits, self._expected, known=self._against is not self.teacher)
 
     def _epochs(self, structure: Structure) -> int:
         return max(2 * self._stage.probe_epochs, round(self._stage.epochs / self._dearer(structure)))

@@ -39,7 +39,7 @@ from edgekit.backends import load_backend
 from edgekit.provenance import Provenance
 from edgekit.quant.findings import Finding
 from edgekit.recipe import make_stage
-from edgekit.search.bisection import bisection, nearest
+from edgekit.search.bisection import beside, bisection, nearest
 from edgekit.search.costs import FAMILIES, read_costs
 from edgekit.search.estimate import confidence_width, least_error
 from edgekit.search.findings import dev_known, few_rows, knows_dev, out_of_reach, too_far_behind
@@ -93,7 +93,7 @@ class Search(Pass):
             least: they begin nearer to the teacher.
         probe_epochs: passes of a short training.
         min_steps, max_steps: bounds of a whole training's steps; of dearer structures and of short trainings less,
-            likewise, and of long texts at most as many as take as long as those of 12 tokens; 0 for `max_steps` is no
+            likewise, and of long texts at most as many as take as long as those of 10 tokens; 0 for `max_steps` is no
             bound.
         learning_rates: peaks to choose among by short trainings, for all but the word table, highest first, of one or
             two layers. Deeper students get no more than the highest divided by the square of how much deeper they are:
@@ -134,7 +134,7 @@ class Search(Pass):
     word_forms: tuple[str, ...] = field(default=("int8", SMALLER), metadata=INTERNAL)
 
     NAME: ClassVar[str] = "search"
-    VERSION: ClassVar[int] = 9
+    VERSION: ClassVar[int] = 10
     IN: ClassVar = (Teacher, LabelledData, Vocabulary, TeacherOutputs, TeacherOutline, Costs)
     OUT: ClassVar = Plan
     READS: ClassVar[tuple[str, ...]] = (
@@ -202,15 +202,31 @@ class Search(Pass):
         whole: dict[int, Trained] = {}
 
         def passes(place: int) -> bool:
+            if place not in whole:
+                return False
             behind = whole[place].behind
             asked = confidence_width(behind.disagreeing, judged, ctx.target["gate.confidence"])
             return bool(behind.drop + margin * behind.error + asked <= limit)
 
         def nearer(dearer: int, cheaper: int) -> bool:
-            return whole[dearer].divergence < whole[cheaper].divergence
+            if cheaper not in whole:
+                return True
+            return dearer in whole and whole[dearer].divergence < whole[cheaper].divergence
 
         for place in bisection(first, len(shares), passes, nearer, self.trainings):
-            whole[place] = trainer.whole(trainer.best(rungs, place))
+            structure = trainer.best(rungs, place)
+            # A dearer one that is no nearer after as many steps would be none after all: minutes are saved.
+            upwards = whole and place < min(whole) and not any(map(passes, whole))
+            lost = not upwards and place > 0 and trainer.hopeless(structure, limit)
+            if not lost and not (upwards and trainer.no_nearer(structure, whole[min(whole)].structure)):
+                whole[place] = trainer.whole(structure)
+        if not whole:
+            whole[place] = trainer.whole(structure)
+        while len(whole) < self.trainings and not any(map(passes, whole)):
+            between = beside(min(whole, key=lambda at: whole[at].divergence), whole)
+            if between is None:
+                break
+            whole[between] = trainer.whole(trainer.best(rungs, between))
         # Chosen before a sweep adds more: of many that are tried one passes by luck.
         passing = [one for place, one in whole.items() if passes(place)]
         if passing:

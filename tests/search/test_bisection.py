@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from edgekit.search.bisection import bisection, depths_to_try, valley
+from edgekit.search.bisection import beside, bisection, depths_to_try, valley
 
 
 @pytest.mark.parametrize("last", range(-1, 12))
@@ -75,3 +75,10 @@ def test_a_plateau_is_no_endless_walk() -> None:
 )
 def test_depths_that_are_tried_lie_between_those_of_other_rungs(known: dict[int, int], depths: list[int]) -> None:
     assert depths_to_try(known, 5, [1, 2, 3, 4, 6]) == depths
+
+
+def test_what_lies_beside_the_nearest_is_on_its_cheaper_side() -> None:
+    assert beside(3, {3, 5, 9}) == 4
+    assert beside(3, {1, 3, 8}) == 5
+    assert beside(3, {3, 4, 9}) is None, "there is none between"
+    assert beside(9, {3, 9}) is None, "none was cheaper"
