@@ -174,7 +174,8 @@ class Trainer:
 
     def _behind(self, logits: np.ndarray) -> Estimate:
         """Estimates the drop of a student by its logits on dev, against the teacher or the student in its place."""
-        return estimate(self._against, logits, self._expected, known=self._against is not self.teacher)
+        known = self._against is not self.teacher
+        return estimate(self._against, logits, self._expected, known)
 
     def _epochs(self, structure: Structure) -> int:
         return max(2 * self._stage.probe_epochs, round(self._stage.epochs / self._dearer(structure)))

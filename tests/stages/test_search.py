@@ -23,9 +23,9 @@ from edgekit.search.estimate import Estimate, least_error
 from edgekit.search.findings import knows_dev
 from edgekit.search.limits import ROOM, Forecast, Limits
 from edgekit.search.request import wanted
-from edgekit.search.structure import Outline, Structure
+from edgekit.search.structure import Outline, Structure, ladder
 from edgekit.stage import Inputs
-from edgekit.stages._trainer import SHALLOW, START, Trainer, usual_work
+from edgekit.stages._trainer import LEAST_LEFT, SHALLOW, START, Trained, Trainer, usual_work
 from edgekit.stages.distill import Distill
 from edgekit.stages.outline import Outlining, read_outline
 from edgekit.stages.prune import Prune
@@ -213,6 +213,103 @@ def test_what_is_chosen_does_not_depend_on_a_sweep(
     swept, _ = search(artifacts, tmp_path / "swept", trainings=1, sweep=True)
     assert len(swept.facts["points"]) > len(plain.facts["points"])
     assert plain.options == swept.options
+
+
+@dataclasses.dataclass
+class Untrained:
+    """Stands in for trainings: how far a structure is from the teacher goes by its work alone, and none passes."""
+
+    nearest: float
+    whole: list[float] = dataclasses.field(default_factory=list)
+
+    def apart(self, trainer: Trainer, structure: Structure) -> float:
+        """Returns how far a structure is from the teacher."""
+        return float(abs(np.log(trainer._outline.work(structure) / self.nearest)))
+
+    def take_over(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Replaces both kinds of training."""
+
+        def whole(trainer: Trainer, structure: Structure) -> Trained:
+            work = float(trainer._outline.work(structure))
+            self.whole.append(work)
+            options = trainer._options(structure, 1, trainer.rate)
+            behind = Estimate(9.0, 0.5, 0.1)
+            return Trained(structure, 1, options, behind, self.apart(trainer, structure), 50.0)
+
+        monkeypatch.setattr(Trainer, "whole", whole)
+        monkeypatch.setattr(Trainer, "_probed", lambda trainer, structure, rate: self.apart(trainer, structure))
+
+
+def rungs_of(artifacts: dict[Any, Any]) -> list[float]:
+    """Returns the work of each rung of the tiny teacher's ladder, the dearest first."""
+    outline = read_outline(artifacts[TeacherOutline].file)
+    return [float(outline.work(rung[-1])) for rung in ladder(outline, 1, 8)]
+
+
+def narrow_target(folder: Path) -> str:
+    """Writes a target with small multiples, on which even a tiny teacher has a ladder of many rungs."""
+    narrow = ("head_multiple = 2", "head_multiple = 1"), ("ffn_multiple = 32", "ffn_multiple = 8")
+    return str(write_target(folder / "narrow.toml", *narrow))
+
+
+def test_where_none_passes_what_lies_beside_the_nearest_is_trained_too(
+    artifacts: dict[Any, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    works = rungs_of(artifacts)
+    monkeypatch.setattr("edgekit.stages.search.START", works[-1] / works[0])
+    for place in range(1, len(works) - 1):
+        untrained = Untrained(nearest=works[place])
+        untrained.take_over(monkeypatch)
+        plan, _ = search(artifacts, tmp_path / str(place), narrow_target(tmp_path), trainings=20)
+        looked = [int(np.argmin(np.abs(np.array(works) - work))) for work in untrained.whole]
+        best = min(looked, key=lambda at: abs(np.log(works[at] / works[place])))
+        cheaper = min((at for at in looked if at > best), default=best)
+        assert cheaper - best <= 1, "nothing is left between the nearest and the next cheaper one"
+        chosen = min(plan.facts["points"], key=lambda one: abs(one["work"] - works[best]))
+        assert plan.facts["structure"] == chosen["structure"]
+
+
+def test_a_dearer_structure_that_a_short_training_shows_to_be_no_nearer_is_not_trained_whole(
+    artifacts: dict[Any, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    works = rungs_of(artifacts)
+    monkeypatch.setattr("edgekit.stages.search.START", works[3] / works[0])
+    untrained = Untrained(nearest=works[3])
+    untrained.take_over(monkeypatch)
+    search(artifacts, tmp_path, narrow_target(tmp_path), trainings=20)
+    assert len(untrained.whole) == 1
+    assert untrained.whole[0] == pytest.approx(works[3], rel=0.3)
+
+
+def test_a_structure_that_is_lost_after_a_short_training_is_not_trained_whole(
+    artifacts: dict[Any, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    works = rungs_of(artifacts)
+    monkeypatch.setattr("edgekit.stages.search.START", works[-1] / works[0])
+    untrained = Untrained(nearest=works[0])
+    untrained.take_over(monkeypatch)
+    monkeypatch.setattr(Trainer, "hopeless", lambda trainer, structure, limit: True)
+    plan, _ = search(artifacts, tmp_path / "all", narrow_target(tmp_path), trainings=20)
+    assert untrained.whole == pytest.approx([works[0]], rel=0.3), "the dearest, since there must be one"
+    assert len(plan.facts["points"]) == 1
+
+
+@pytest.mark.parametrize(("drop", "lost"), [(1.0 / LEAST_LEFT - 0.1, False), (1.0 / LEAST_LEFT + 0.1, True)])
+def test_it_is_lost_where_a_share_of_its_drop_is_beyond_the_limit(
+    artifacts: dict[Any, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, drop: float, lost: bool
+) -> None:
+    monkeypatch.setattr("edgekit.stages._trainer.estimate", lambda *_: Estimate(drop, 0.1, 0.1))
+    seen: list[bool] = []
+    hopeless = Trainer.hopeless
+
+    def watched(trainer: Trainer, structure: Structure, limit: float) -> bool:
+        seen.append(hopeless(trainer, structure, 1.0))
+        return seen[-1]
+
+    monkeypatch.setattr(Trainer, "hopeless", watched)
+    search(artifacts, tmp_path, narrow_target(tmp_path), trainings=1)
+    assert seen
+    assert lost in seen
 
 
 def whole(layers: int, hidden: int, head_dim: int, ffn: int, tokens: int) -> Outline:
