@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -13,7 +13,7 @@ from edgekit import data
 from edgekit.artifact import Artifact, LabelledData, Scores, Teacher, TeacherOutputs, Vocabulary, WideStudent
 from edgekit.checkpoint import read_labels
 from edgekit.recipe import make_stage
-from edgekit.search.bisection import depths_to_try, nearest, valley
+from edgekit.search.bisection import beside, bisection, depths_to_try, nearest, valley
 from edgekit.search.estimate import Estimate, divergence, estimate
 from edgekit.search.structure import Outline, Structure, ladder
 from edgekit.stage import Context, Inputs
@@ -53,6 +53,8 @@ class Training(Protocol):
     def epochs(self) -> int: ...
     @property
     def probe_epochs(self) -> int: ...
+    @property
+    def trainings(self) -> int: ...
     @property
     def min_steps(self) -> int: ...
     @property
@@ -98,7 +100,7 @@ class Trainer:
     Attributes:
         teacher: the teacher's logits on dev.
         rate: learning rate of students of up to `SHALLOW` layers; what deeper ones get is bounded.
-        probes: how far each structure's answers were from the teacher's after a short training, by structure and rate.
+        probes: each structure's logits on dev after a short training, by structure and rate.
     """
 
     def __init__(self, stage: Training, inputs: Inputs, ctx: Context, outline: Outline, dataset: data.Dataset) -> None:
@@ -110,8 +112,7 @@ class Trainer:
         self._middle = usual_work(outline)
         self._depths: dict[int, int] = {}  # of the structure that was best on each rung
         self.rate: float = stage.learning_rates[0]
-        self.probes: dict[tuple[Structure, float], float] = {}
-        self._answers: dict[Structure, np.ndarray] = {}  # on dev, after a short training
+        self.probes: dict[tuple[Structure, float], np.ndarray] = {}
 
     def settle_rate(self, head_multiple: int, ffn_multiple: int) -> None:
         """Takes the rate by which a shallow structure comes nearest the teacher in a short training, whatever limits.
@@ -135,22 +136,60 @@ class Trainer:
         self._depths[place] = len(found.layers)
         return found
 
-    def hopeless(self, structure: Structure, limit: float) -> bool:
-        """Says whether a structure is so far behind after a short training, if it had one, that no whole one helps."""
-        logits = self._answers.get(structure)
-        return logits is not None and LEAST_LEFT * self._behind(logits).drop > limit
+    def walk(
+        self, rungs: Sequence[Sequence[Structure]], first: int, passes: Callable[[Trained], bool], limit: float
+    ) -> dict[int, Trained]:
+        """Trains structures whole, from one rung towards the last that passes; at most as many as the stage allows.
 
-    def no_nearer(self, dearer: Structure, cheaper: Structure) -> bool:
-        """Says whether after a short training each the dearer of two structures is no nearer the teacher."""
-        return self._probed(dearer, self.rate) >= self._probed(cheaper, self.rate)
+        Args:
+            rungs: structures of falling work.
+            first: rung to begin on.
+            passes: whether a structure is near enough to the teacher.
+            limit: of the drop, in points.
+
+        Returns:
+            What was trained, by its rung, at least one.
+        """
+        whole: dict[int, Trained] = {}
+
+        def passed(place: int) -> bool:
+            return place in whole and passes(whole[place])
+
+        def nearer(dearer: int, cheaper: int) -> bool:
+            if cheaper not in whole:  # it was lost
+                return True
+            return dearer in whole and whole[dearer].divergence < whole[cheaper].divergence
+
+        def spared(place: int, structure: Structure) -> bool:
+            if whole and place < min(whole) and not any(map(passed, whole)):
+                # No nearer than the cheaper one after a short training, it would be none after a whole one.
+                return self._probed(structure, self.rate) >= self._probed(whole[min(whole)].structure, self.rate)
+            return self.lost(structure, limit)
+
+        for place in bisection(first, len(rungs), passed, nearer, self._stage.trainings):
+            structure = self.best(rungs, place)
+            if not spared(place, structure):
+                whole[place] = self.whole(structure)
+        if not whole:  # all that was looked at is lost: the dearest is what is left
+            whole[0] = self.whole(self.best(rungs, 0))
+        while len(whole) < self._stage.trainings and not any(map(passed, whole)):
+            between = beside(min(whole, key=lambda at: whole[at].divergence), whole)
+            if between is None:
+                break
+            whole[between] = self.whole(self.best(rungs, between))
+        return whole
+
+    def lost(self, structure: Structure, limit: float) -> bool:
+        """Says whether a structure is so far behind after a short training, if it had one, that no whole one helps."""
+        logits = self.probes.get((structure, self.rate))
+        return logits is not None and LEAST_LEFT * self._behind(logits).drop > limit
 
     def _probed(self, structure: Structure, rate: float) -> float:
         """Returns how far a structure's answers on dev are from the teacher's after a short training."""
         if (structure, rate) not in self.probes:
-            logits, _ = self._trained(self._options(structure, self._stage.probe_epochs, rate, short=True))
-            self.probes[structure, rate] = divergence(self.teacher, logits)
-            self._answers[structure] = logits
-        return self.probes[structure, rate]
+            options = self._options(structure, self._stage.probe_epochs, rate, short=True)
+            self.probes[structure, rate], _ = self._trained(options)
+        return divergence(self.teacher, self.probes[structure, rate])
 
     def hold_against_a_large_one(self, head_multiple: int, ffn_multiple: int) -> Structure:
         """Puts a student in the teacher's place that is large enough to fall behind by little, whatever the limits."""

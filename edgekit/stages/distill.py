@@ -197,7 +197,20 @@ def distillation_loss(
     return loss
 
 
-class Teaching(Protocol):
+class Losses(Protocol):
+    """The options of a stage that say what a student's loss is."""
+
+    @property
+    def temperature(self) -> float: ...
+    @property
+    def logits(self) -> float: ...
+    @property
+    def states(self) -> float: ...
+    @property
+    def labels(self) -> float: ...
+
+
+class Teaching(Losses, Protocol):
     """The options of a stage that trains a student, as `Distill` has them."""
 
     @property
@@ -212,17 +225,9 @@ class Teaching(Protocol):
     def min_steps(self) -> int: ...
     @property
     def max_steps(self) -> int: ...
-    @property
-    def temperature(self) -> float: ...
-    @property
-    def logits(self) -> float: ...
-    @property
-    def states(self) -> float: ...
-    @property
-    def labels(self) -> float: ...
 
 
-def loss_of(options: Teaching) -> Callable[[Any, Mapping[str, Tensor]], Tensor]:
+def loss_of(options: Losses) -> Callable[[Any, Mapping[str, Tensor]], Tensor]:
     """Returns the loss that a stage's options name."""
     return distillation_loss(options.temperature, options.logits, options.states, options.labels)
 

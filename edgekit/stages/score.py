@@ -22,7 +22,7 @@ import numpy as np
 
 from edgekit.artifact import FACTS, LabelledData, Scores, Teacher, TeacherOutputs, Vocabulary, WideStudent, write_json
 from edgekit.stage import Context, Inputs, Pass
-from edgekit.stages.distill import TEACHER_LAYERS, distillation_loss, student_rows
+from edgekit.stages.distill import TEACHER_LAYERS, loss_of, student_rows
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -69,13 +69,12 @@ class Score(Pass):
         layers = json.loads((wide / TEACHER_LAYERS).read_text(encoding="utf-8"))
         model = EdgekitForSequenceClassification.from_pretrained(wide, local_files_only=True)
         rows, _ = student_rows(inputs, ctx, layers)
-        loss = distillation_loss(self.temperature, self.logits, self.states, self.labels)
         random = np.random.Generator(np.random.PCG64([ctx.seed, len(rows.ids)]))
         drawn = random.permutation(len(rows.ids))[: self.batches * self.batch_size]
         # In batches of one length little is padded, which took twice as long.
         chosen = drawn[np.argsort([len(rows.ids[i]) for i in drawn], kind="stable")]
         pad_id = inputs[Vocabulary].facts["pad_token_id"]
-        heads, channels = importance(model, rows, loss, chosen, self.batch_size, pad_id)
+        heads, channels = importance(model, rows, loss_of(self), chosen, self.batch_size, pad_id)
         parts: dict[str, Any] = {f"heads.{i}": one for i, one in enumerate(heads)}
         parts |= {f"ffn.{i}": one for i, one in enumerate(channels)}
         np.savez(Scores(out_dir, "").file, **parts)

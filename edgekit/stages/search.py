@@ -39,7 +39,7 @@ from edgekit.backends import load_backend
 from edgekit.provenance import Provenance
 from edgekit.quant.findings import Finding
 from edgekit.recipe import make_stage
-from edgekit.search.bisection import beside, bisection, nearest
+from edgekit.search.bisection import nearest
 from edgekit.search.costs import FAMILIES, read_costs
 from edgekit.search.estimate import confidence_width, least_error
 from edgekit.search.findings import dev_known, few_rows, knows_dev, out_of_reach, too_far_behind
@@ -72,8 +72,8 @@ STORED = {"weight-only-int8": 1.125, "weight-only-int4": 0.625, "weight-only": 1
 """Bytes that a weight takes in forms with a scale for every 32 of them, by the scheme's name."""
 
 SMALLER = "int4-blocks"
-"""Form of the word table that is taken where the file would be too large, and the runtime knows it: two thirds of the
-size, and what it loses of a student was not to be seen (docs/log.md)."""
+"""Form of the word table that is taken where the file would be too large, and the runtime knows it: little more than
+half of the size, and what it loses of a student was not to be seen (docs/log.md)."""
 
 QUANTILES = (5, 50, 95)
 """Of the lengths of rows, in percent, at which shapes at the edge of such a limit are measured."""
@@ -188,7 +188,6 @@ class Search(Pass):
         forecast, rungs, findings = self._reachable(outline, dataset, inputs, ctx)
         dearest = outline.work(outline.whole(range(len(outline.head_loss))))
         shares = [outline.work(rung[-1]) / dearest for rung in rungs]
-        first = nearest(shares, START)
         trainer = Trainer(self, inputs, ctx, outline, dataset)
         trainer.settle_rate(*_multiples(ctx))
         held_out = dataset.facts["dev_source"] == data.DRAWN and not (inputs[Teacher].path / FACTS).exists()
@@ -199,36 +198,14 @@ class Search(Pass):
             margin = 0.0
             findings.append(few_rows(len(trainer.teacher), limit, self.margin))
         judged = self.judging.rows(len(dataset.test), forecast.table.provenance)
-        whole: dict[int, Trained] = {}
 
-        def passes(place: int) -> bool:
-            if place not in whole:
-                return False
-            behind = whole[place].behind
-            asked = confidence_width(behind.disagreeing, judged, ctx.target["gate.confidence"])
-            return bool(behind.drop + margin * behind.error + asked <= limit)
+        def passes(one: Trained) -> bool:
+            asked = confidence_width(one.behind.disagreeing, judged, ctx.target["gate.confidence"])
+            return bool(one.behind.drop + margin * one.behind.error + asked <= limit)
 
-        def nearer(dearer: int, cheaper: int) -> bool:
-            if cheaper not in whole:
-                return True
-            return dearer in whole and whole[dearer].divergence < whole[cheaper].divergence
-
-        for place in bisection(first, len(shares), passes, nearer, self.trainings):
-            structure = trainer.best(rungs, place)
-            # A dearer one that is no nearer after as many steps would be none after all: minutes are saved.
-            upwards = whole and place < min(whole) and not any(map(passes, whole))
-            lost = not upwards and place > 0 and trainer.hopeless(structure, limit)
-            if not lost and not (upwards and trainer.no_nearer(structure, whole[min(whole)].structure)):
-                whole[place] = trainer.whole(structure)
-        if not whole:
-            whole[place] = trainer.whole(structure)
-        while len(whole) < self.trainings and not any(map(passes, whole)):
-            between = beside(min(whole, key=lambda at: whole[at].divergence), whole)
-            if between is None:
-                break
-            whole[between] = trainer.whole(trainer.best(rungs, between))
+        whole = trainer.walk(rungs, nearest(shares, START), passes, limit)
         # Chosen before a sweep adds more: of many that are tried one passes by luck.
-        passing = [one for place, one in whole.items() if passes(place)]
+        passing = [one for one in whole.values() if passes(one)]
         if passing:
             chosen = min(passing, key=lambda one: forecast.cost(one.structure))
         else:

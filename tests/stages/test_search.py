@@ -7,35 +7,27 @@ import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
-import tiny
-from builds import TinyBuild, made, write_target
-from cost_tables import table
+from builds import write_target
+from searches import GIVEN, QUICK, narrow_target, search
 
 from edgekit import data
-from edgekit.artifact import Costs, LabelledData, Plan, TeacherOutline, Vocabulary, write_json
-from edgekit.codec import encode
-from edgekit.search.costs import read_costs
+from edgekit.artifact import LabelledData, TeacherOutline, Vocabulary
 from edgekit.search.estimate import Estimate, least_error
 from edgekit.search.findings import knows_dev
 from edgekit.search.limits import ROOM, Forecast, Limits
 from edgekit.search.request import wanted
-from edgekit.search.structure import Outline, Structure, ladder
-from edgekit.stage import Inputs
-from edgekit.stages._trainer import LEAST_LEFT, SHALLOW, START, Trained, Trainer, usual_work
+from edgekit.search.structure import Outline, Structure
+from edgekit.stages._trainer import SHALLOW, START, Trainer, usual_work
 from edgekit.stages.distill import Distill
-from edgekit.stages.outline import Outlining, read_outline
+from edgekit.stages.outline import read_outline
 from edgekit.stages.prune import Prune
 from edgekit.stages.refine import Refine
 from edgekit.stages.score import Score
 from edgekit.stages.search import Search
-
-QUICK: dict[str, Any] = {"epochs": 3, "probe_epochs": 1, "min_steps": 0, "trainings": 4}
-GIVEN = {"prune": {"learning_rate": 3e-3}}
 
 
 @pytest.mark.parametrize(
@@ -54,50 +46,6 @@ GIVEN = {"prune": {"learning_rate": 3e-3}}
 )
 def test_a_structure_that_is_given_is_not_searched(options: dict[str, dict[str, Any]], searched: bool) -> None:
     assert wanted(options) is searched
-
-
-@pytest.fixture(scope="module")
-def artifacts(tiny_build: TinyBuild, tmp_path_factory: pytest.TempPathFactory) -> dict[Any, Any]:
-    """Returns what a search takes."""
-    found = {kind: made(tiny_build, kind) for kind in Search.IN if kind not in (TeacherOutline, Costs)}
-    given = [found[kind] for kind in Outlining.IN]
-    found[TeacherOutline] = tiny.run_stage(Outlining(rows=60), given, tmp_path_factory.mktemp("outline"))
-    outline = read_outline(found[TeacherOutline].file)
-    found[Costs] = Costs(tmp_path_factory.mktemp("costs"), "")
-    write_json(found[Costs].file, encode(table(hidden=outline.hidden, head_dim=outline.head_dim)))
-    return found
-
-
-def search(
-    artifacts: dict[Any, Any],
-    folder: Path,
-    target: str = "x86-64",
-    given_options: Any = None,
-    factor: float = 1.0,
-    **options: Any,
-) -> tuple[Plan, list[Any]]:
-    """Runs a search; returns its plan and the stages that it had run.
-
-    Shapes that it has measured take `factor` times what the table says.
-    """
-    stage = Search(**{**QUICK, **options}).knowing(given_options or GIVEN)
-    out, ran = folder / "out", []
-    out.mkdir(parents=True)
-    ctx = tiny.context(folder / "resume", stage, target)
-
-    def make(other: Any, given: Any) -> Any:
-        ran.append(other)
-        if isinstance(other, Refine):  # of a device that there is not
-            scaled = Costs(folder / f"{len(ran)}-{other.NAME}", "")
-            scaled.path.mkdir()
-            write_json(scaled.file, encode(read_costs(given[Costs].file).scaled(factor)))
-            return scaled
-        inputs = [given[kind] for kind in other.IN]
-        return tiny.run_stage(other, inputs, folder / f"{len(ran)}-{other.NAME}")
-
-    ctx = dataclasses.replace(ctx, make=make)
-    stage.run(Inputs(artifacts, stage.IN), out, ctx)
-    return Plan(out, ""), ran
 
 
 def test_the_plan_makes_the_student_that_was_trained(artifacts: dict[Any, Any], tmp_path: Path) -> None:
@@ -126,8 +74,7 @@ def test_short_trainings_are_short_whatever_the_recipe_says(
     artifacts: dict[Any, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("edgekit.search.structure.LAYER_OVERHEAD", 1e3)  # or each rung has one depth
-    narrow = ("head_multiple = 2", "head_multiple = 1"), ("ffn_multiple = 32", "ffn_multiple = 8")
-    target = str(write_target(tmp_path / "narrow.toml", *narrow))
+    target = narrow_target(tmp_path)
     _, ran = search(artifacts, tmp_path, target, trainings=1, sweep=True, min_steps=60, max_steps=90)
     trainings = [stage for stage in ran if isinstance(stage, Prune)]
     short = [stage for stage in trainings if stage.epochs == QUICK["probe_epochs"]]
@@ -214,93 +161,6 @@ def test_what_is_chosen_does_not_depend_on_a_sweep(
     swept, _ = search(artifacts, tmp_path / "swept", trainings=1, sweep=True)
     assert len(swept.facts["points"]) > len(plain.facts["points"])
     assert plain.options == swept.options
-
-
-@dataclasses.dataclass
-class Untrained:
-    """Stands in for trainings: how far a structure is from the teacher goes by its work alone, and none passes."""
-
-    nearest: float
-    whole: list[float] = dataclasses.field(default_factory=list)
-
-    def apart(self, trainer: Trainer, structure: Structure) -> float:
-        """Returns how far a structure is from the teacher."""
-        return float(abs(np.log(trainer._outline.work(structure) / self.nearest)))
-
-    def take_over(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        """Replaces both kinds of training."""
-
-        def whole(trainer: Trainer, structure: Structure) -> Trained:
-            work = float(trainer._outline.work(structure))
-            self.whole.append(work)
-            options = trainer._options(structure, 1, trainer.rate)
-            behind = Estimate(9.0, 0.5, 0.1)
-            return Trained(structure, 1, options, behind, self.apart(trainer, structure), 50.0)
-
-        monkeypatch.setattr(Trainer, "whole", whole)
-        monkeypatch.setattr(Trainer, "_probed", lambda trainer, structure, rate: self.apart(trainer, structure))
-
-
-def rungs_of(artifacts: dict[Any, Any]) -> list[float]:
-    """Returns the work of each rung of the tiny teacher's ladder, the dearest first."""
-    outline = read_outline(artifacts[TeacherOutline].file)
-    return [float(outline.work(rung[-1])) for rung in ladder(outline, 1, 8)]
-
-
-def narrow_target(folder: Path) -> str:
-    """Writes a target with small multiples, on which even a tiny teacher has a ladder of many rungs."""
-    narrow = ("head_multiple = 2", "head_multiple = 1"), ("ffn_multiple = 32", "ffn_multiple = 8")
-    return str(write_target(folder / "narrow.toml", *narrow))
-
-
-def test_where_none_passes_what_lies_beside_the_nearest_is_trained_too(
-    artifacts: dict[Any, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    works = rungs_of(artifacts)
-    monkeypatch.setattr("edgekit.stages.search.START", works[-1] / works[0])
-    for place in range(1, len(works) - 1):
-        untrained = Untrained(nearest=works[place])
-        untrained.take_over(monkeypatch)
-        plan, _ = search(artifacts, tmp_path / str(place), narrow_target(tmp_path), trainings=20)
-        looked = [int(np.argmin(np.abs(np.array(works) - work))) for work in untrained.whole]
-        best = min(looked, key=lambda at: abs(np.log(works[at] / works[place])))
-        cheaper = min((at for at in looked if at > best), default=best)
-        assert cheaper - best <= 1, "nothing is left between the nearest and the next cheaper one"
-        chosen = min(plan.facts["points"], key=lambda one: abs(one["work"] - works[best]))
-        assert plan.facts["structure"] == chosen["structure"]
-
-
-def test_a_dearer_structure_that_a_short_training_shows_to_be_no_nearer_is_not_trained_whole(
-    artifacts: dict[Any, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    works = rungs_of(artifacts)
-    monkeypatch.setattr("edgekit.stages.search.START", works[3] / works[0])
-    untrained = Untrained(nearest=works[3])
-    untrained.take_over(monkeypatch)
-    search(artifacts, tmp_path, narrow_target(tmp_path), trainings=20)
-    assert len(untrained.whole) == 1
-    assert untrained.whole[0] == pytest.approx(works[3], rel=0.3)
-
-
-def test_a_structure_that_is_lost_after_a_short_training_is_not_trained_whole(
-    artifacts: dict[Any, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    works = rungs_of(artifacts)
-    monkeypatch.setattr("edgekit.stages.search.START", works[-1] / works[0])
-    untrained = Untrained(nearest=works[0])
-    untrained.take_over(monkeypatch)
-    monkeypatch.setattr(Trainer, "hopeless", lambda trainer, structure, limit: True)
-    plan, _ = search(artifacts, tmp_path / "all", narrow_target(tmp_path), trainings=20)
-    assert untrained.whole == pytest.approx([works[0]], rel=0.3), "the dearest, since there must be one"
-    assert len(plan.facts["points"]) == 1
-
-
-@pytest.mark.parametrize(("drop", "lost"), [(1.0 / LEAST_LEFT - 0.1, False), (1.0 / LEAST_LEFT + 0.1, True)])
-def test_it_is_lost_where_a_share_of_its_drop_is_beyond_the_limit(drop: float, lost: bool) -> None:
-    structure, other = (Structure((0,), (heads,), (8,)) for heads in (1, 2))
-    trainer = SimpleNamespace(_answers={structure: np.zeros((3, 2))}, _behind=lambda logits: Estimate(drop, 0.1, 0.1))
-    assert Trainer.hopeless(trainer, structure, 1.0) is lost  # type: ignore[arg-type]
-    assert not Trainer.hopeless(trainer, other, 1.0), "nothing is known of it"  # type: ignore[arg-type]
 
 
 def whole(layers: int, hidden: int, head_dim: int, ffn: int, tokens: int) -> Outline:
