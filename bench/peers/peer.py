@@ -135,6 +135,12 @@ def read_split(folder: Path, name: str) -> Split:
     return Split(texts, rows, expected)
 
 
+def has_vnni() -> bool:
+    """Says whether this x86 processor sums products of uint8 and int8 without overflow on the way."""
+    info = Path("/proc/cpuinfo")
+    return info.exists() and "avx512_vnni" in info.read_text(encoding="utf-8")
+
+
 def calibration_rows(train: Split, count: int = CALIBRATION_ROWS) -> list[np.ndarray]:
     """Draws the ids of training rows to calibrate with: the same for every peer that does."""
     import numpy as np

@@ -1,8 +1,8 @@
 """Olive's workflow for BERT on CPUs: OnnxConversion, OrtTransformersOptimization, then dynamic or static int8.
 
-The passes are those of its BERT example for CPUs. Of what these passes expose (calibrator, weights per channel and in
-seven bits, weights' type) the best on dev is taken, as Olive's own search would with accuracy as its goal; the rest are
-its defaults.
+The passes are those of its BERT example for CPUs. Of what these passes expose (calibrator, weights per channel, their
+type, seven bits on CPUs without VNNI) the best on dev is taken, as Olive's own search would with accuracy as its goal;
+the rest are its defaults.
 
 Ref: https://microsoft.github.io/Olive/ (examples/bert, bert_ptq_cpu.json)
 """
@@ -15,15 +15,16 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from peer import Built, Job, main, read_split
+from peer import Built, Job, has_vnni, main, read_split
 
 VENV, TAKES, RUNTIME, FROM_GRAPH = "olive", "tokens", "onnxruntime", False
 WAYS = {
     "dynamic": "Olive, dynamic int8",
     "static": "Olive, static int8",
 }
+SIGNED = "int8 weights" if has_vnni() else "int8 weights in 7 bits"
 RANGES: dict[str, dict[str, Any]] = {
-    "int8 weights in 7 bits": {"precision": "int8", "reduce_range": True},
+    SIGNED: {"precision": "int8", "reduce_range": not has_vnni()},
     "uint8 weights": {"precision": "uint8", "reduce_range": False},
 }
 PRODUCTS = ["MatMul", "Gemm", "Gather"]

@@ -1,6 +1,6 @@
 """onnxruntime's own quantizer on the teacher's graph: the best on dev of what its documentation offers.
 
-Tried are its three calibrators, weights in seven bits (`reduce_range`, as advised for CPUs without VNNI) and uint8
+Tried are its three calibrators, int8 weights (in seven bits on CPUs without VNNI, as advised for them) and uint8
 weights, products of two activations rounded or left alone (`MatMulConstBOnly`), all after `quant_pre_process` without
 symbolic shapes, which dynamic inputs end in an error with. Its defaults lose points and are no faster than float on
 AVX2 (docs/quantization.md), so they are no candidates.
@@ -15,7 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from peer import Built, Job, calibration_rows, feed, main, read_split
+from peer import Built, Job, calibration_rows, feed, has_vnni, main, read_split
 
 if TYPE_CHECKING:
     import numpy as np
@@ -26,8 +26,9 @@ WAYS = {
     "dynamic": "onnxruntime quantize_dynamic, best on dev",
 }
 CALIBRATORS = ("MinMax", "Percentile", "Entropy")
+SIGNED = "int8 weights" if has_vnni() else "int8 weights in 7 bits"
 WEIGHTS: dict[str, dict[str, Any]] = {
-    "int8 weights in 7 bits": {"weight_type": "QInt8", "reduce_range": True},
+    SIGNED: {"weight_type": "QInt8", "reduce_range": not has_vnni()},
     "uint8 weights": {"weight_type": "QUInt8", "reduce_range": False},
 }
 OPS = ["MatMul", "Gemm", "Gather"]

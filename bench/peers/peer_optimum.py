@@ -1,7 +1,7 @@
-"""optimum-onnx 0.1: its own exporter and `ORTQuantizer` with the configuration that it documents for AVX2, per channel.
+"""optimum-onnx 0.1: its own exporter, and `ORTQuantizer` with its configuration for this processor, per channel.
 
-Static int8 takes whichever of its calibrations (minmax, moving average, percentiles, entropy) does best on dev, in full
-range and in seven bits, as its documentation says to try.
+Static int8 takes whichever of its calibrations (minmax, moving average, percentiles, entropy) does best on dev; without
+VNNI each is tried in full range and in seven bits, as its documentation says to.
 
 Ref: https://huggingface.co/docs/optimum-onnx/onnxruntime/usage_guides/quantization
 """
@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from peer import Built, Job, calibration_rows, feed, main, read_split
+from peer import Built, Job, calibration_rows, feed, has_vnni, main, read_split
 
 if TYPE_CHECKING:
     import numpy as np
@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 VENV, TAKES, RUNTIME, FROM_GRAPH = "optimum", "tokens", "onnxruntime", False
 WAYS = {
     "fp32": "optimum-onnx, fp32",
-    "dynamic": "optimum-onnx, dynamic int8 (avx2)",
-    "static": "optimum-onnx, static int8 (avx2)",
+    "dynamic": "optimum-onnx, dynamic int8",
+    "static": "optimum-onnx, static int8",
 }
 
 
@@ -45,7 +45,7 @@ def build(job: Job) -> Built:
 
 def dynamic_ways(exported: Path) -> dict[str, Callable[[Path], None]]:
     """Names the dynamic ways, and what writes each."""
-    return {name: partial(_quantize, exported, None, reduced) for name, reduced in _RANGES.items()}
+    return {name: partial(_quantize, exported, None, configure) for name, configure in _configurations().items()}
 
 
 def static_ways(exported: Path, rows: Sequence[np.ndarray]) -> dict[str, Callable[[Path], None]]:
@@ -60,13 +60,19 @@ def static_ways(exported: Path, rows: Sequence[np.ndarray]) -> dict[str, Callabl
         "entropy": AutoCalibrationConfig.entropy(dataset),
     }
     return {
-        f"{method}, {name}": partial(_quantize, exported, (dataset, calibration), reduced)
+        f"{method}, {name}": partial(_quantize, exported, (dataset, calibration), configure)
         for method, calibration in calibrations.items()
-        for name, reduced in _RANGES.items()
+        for name, configure in _configurations().items()
     }
 
 
-_RANGES = {"full range": False, "7 bits": True}
+def _configurations() -> dict[str, Callable[..., Any]]:
+    """Names the configurations that optimum documents for this processor, and what makes each."""
+    from optimum.onnxruntime import AutoQuantizationConfig as Presets
+
+    if has_vnni():
+        return {"avx512_vnni": Presets.avx512_vnni}
+    return {"avx2, full range": Presets.avx2, "avx2, 7 bits": partial(Presets.avx2, reduce_range=True)}
 
 
 def _dataset(exported: Path, rows: Sequence[np.ndarray]) -> Any:
@@ -79,12 +85,12 @@ def _dataset(exported: Path, rows: Sequence[np.ndarray]) -> Any:
     return Dataset.from_dict({name: [one[name][0].tolist() for one in feeds] for name in names})
 
 
-def _quantize(exported: Path, calibration: tuple[Any, Any] | None, reduced: bool, out: Path) -> None:
+def _quantize(exported: Path, calibration: tuple[Any, Any] | None, configure: Callable[..., Any], out: Path) -> None:
     """Quantizes the exported graph into a file."""
-    from optimum.onnxruntime import AutoQuantizationConfig, ORTQuantizer
+    from optimum.onnxruntime import ORTQuantizer
 
     quantizer = ORTQuantizer.from_pretrained(exported, file_name="model.onnx")
-    config = AutoQuantizationConfig.avx2(is_static=calibration is not None, per_channel=True, reduce_range=reduced)
+    config = configure(is_static=calibration is not None, per_channel=True)
     ranges = None
     if calibration is not None:
         dataset, method = calibration
