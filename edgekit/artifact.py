@@ -129,10 +129,17 @@ class Vocabulary(Artifact):
 class TeacherOutputs(Artifact):
     """The teacher's logits and first-token states on train and dev, memory-mapped: `<split>.<what>.npy`.
 
-    The rows of train are followed by the texts that have no label, and those by the views of both, in their order.
+    Those of train are of the rows in `rows`, followed by the texts that have no label, and those by the views of both,
+    in their order.
     """
 
     KIND = "teacher-outputs"
+
+    @property
+    def rows(self) -> list[int]:
+        """The rows of train that the teacher answered, increasing: all, or a draw of more than it has time for."""
+        rows: list[int] = json.loads((self.path / "rows.json").read_text(encoding="utf-8"))
+        return rows
 
     @property
     def unlabelled(self) -> list[str]:

@@ -29,6 +29,7 @@ _WORD = regex.compile(
     rf"[{_SIGNS}]|[[\p{{L}}\p{{M}}\p{{N}}_]--[{_SIGNS}\p{{Thai}}\p{{Lao}}\p{{Khmer}}\p{{Myanmar}}]]+", regex.V1
 )
 _LETTERS = regex.compile(r"[\p{L}\p{M}]+")  # marks are the vowels of Indic scripts
+_WRITTEN = regex.compile(r"[\p{L}\p{M}\p{N}]+")
 _WORD_STARTS = ("Ġ", "▁")  # how byte-level BPE and SentencePiece mark a token that begins a word
 
 
@@ -36,6 +37,15 @@ def words_of(text: str) -> list[str]:
     """Returns the words of a text, without what stands between them."""
     found: list[str] = _WORD.findall(text)
     return found
+
+
+def in_words(texts: Iterable[str]) -> bool:
+    """Says whether texts are mostly words that views can change, and not clauses that are written without spaces."""
+    words = letters = 0
+    for text in texts:
+        words += sum(map(len, words_of(text)))
+        letters += sum(map(len, _WRITTEN.findall(text)))
+    return 2 * words > letters
 
 
 def whole_words(vocabulary: Mapping[str, int], kept: Iterable[int], continuing_prefix: str | None) -> dict[str, int]:

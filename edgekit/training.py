@@ -109,6 +109,10 @@ class Schedule:
         wanted = -(-self.passes(texts) * self._steps_a_pass(texts) // steps)
         return min(wanted, max(1, self.max_steps // steps)) if self.max_steps else wanted
 
+    def steps_on(self, texts: int) -> int:
+        """Returns the steps of a training on that many texts; none is one of no epochs."""
+        return self.epochs_on(texts) * -(-self.texts_an_epoch(texts) // self.batch_size) if self.epochs else 0
+
     def texts_an_epoch(self, texts: int) -> int:
         """Returns the texts that an epoch takes of so many: each once or several times, or some of them."""
         return self._texts_a_pass(texts) * self._passes_an_epoch(texts)

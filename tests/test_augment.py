@@ -7,7 +7,7 @@ from difflib import SequenceMatcher
 
 import numpy as np
 
-from edgekit.augment import NEIGHBOURS, neighbours, views, whole_words, words_of
+from edgekit.augment import NEIGHBOURS, in_words, neighbours, views, whole_words, words_of
 
 TEXTS = ["Turn the lamp on, please!", "play jazz", "???", "dim  the   lights"]
 
@@ -61,6 +61,13 @@ def test_words_are_found_in_scripts_with_marks_and_in_those_without_spaces() -> 
     assert words_of("这部 film 很好!") == ["这", "部", "film", "很", "好"]
     assert words_of("ราคาถูก ok") == ["ok"], "a run of Thai is a clause"
     assert words_of("cafe\u0301 naïve x_1 don't") == ["cafe\u0301", "naïve", "x_1", "don", "t"]
+
+
+def test_texts_are_in_words_where_most_of_what_is_written_is() -> None:
+    assert in_words(["यह फिल्म बहुत अच्छी है।", "这部 film 很好!", "fine"])
+    assert not in_words(["ราคาถูก 5 บาท", "อร่อยมาก iPhone"])
+    assert in_words(["ราคาถูก", "a text of many words that is longer"])
+    assert not in_words(["!?", "..."])
 
 
 def test_signs_and_words_with_marks_have_neighbours() -> None:

@@ -8,7 +8,7 @@ import numpy as np
 
 
 def bisection(
-    first: int, count: int, passes: Callable[[int], bool], nearer: Callable[[int, int], bool], most: int
+    first: int, count: int, passes: Callable[[int], bool], nearer: Callable[[int, int], bool]
 ) -> Iterator[int]:
     """Yields places on a ladder to look at, until the last one that passes is found.
 
@@ -21,11 +21,10 @@ def bisection(
         count: places there are.
         passes: whether a place that was yielded passes; asked when the next is wanted.
         nearer: whether the first of two places that failed is nearer to passing than the second, which is behind it.
-        most: places to yield at most.
     """
     low, high = -1, count  # what is sought lies between: the last that passes, or the end of the way up; one that fails
     place = first
-    for _ in range(most):
+    while True:
         yield place
         if passes(place) or (low == -1 and high < count and not nearer(place, high)):
             low = max(low, place)
@@ -42,12 +41,10 @@ def bisection(
 
 
 def beside(nearest: int, looked: Collection[int]) -> int | None:
-    """Returns the place in the middle between the nearest to passing and the next cheaper one that was looked at.
-
-    Where no place passes, the dearer ones are no nearer: what is left to look at lies on the other side.
+    """Returns the place in the middle between one and the next cheaper one that was looked at.
 
     Args:
-        nearest: of the places that were looked at.
+        nearest: the cheapest that passes, or the nearest to passing.
         looked: all of those.
 
     Returns:

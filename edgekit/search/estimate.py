@@ -26,6 +26,10 @@ DOUBT = 0.2
 LAPLACE = 100 * 2**0.5
 """Points that one more row of either kind, by which the student is better or worse, scatter by."""
 
+ONE_GAP = 20.0
+"""Points that one disagreement costs on the mean. One more than was seen is counted: that there is none on twenty rows
+does not say that there will be none on a thousand."""
+
 HOTTEST = 50.0
 """Temperature that is looked for at most."""
 
@@ -61,23 +65,28 @@ def estimate(teacher: np.ndarray, student: np.ndarray, expected: np.ndarray, kno
     variance = (np.square(lost - counted).sum() + LAPLACE**2) / (len(lost) + 2) ** 2
     differ = int(np.count_nonzero(teacher.argmax(1) != student.argmax(1)))
     disagreeing = differ / len(lost)
-    # One more row on which they disagree: that there is none on few rows does not make it certain.
     doubt = (100 * DOUBT * (differ + 1) / (len(lost) + 2)) ** 2
+    unseen = ONE_GAP / (len(lost) + 2)
     if known:
-        return Estimate(foretold, float(doubt**0.5), disagreeing)
+        return Estimate(foretold + unseen, float(doubt**0.5), disagreeing)
     weight = doubt / (doubt + variance)
-    drop = weight * counted + (1 - weight) * foretold
+    drop = weight * counted + (1 - weight) * foretold + unseen
     return Estimate(drop, float((1 / (1 / variance + 1 / doubt)) ** 0.5), disagreeing)
 
 
-def least_error(rows: int) -> float:
-    """Returns the standard error of the drop of a student that answers so many rows as its teacher does, in points."""
-    return _ONE_ROW / (rows + 2)
+def least_drop(rows: int, margin: float) -> float:
+    """Returns the drop of a student that answers so many rows as its teacher does, and some of its standard errors.
+
+    Args:
+        rows: of dev.
+        margin: standard errors to add.
+    """
+    return (ONE_GAP + margin * _ONE_ROW) / (rows + 2)
 
 
-def rows_within(error: float) -> int:
-    """Returns how many rows it takes for `least_error` to be within so many points, which must be positive."""
-    return max(0, math.ceil(_ONE_ROW / error) - 2)
+def rows_within(points: float, margin: float) -> int:
+    """Returns how many rows it takes for `least_drop` to be within so many points, which must be positive."""
+    return max(0, math.ceil((ONE_GAP + margin * _ONE_ROW) / points) - 2)
 
 
 def confidence_width(disagreeing: float, rows: int, confidence: float | None) -> float:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from edgekit.quant.findings import Finding
-from edgekit.search.estimate import Estimate, least_error, rows_within
+from edgekit.search.estimate import Estimate, least_drop, rows_within
 from edgekit.search.limits import Forecast, Limits
 from edgekit.search.structure import Structure
 
@@ -28,7 +28,7 @@ def too_far_behind(structure: Structure, behind: Estimate, limit: float, rows: i
     """Says how near the structure that was trained came to the allowed drop.
 
     Args:
-        structure: the one with the least drop.
+        structure: the one whose answers are nearest the teacher's.
         behind: its drop, as estimated.
         limit: the drop allowed, in points.
         rows: of dev.
@@ -51,13 +51,13 @@ def few_rows(rows: int, limit: float, margin: float) -> Finding:
         limit: the drop allowed, in points.
         margin: standard errors that are kept from it otherwise.
     """
-    needed = f"at least {rows_within(limit / margin):,} rows of dev" if limit > 0 else "a limit above 0 (--max-drop)"
+    needed = f"at least {rows_within(limit, margin):,} rows of dev" if limit > 0 else "a limit above 0 (--max-drop)"
     return Finding(
         "dev-too-small",
         "dev",
-        f"{rows:,} rows cannot show a drop within {limit:g} points: their error is {least_error(rows):.2f} where every "
-        "answer is the teacher's",
-        "students are chosen by the estimate alone, and the one that is taken may fail the gate",
+        f"{rows:,} rows cannot show a drop within {limit:g} points: a student that gives the teacher's answer to each "
+        f"may be {least_drop(rows, margin):.2f} behind",
+        "only such a student passes, and it may fail the gate all the same",
         needed,
     )
 

@@ -18,6 +18,10 @@ from edgekit.search.structure import Outline, Structure
 WORD_BYTES = {"float32": (4.0, 0.0), "int8": (1.0, 0.0), "int8-rows": (1.0, 4.0), "int4-blocks": (0.53, 4.0)}
 """Bytes that an entry of the word table takes, and a row beside its entries, by the table's form."""
 
+SMALLER = "int4-blocks"
+"""Form of the word table that is taken where the file would be too large, and the runtime knows it: little more than
+half of the size, and what it loses of a student was not to be seen (docs/log.md)."""
+
 ROOM = 0.97
 """Share of a limit that a figure foretold may reach: tables are off by a few percent."""
 
@@ -145,15 +149,28 @@ def with_words(forecast: Forecast, limits: Limits, structure: Structure) -> Stru
     for, in steps of `ROWS_STEP`, where words may share rows; and where even few are too many, fewer columns too, in
     steps of 32, at least a quarter of the width.
     """
-    if limits.file_bytes is None:
-        return structure
-    room = ROOM * limits.file_bytes
-    forms = [structure, *(replace(structure, word_form=form) for form in forecast.word_forms[1:])]
+    forms = _forms(forecast, structure)
     smallest = forms[-1]
     rows = range((forecast.rows - 1) // ROWS_STEP * ROWS_STEP, LEAST_ROWS - 1, -ROWS_STEP)
     cut = [replace(smallest, word_rows=count) for count in (rows if forecast.rows < forecast.tokens else ())]
     step, width = 32, forecast.outline.embedding
     ranks = range(width // 2 // step * step, max(step, width // 4) - 1, -step)
     least = cut[-1] if cut else smallest
-    tried = [*forms, *cut, *(replace(least, word_rank=rank) for rank in ranks)]
+    return _first_within(forecast, limits, [*forms, *cut, *(replace(least, word_rank=rank) for rank in ranks)])
+
+
+def with_form(forecast: Forecast, limits: Limits, structure: Structure) -> Structure:
+    """Returns a structure with its word table, as it is cut, in the first form in which its file has room for it."""
+    return _first_within(forecast, limits, _forms(forecast, structure))
+
+
+def _forms(forecast: Forecast, structure: Structure) -> list[Structure]:
+    return [structure, *(replace(structure, word_form=form) for form in forecast.word_forms[1:])]
+
+
+def _first_within(forecast: Forecast, limits: Limits, tried: Sequence[Structure]) -> Structure:
+    """Returns the first whose file is within its limit; the last where none is."""
+    if limits.file_bytes is None:
+        return tried[0]
+    room = ROOM * limits.file_bytes
     return next((one for one in tried if forecast.file_bytes(one) <= room), tried[-1])

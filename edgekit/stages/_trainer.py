@@ -1,9 +1,13 @@
-"""Has students of a structure trained, short and whole, and says how far each falls behind the teacher."""
+"""Has students of a structure trained, short and whole, and says how far each falls behind the teacher.
+
+How long that takes is foretold in multiply-adds, not measured: the same is then trained on every machine, and the next
+target finds it.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -21,14 +25,14 @@ from edgekit.stages.distill import Distill
 from edgekit.stages.prune import DEV_LOGITS, Prune
 from edgekit.stages.quantize import Quantize
 from edgekit.stages.score import Score
+from edgekit.stages.teach import USUAL_WEIGHTS
 from edgekit.tasks import load_task
 
 START = 0.09
 """Share of the teacher's work on whose rung the search begins: two layers of six, half as wide."""
 
-USUAL = 1.1e7
-"""Work a token of a teacher of six layers 384 wide, for which the numbers of steps were found. Students of larger ones
-take fewer steps, by half of what they are dearer (on a logarithmic scale), or none would be trained in minutes."""
+USUAL = float(USUAL_WEIGHTS)
+"""Work a token of a teacher of six layers 384 wide, for which the numbers of steps were found."""
 
 REFERENCE = 0.3
 """Share of the work of the student that others are compared with where dev tells nothing of the teacher."""
@@ -39,8 +43,21 @@ SHALLOW = 2
 SHORT = 10
 """Tokens of a text up to which a student may take all steps; of longer ones fewer, so that they take no longer."""
 
-LEAST_LEFT = 0.25
-"""Share of a short training's drop that a whole one leaves at least: 0.3 to 0.8 were seen (docs/log.md)."""
+LONGEST = 1 / 3
+"""Of the time that all trainings may take, what one takes at most."""
+
+LEAST_LEFT = 0.3
+"""Share of a short training's drop that a whole one leaves at least: 0.31 to 0.79 were seen (docs/log.md)."""
+
+FARTHER = 1.25
+"""Times as far from the teacher as a cheaper student that a dearer one is after a short training, from which it is not
+trained whole. A little farther says nothing: its short training has fewer steps, at a lower rate."""
+
+LEAST_TOLD = 100
+"""Steps of a short training from which on it says how a whole one will end."""
+
+UNBOUNDED = 8000
+"""Steps of the usual student's whole training where the recipe sets no bound."""
 
 LENGTH = ("epochs", "min_steps", "max_steps")
 """Options that say how long a whole training takes; a short one has its own."""
@@ -55,6 +72,8 @@ class Training(Protocol):
     def probe_epochs(self) -> int: ...
     @property
     def trainings(self) -> int: ...
+    @property
+    def effort(self) -> float: ...
     @property
     def min_steps(self) -> int: ...
     @property
@@ -100,7 +119,9 @@ class Trainer:
     Attributes:
         teacher: the teacher's logits on dev.
         rate: learning rate of students of up to `SHALLOW` layers; what deeper ones get is bounded.
-        probes: each structure's logits on dev after a short training, by structure and rate.
+        probes: each structure's logits on dev after a short training, and its steps, by structure and rate.
+        spent: time of all trainings, in whole ones of the usual student: two layers of six, half as wide, on texts of
+            `SHORT` tokens.
     """
 
     def __init__(self, stage: Training, inputs: Inputs, ctx: Context, outline: Outline, dataset: data.Dataset) -> None:
@@ -111,8 +132,10 @@ class Trainer:
         self._expected = np.array([classes[label] for _, label in dataset.dev])
         self._middle = usual_work(outline)
         self._depths: dict[int, int] = {}  # of the structure that was best on each rung
+        self._texts = len(outputs.rows) + len(outputs.unlabelled)
         self.rate: float = stage.learning_rates[0]
-        self.probes: dict[tuple[Structure, float], np.ndarray] = {}
+        self.probes: dict[tuple[Structure, float], tuple[np.ndarray, int]] = {}
+        self.spent = 0.0
 
     def settle_rate(self, head_multiple: int, ffn_multiple: int) -> None:
         """Takes the rate by which a shallow structure comes nearest the teacher in a short training, whatever limits.
@@ -139,7 +162,7 @@ class Trainer:
     def walk(
         self, rungs: Sequence[Sequence[Structure]], first: int, passes: Callable[[Trained], bool], limit: float
     ) -> dict[int, Trained]:
-        """Trains structures whole, from one rung towards the last that passes; at most as many as the stage allows.
+        """Trains structures whole, from one rung towards the last that passes, as long as there is time.
 
         Args:
             rungs: structures of falling work.
@@ -151,6 +174,7 @@ class Trainer:
             What was trained, by its rung, at least one.
         """
         whole: dict[int, Trained] = {}
+        looked: list[int] = []
 
         def passed(place: int) -> bool:
             return place in whole and passes(whole[place])
@@ -160,42 +184,60 @@ class Trainer:
                 return True
             return dearer in whole and whole[dearer].divergence < whole[cheaper].divergence
 
-        def spared(place: int, structure: Structure) -> bool:
-            if whole and place < min(whole) and not any(map(passed, whole)):
-                # No nearer than the cheaper one after a short training, it would be none after a whole one.
-                return self._probed(structure, self.rate) >= self._probed(whole[min(whole)].structure, self.rate)
-            return self.lost(structure, limit)
-
-        for place in bisection(first, len(rungs), passed, nearer, self._stage.trainings):
+        for place in bisection(first, len(rungs), passed, nearer):
+            looked.append(place)
             structure = self.best(rungs, place)
-            if not spared(place, structure):
-                whole[place] = self.whole(structure)
-        if not whole:  # all that was looked at is lost: the dearest is what is left
-            whole[0] = self.whole(self.best(rungs, 0))
-        while len(whole) < self._stage.trainings and not any(map(passed, whole)):
-            between = beside(min(whole, key=lambda at: whole[at].divergence), whole)
-            if between is None:
+            cheaper = None if any(map(passed, whole)) else min((at for at in whole if at > place), default=None)
+            if cheaper is not None and self._farther(structure, whole[cheaper].structure):
+                continue
+            if cheaper is None and self.lost(structure, limit):
+                continue
+            if whole and not self._affords(structure, whole):
                 break
-            whole[between] = self.whole(self.best(rungs, between))
+            whole[place] = self.whole(structure)
+        if not whole:  # all that was looked at is lost: the dearest is what is left
+            looked.append(0)
+            whole[0] = self.whole(self.best(rungs, 0))
+        while (between := _between(whole, looked, passed)) is not None:
+            structure = self.best(rungs, between)
+            if not self._affords(structure, whole):
+                break
+            whole[between] = self.whole(structure)
         return whole
 
     def lost(self, structure: Structure, limit: float) -> bool:
         """Says whether a structure is so far behind after a short training, if it had one, that no whole one helps."""
-        logits = self.probes.get((structure, self.rate))
-        return logits is not None and LEAST_LEFT * self._behind(logits).drop > limit
+        logits, steps = self.probes.get((structure, self.rate), (None, 0))
+        if logits is None or steps < LEAST_TOLD:
+            return False
+        behind = self._behind(logits)
+        return LEAST_LEFT * (behind.drop - behind.error) > limit
+
+    def _farther(self, structure: Structure, cheaper: Structure) -> bool:
+        """Says whether a structure is so much farther from the teacher than a cheaper one that it stays so."""
+        away, near = self._probed(structure, self.rate), self._probed(cheaper, self.rate)
+        steps = min(self.probes[one, self.rate][1] for one in (structure, cheaper))
+        return steps >= LEAST_TOLD and away > FARTHER * near
+
+    def _affords(self, structure: Structure, whole: Collection[int]) -> bool:
+        """Says whether the stage allows to train one more structure whole."""
+        options = self._options(structure, self._epochs(structure), self.rate)
+        time = self._time(structure, self._steps(options))
+        return len(whole) < self._stage.trainings and self.spent + time <= self._stage.effort
 
     def _probed(self, structure: Structure, rate: float) -> float:
         """Returns how far a structure's answers on dev are from the teacher's after a short training."""
         if (structure, rate) not in self.probes:
             options = self._options(structure, self._stage.probe_epochs, rate, short=True)
-            self.probes[structure, rate], _ = self._trained(options)
-        return divergence(self.teacher, self.probes[structure, rate])
+            logits, facts = self._trained(structure, options)
+            self.probes[structure, rate] = logits, facts.get("steps", 0)
+        return divergence(self.teacher, self.probes[structure, rate][0])
 
     def hold_against_a_large_one(self, head_multiple: int, ffn_multiple: int) -> Structure:
         """Puts a student in the teacher's place that is large enough to fall behind by little, whatever the limits."""
         rung = self._rung(REFERENCE, head_multiple, ffn_multiple)
         structure = rung[len(rung) // 2]
-        self._against, _ = self._trained(self._options(structure, self._epochs(structure), self.rate))
+        self._against, _ = self._trained(structure, self._options(structure, self._epochs(structure), self.rate))
         return structure
 
     def _rung(self, share: float, head_multiple: int, ffn_multiple: int) -> Sequence[Structure]:
@@ -207,7 +249,7 @@ class Trainer:
     def whole(self, structure: Structure) -> Trained:
         """Trains a structure whole."""
         options = self._options(structure, self._epochs(structure), self.rate)
-        logits, facts = self._trained(options)
+        logits, facts = self._trained(structure, options)
         apart = divergence(self.teacher, logits)
         return Trained(structure, facts.get("steps", 0), options, self._behind(logits), apart, facts["dev"])
 
@@ -223,7 +265,8 @@ class Trainer:
         """Returns what the steps of a structure are divided by: the root of how many times the usual work it takes.
 
         Four times dearer then takes twice as long. To take no longer it would be trained a quarter as long, and be no
-        nearer the teacher than a cheaper one (docs/log.md).
+        nearer the teacher than a cheaper one (docs/log.md). Where that is more than its part of all the time
+        (`LONGEST`), `_options` bounds it.
         """
         return max(1.0, math.sqrt(self._outline.work(structure) / self._middle))
 
@@ -234,6 +277,9 @@ class Trainer:
         stage = self._stage
         share = (stage.probe_epochs / stage.epochs if short else 1.0) / self._dearer(structure)
         most = stage.max_steps * share / max(1.0, self._outline.tokens / SHORT)
+        if most:  # a bound there is
+            whole = LONGEST * stage.effort / self._time(structure, 1)
+            most = min(most, whole * (stage.probe_epochs / stage.epochs if short else 1.0))
         made: dict[str, dict[str, Any]] = {
             "distill": {"keep": list(structure.layers), "epochs": 0},
             "prune": {
@@ -255,11 +301,44 @@ class Trainer:
             for name, options in made.items()
         }
 
-    def _trained(self, options: Mapping[str, Mapping[str, Any]]) -> tuple[np.ndarray, Mapping[str, Any]]:
+    def _time(self, structure: Structure, steps: int) -> float:
+        """Returns how long so many steps take, in whole trainings of the usual student."""
+        usual = START * USUAL * SHORT * (self._stage.max_steps or UNBOUNDED)
+        return steps * self._outline.work(structure) / usual
+
+    def _steps(self, options: Mapping[str, Mapping[str, Any]]) -> int:
+        """Returns the steps that a training with these options will take."""
+        from edgekit.training import Schedule
+
+        stage: Prune = make_stage(Prune, options["prune"])
+        return Schedule(
+            stage.epochs,
+            stage.batch_size,
+            stage.learning_rate,
+            stage.embedding_rate,
+            min_steps=stage.min_steps,
+            max_steps=stage.max_steps,
+        ).steps_on(self._texts)
+
+    def _trained(
+        self, structure: Structure, options: Mapping[str, Mapping[str, Any]]
+    ) -> tuple[np.ndarray, Mapping[str, Any]]:
         """Returns the logits on dev of the student that the options make, and its facts."""
         kinds: tuple[type[Artifact], ...] = (Teacher, LabelledData, Vocabulary, TeacherOutputs)
         artifacts = {kind: self._inputs[kind] for kind in kinds}
         artifacts[WideStudent] = self._ctx.make(make_stage(Distill, options["distill"]), artifacts)
         artifacts[Scores] = self._ctx.make(make_stage(Score, self._stage.given.get(Score.NAME, {})), artifacts)
         student = self._ctx.make(make_stage(Prune, options["prune"]), artifacts)
+        self.spent += self._time(structure, student.facts.get("steps", 0))
         return np.load(student.path / DEV_LOGITS), student.facts
+
+
+def _between(whole: Mapping[int, Trained], looked: Sequence[int], passed: Callable[[int], bool]) -> int | None:
+    """Returns the rung to train next after the walk: one between the cheapest that passes and what is beyond it.
+
+    Where none passes, one between the nearest to the teacher and the next cheaper one that was trained.
+    """
+    passing = [place for place in whole if passed(place)]
+    if passing:
+        return beside(max(passing), {*whole, *looked})
+    return beside(min(whole, key=lambda at: whole[at].divergence), whole)

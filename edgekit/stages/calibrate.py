@@ -23,6 +23,7 @@ from edgekit.quant.range_file import read_range_file
 from edgekit.quant.ranges import AUTO, COMPARED, observe, ranges_of, write_observed, write_ranges
 from edgekit.source import shown
 from edgekit.stage import INTERNAL, Context, Inputs, Pass
+from edgekit.stages.teach import answered
 from edgekit.target import Target
 from edgekit.tokenization import count_longer, encode, load_tokenizer
 
@@ -80,9 +81,10 @@ class Calibrate(Pass):
         if self.ranges:
             self._take(backend, inputs[Graph].model, out_dir, ctx)
             return
-        vocabulary, dataset = inputs[Vocabulary], data.read(inputs[LabelledData].path)
+        vocabulary, outputs = inputs[Vocabulary], inputs[TeacherOutputs]
+        dataset = answered(data.read(inputs[LabelledData].path), outputs)
         tokenizer = load_tokenizer(vocabulary.tokenizer, vocabulary.max_length)
-        teacher = np.load(inputs[TeacherOutputs].array("train", "logits"), mmap_mode="r")
+        teacher = np.load(outputs.array("train", "logits"), mmap_mode="r")
         lengths = [len(row) for row in encode(tokenizer, [text for text, _ in dataset.train])]
         drawn = _drawn(dataset, lengths, teacher, policy)
         texts = [dataset.train[i][0] for i in drawn.rows]

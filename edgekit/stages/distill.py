@@ -23,7 +23,7 @@ from edgekit.checkpoint import read_labels
 from edgekit.errors import RecipeError
 from edgekit.search.estimate import divergence
 from edgekit.stage import Context, Inputs, Pass
-from edgekit.stages.teach import load_teacher, with_vocabulary
+from edgekit.stages.teach import answered, load_teacher, with_vocabulary
 from edgekit.tasks import load_task
 from edgekit.tokenization import encode, load_tokenizer
 
@@ -145,8 +145,8 @@ def student_rows(inputs: Inputs, ctx: Context, layers: Sequence[int]) -> tuple[R
     """Returns train with its views, and dev, in the student's tokens, with the teacher's outputs for these layers."""
     from edgekit.training import Rows
 
-    dataset = data.read(inputs[LabelledData].path)
     vocabulary, outputs = inputs[Vocabulary], inputs[TeacherOutputs]
+    dataset = answered(data.read(inputs[LabelledData].path), outputs)
     tokenizer = load_tokenizer(vocabulary.tokenizer, vocabulary.max_length)
     classes = load_task(ctx.task).align(read_labels(inputs[Teacher].path), dataset.labels)
 

@@ -26,7 +26,7 @@ from edgekit.inference import run_rows
 from edgekit.search.estimate import divergence
 from edgekit.search.structure import Outline
 from edgekit.stage import Context, Inputs, Pass
-from edgekit.stages.teach import load_teacher, with_vocabulary
+from edgekit.stages.teach import USUAL_WEIGHTS, answered, load_teacher, with_vocabulary
 from edgekit.tokenization import batches, encode, load_tokenizer, pad
 
 if TYPE_CHECKING:
@@ -45,7 +45,8 @@ class Outlining(Pass):
     """Scores the teacher's parts.
 
     Attributes:
-        rows: training rows that heads and channels are scored on; fewer of long texts, an eighth at least.
+        rows: training rows that heads and channels are scored on; fewer of long texts and for large teachers, an eighth
+            at least.
         layer_rows: of these, how many sets of layers are compared on, likewise.
     """
 
@@ -64,7 +65,8 @@ class Outlining(Pass):
 
     def run(self, inputs: Inputs, out_dir: Path, ctx: Context) -> None:
         """Writes outline.json."""
-        vocabulary, train = inputs[Vocabulary], data.read(inputs[LabelledData].path).train
+        vocabulary, outputs = inputs[Vocabulary], inputs[TeacherOutputs]
+        train = answered(data.read(inputs[LabelledData].path), outputs).train
         pad_id = vocabulary.facts["pad_token_id"]
         teacher, _ = load_teacher(inputs[Teacher].path)
         teacher = with_vocabulary(teacher, vocabulary)
@@ -72,10 +74,10 @@ class Outlining(Pass):
         # In random order, so that the first of them are a draw too: files are often sorted by class.
         drawn = np.random.Generator(np.random.PCG64([ctx.seed, self.rows])).permutation(len(train))[: self.rows]
         rows = encode(tokenizer, [train[i][0] for i in drawn])
-        rows = rows[: affordable(rows, self.rows)]
-        recorded = np.load(inputs[TeacherOutputs].array("train", "logits"), mmap_mode="r")[drawn[: len(rows)]]
+        rows = rows[: affordable(teacher, rows, self.rows)]
+        recorded = np.load(outputs.array("train", "logits"), mmap_mode="r")[drawn[: len(rows)]]
         heads, channels = fisher(teacher, rows, recorded, pad_id, ctx)
-        few = affordable(rows[: self.layer_rows], self.layer_rows)
+        few = affordable(teacher, rows[: self.layer_rows], self.layer_rows)
         depths = layers_by_depth(teacher, rows[:few], recorded[:few], pad_id, ctx)
         outline = Outline(
             hidden=teacher.config.hidden_size,
@@ -98,14 +100,19 @@ class Outlining(Pass):
         write_json(out_dir / FACTS, facts)
 
 
-def affordable(rows: Sequence[np.ndarray], wanted: int) -> int:
+def affordable(model: EdgekitForSequenceClassification, rows: Sequence[np.ndarray], wanted: int) -> int:
     """Returns how many of the first rows hold as many tokens as so many short ones; an eighth of the wanted at least.
 
+    For a model that is larger than usual they hold fewer, by the root of how many times: it takes that much longer.
+
     Args:
+        model: that is to read them.
         rows: token ids.
         wanted: rows of `SHORT` tokens.
     """
-    within = int(np.searchsorted(np.cumsum([len(row) for row in rows]), wanted * SHORT, side="right"))
+    weights = sum(p.numel() for p in model.layers.parameters())
+    tokens = wanted * SHORT * min(1.0, (USUAL_WEIGHTS / weights) ** 0.5)
+    within = int(np.searchsorted(np.cumsum([len(row) for row in rows]), tokens, side="right"))
     return max(within, -(-min(wanted, len(rows)) // 8))
 
 

@@ -23,6 +23,8 @@ import numpy as np
 from edgekit.artifact import FACTS, LabelledData, Scores, Teacher, TeacherOutputs, Vocabulary, WideStudent, write_json
 from edgekit.stage import Context, Inputs, Pass
 from edgekit.stages.distill import TEACHER_LAYERS, loss_of, student_rows
+from edgekit.stages.outline import affordable
+from edgekit.tokenization import batches
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -30,34 +32,35 @@ if TYPE_CHECKING:
     from edgekit.ir.encoder import EdgekitForSequenceClassification, Layer
     from edgekit.training import Rows
 
+TOKENS_PER_BATCH = 512
+"""Of the rows of a gradient, which are of like length: little of them is padding, which took twice as long."""
+
 
 @dataclass(frozen=True)
 class Score(Pass):
     """Scores heads and channels on training rows.
 
     Attributes:
-        batches: training batches, drawn by the seed.
-        batch_size: rows a batch, of like length.
+        rows: training rows, drawn by the seed; fewer of long texts and of wide students, an eighth at least.
         temperature: of the softened logits.
         logits, states, labels: weights of the three losses.
     """
 
-    batches: int = 32
-    batch_size: int = 32
+    rows: int = 1024
     temperature: float = 2.0
     logits: float = 1.0
     states: float = 1.0
     labels: float = 0.1
 
     NAME: ClassVar[str] = "score"
-    VERSION: ClassVar[int] = 1
+    VERSION: ClassVar[int] = 2
     IN: ClassVar = (Teacher, WideStudent, LabelledData, Vocabulary, TeacherOutputs)
     OUT: ClassVar = Scores
     TOOLS: ClassVar[tuple[str, ...]] = ("torch", "transformers", "tokenizers", "numpy")
 
     def __post_init__(self) -> None:
-        if self.batches < 1 or self.batch_size < 1:
-            raise ValueError("batches and batch_size must be at least 1")
+        if self.rows < 1:
+            raise ValueError(f"rows is {self.rows}; it must be at least 1")
         if self.temperature <= 0 or min(self.logits, self.states, self.labels) < 0:
             raise ValueError("temperature must be positive, the weights of losses not negative")
 
@@ -70,11 +73,11 @@ class Score(Pass):
         model = EdgekitForSequenceClassification.from_pretrained(wide, local_files_only=True)
         rows, _ = student_rows(inputs, ctx, layers)
         random = np.random.Generator(np.random.PCG64([ctx.seed, len(rows.ids)]))
-        drawn = random.permutation(len(rows.ids))[: self.batches * self.batch_size]
-        # In batches of one length little is padded, which took twice as long.
-        chosen = drawn[np.argsort([len(rows.ids[i]) for i in drawn], kind="stable")]
+        drawn = [int(i) for i in random.permutation(len(rows.ids))[: self.rows]]
+        chosen = drawn[: affordable(model, [rows.ids[i] for i in drawn], self.rows)]
         pad_id = inputs[Vocabulary].facts["pad_token_id"]
-        heads, channels = importance(model, rows, loss_of(self), chosen, self.batch_size, pad_id)
+        groups = [[chosen[i] for i in group] for group in batches([rows.ids[i] for i in chosen], TOKENS_PER_BATCH)]
+        heads, channels = importance(model, rows, loss_of(self), groups, pad_id)
         parts: dict[str, Any] = {f"heads.{i}": one for i, one in enumerate(heads)}
         parts |= {f"ffn.{i}": one for i, one in enumerate(channels)}
         np.savez(Scores(out_dir, "").file, **parts)
@@ -92,8 +95,7 @@ def importance(
     model: EdgekitForSequenceClassification,
     rows: Rows,
     loss: Callable[[Any, Mapping[str, Tensor]], Tensor],
-    chosen: Sequence[int] | np.ndarray,
-    batch_size: int,
+    groups: Sequence[Sequence[int]],
     pad_id: int,
 ) -> tuple[list[np.ndarray], list[np.ndarray]]:
     """Scores heads and FFN channels on training rows.
@@ -102,8 +104,7 @@ def importance(
         model: the student; its weights are not changed.
         rows: the training rows.
         loss: the distillation loss.
-        chosen: indices of the rows to use, batch after batch.
-        batch_size: rows a gradient.
+        groups: indices of the rows of each gradient.
         pad_id: fills shorter rows.
 
     Returns:
@@ -118,8 +119,8 @@ def importance(
     layers: list[Layer] = list(model.layers)  # type: ignore[arg-type]  # a ModuleList forgets what it holds
     weights = [weight for layer in layers for weight in (layer.output.weight, layer.down.weight)]
     model.eval()
-    for start in range(0, len(chosen), batch_size):
-        batch = collate(rows, [int(i) for i in chosen[start : start + batch_size]], pad_id)
+    for group in groups:
+        batch = collate(rows, group, pad_id)
         value = loss(model(batch["input_ids"], batch["attention_mask"]), batch)
         # Of a gate on a column's input, the loss's derivative is the sum of weight * gradient. Gradients of these
         # weights alone, since those of all others, the word table's among them, take as long again.

@@ -2,15 +2,16 @@
 
 Structures are tried on rungs of falling work. On a rung the widths of each depth are those that lose least
 (`edgekit.search.structure`), and short trainings tell depths apart, and before that learning rates; the best one is
-then trained whole, and its answers on dev decide whether the next rung is a cheaper or a dearer one. Nothing of this
-depends on the target but the limits that it sets, so what is trained for one target is found by the next. Of what was
-trained the target takes the one that costs least by its own table of costs, which is scaled first to what shapes at the
-edge of its limits take (`edgekit.stages.refine`).
+then trained whole, and its answers on dev decide whether the next rung is a cheaper or a dearer one, as long as there
+is time (`edgekit.stages._trainer`). Nothing of this depends on the target but the limits that it sets, so what is
+trained for one target is found by the next. Of what was trained the target takes the one that costs least by its own
+table of costs, which is scaled first to what shapes at the edge of its limits take (`edgekit.stages.refine`).
 
 How far a student falls behind is estimated on dev (`edgekit.search.estimate`). A structure passes where the estimate is
 within the limit by part of its standard error: of many that are tried the one that passes by luck would be taken. A
-teacher that was trained on dev has answers there that it has nowhere else; students are then held against a large
-student, not against the teacher, and only by its probabilities.
+teacher that was trained on dev has answers there that it has nowhere else; the drop is then estimated against a large
+student, not against the teacher, and only by its probabilities. Which of two students is nearer the teacher, the
+divergence of their answers says either way.
 """
 
 from __future__ import annotations
@@ -41,9 +42,9 @@ from edgekit.quant.findings import Finding
 from edgekit.recipe import make_stage
 from edgekit.search.bisection import nearest
 from edgekit.search.costs import FAMILIES, read_costs
-from edgekit.search.estimate import confidence_width, least_error
+from edgekit.search.estimate import confidence_width, least_drop
 from edgekit.search.findings import dev_known, few_rows, knows_dev, out_of_reach, too_far_behind
-from edgekit.search.limits import Forecast, Limits, with_words
+from edgekit.search.limits import SMALLER, Forecast, Limits, with_form, with_words
 from edgekit.search.request import ENABLED, FIXES
 from edgekit.search.structure import Outline, Structure, ladder
 from edgekit.stage import INTERNAL, Context, Inputs, Pass
@@ -71,12 +72,11 @@ WORDS = ("word_rows", "word_rank")
 STORED = {"weight-only-int8": 1.125, "weight-only-int4": 0.625, "weight-only": 1.125}
 """Bytes that a weight takes in forms with a scale for every 32 of them, by the scheme's name."""
 
-SMALLER = "int4-blocks"
-"""Form of the word table that is taken where the file would be too large, and the runtime knows it: little more than
-half of the size, and what it loses of a student was not to be seen (docs/log.md)."""
-
 QUANTILES = (5, 50, 95)
 """Of the lengths of rows, in percent, at which shapes at the edge of such a limit are measured."""
+
+ROUNDING = 1e-9
+"""Of sums that are equal in theory."""
 
 SWEPT = 0.5
 """Share of the work from which on `sweep` trains all rungs."""
@@ -93,16 +93,19 @@ class Search(Pass):
             least: they begin nearer to the teacher.
         probe_epochs: passes of a short training.
         min_steps, max_steps: bounds of a whole training's steps; of dearer structures and of short trainings less,
-            likewise, and of long texts at most as many as take as long as those of 10 tokens; 0 for `max_steps` is no
-            bound.
+            likewise, and of long texts at most as many as take as long as those of 10 tokens, even if that is less than
+            `min_steps`; 0 for `max_steps` is no bound.
         learning_rates: peaks to choose among by short trainings, for all but the word table, highest first, of one or
             two layers. Deeper students get no more than the highest divided by the square of how much deeper they are:
             more of the teacher is left in them, and soon unlearned at that rate.
         embedding_rate: factor on the learning rate of the word table; 0 freezes it.
-        trainings: whole trainings at most.
+        trainings: whole trainings at most; a `sweep` comes on top.
+        effort: how long all trainings together may take, short ones too, in whole ones of a student of two layers of
+            MiniLM's six at half their width, on texts of 10 tokens; one takes a third of it at most. The first whole
+            one is made whatever the short ones took.
         margin: standard errors of the estimated drop that it must be within the limit by. Where the gate asks for a
-            confidence, what that takes on the rows of test is kept free too. Left out where dev has so few rows that
-            not even a student that answers as the teacher does would pass.
+            confidence, what that takes on the rows of test is kept free too. Where dev has so few rows that not even a
+            student that answers as the teacher does would pass, such a one does, and no other.
         sweep: whether to train the best structure of every rung whole too, for a front of all that can be had; what is
             chosen does not depend on it.
         given: options of `distill`, `score` and `prune` that the recipe sets, filled in by the pipeline.
@@ -122,7 +125,8 @@ class Search(Pass):
     max_steps: int = 8000
     learning_rates: tuple[float, ...] = (1e-3, 3e-4)
     embedding_rate: float = 1.0
-    trainings: int = 4
+    trainings: int = 8
+    effort: float = 6.5
     margin: float = 0.5
     sweep: bool = False
     given: Mapping[str, Mapping[str, Any]] = field(default_factory=dict, metadata=INTERNAL)
@@ -134,7 +138,7 @@ class Search(Pass):
     word_forms: tuple[str, ...] = field(default=("int8", SMALLER), metadata=INTERNAL)
 
     NAME: ClassVar[str] = "search"
-    VERSION: ClassVar[int] = 10
+    VERSION: ClassVar[int] = 11
     IN: ClassVar = (Teacher, LabelledData, Vocabulary, TeacherOutputs, TeacherOutline, Costs)
     OUT: ClassVar = Plan
     READS: ClassVar[tuple[str, ...]] = (
@@ -154,6 +158,8 @@ class Search(Pass):
         for name in ("epochs", "probe_epochs", "trainings"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
+        if self.effort <= 0:
+            raise ValueError(f"effort is {self.effort}; it must be positive")
         if min(self.min_steps, self.max_steps, self.embedding_rate, self.margin) < 0:
             raise ValueError("min_steps, max_steps, embedding_rate and margin must not be negative")
         if not self.learning_rates or min(self.learning_rates) <= 0:
@@ -193,15 +199,15 @@ class Search(Pass):
         held_out = dataset.facts["dev_source"] == data.DRAWN and not (inputs[Teacher].path / FACTS).exists()
         if held_out and knows_dev(inputs[TeacherOutputs].facts, len(trainer.teacher)):
             findings.append(dev_known(inputs[TeacherOutputs].facts, trainer.hold_against_a_large_one(*_multiples(ctx))))
-        margin = self.margin
-        if margin * least_error(len(trainer.teacher)) > limit:
-            margin = 0.0
+        least = least_drop(len(trainer.teacher), self.margin)
+        if least > limit:
             findings.append(few_rows(len(trainer.teacher), limit, self.margin))
+        allowed = max(limit, least) + ROUNDING
         judged = self.judging.rows(len(dataset.test), forecast.table.provenance)
 
         def passes(one: Trained) -> bool:
             asked = confidence_width(one.behind.disagreeing, judged, ctx.target["gate.confidence"])
-            return bool(one.behind.drop + margin * one.behind.error + asked <= limit)
+            return bool(one.behind.drop + self.margin * one.behind.error + asked <= allowed)
 
         whole = trainer.walk(rungs, nearest(shares, START), passes, limit)
         # Chosen before a sweep adds more: of many that are tried one passes by luck.
@@ -222,6 +228,7 @@ class Search(Pass):
             "limit": limit,
             "learning_rate": trainer.rate,
             "short_trainings": len(trainer.probes),
+            "effort": round(trainer.spent, 2),
             "foretold": forecast.foretold(chosen.structure),
             "tried": [
                 f"{one.structure}: {one.behind.drop:.2f} points behind after {one.steps:,} steps"
@@ -281,7 +288,7 @@ class Search(Pass):
             if not set(WORDS) & set(given):
                 return with_words(forecast, limits, structure)
             rows, rank = (int(given.get(name, 0)) for name in WORDS)
-            return dataclasses.replace(structure, word_rows=rows, word_rank=rank)
+            return with_form(forecast, limits, dataclasses.replace(structure, word_rows=rows, word_rank=rank))
 
         def fits(structure: Structure) -> bool:
             return not forecast.misses(fitted(structure), limits)

@@ -1,6 +1,7 @@
 """Runs the teacher once over train, texts without labels, views of both, and dev, and keeps what students learn from.
 
-The teacher reads each row in its own tokenisation. Kept are its logits and the first token's state after each layer:
+Of more text than it reads in some minutes it takes a draw: a search has no time to train on more either. The teacher
+reads each row in its own tokenisation. Kept are its logits and the first token's state after each layer:
 the one token that the head reads, and the one whose meaning does not change when the student's vocabulary cuts a word
 differently.
 """
@@ -9,6 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +22,7 @@ from edgekit import augment, data, frontends
 from edgekit.artifact import FACTS, LabelledData, Teacher, TeacherOutputs, Vocabulary, file_digest, write_json
 from edgekit.checkpoint import inspect, load_classifier, position_limit, read_labels
 from edgekit.inference import run_rows
+from edgekit.quant.findings import Finding
 from edgekit.search.request import wanted
 from edgekit.stage import INTERNAL, Context, Inputs, Pass
 from edgekit.target import Target
@@ -28,15 +31,21 @@ from edgekit.tasks import load_task
 if TYPE_CHECKING:
     from edgekit.ir.encoder import EdgekitForSequenceClassification
 
-VIEWS, UNLABELLED = "views.json", "unlabelled.json"
+ROWS, VIEWS, UNLABELLED = "rows.json", "views.json", "unlabelled.json"
 
 SEARCHED_VIEWS = 4
 """Views of a text where the structure is searched: small students learn from them what two thousand texts do not say
 (docs/log.md)."""
 
 MOST_TOKENS = 1_300_000
-"""Tokens of texts and views together beyond which `teach` makes fewer views of its own accord: 80,000 short texts.
-Large sets need none, and the teacher would take as long for them as all else that a build does."""
+"""Tokens that the teacher reads at most where the structure is searched: 80,000 short texts. It would otherwise take as
+long as all else that a build does."""
+
+USUAL_WEIGHTS = 1.1e7
+"""Of the layers of a teacher that reads so many: six layers 384 wide. Larger ones read fewer, as they take longer."""
+
+LEAST_ROWS = 2000
+"""Rows of train that are drawn at least, however long they are and however large the teacher."""
 
 
 @dataclass(frozen=True)
@@ -47,6 +56,9 @@ class Teach(Pass):
         views: further views of each text that the teacher labels too (`edgekit.augment`). None makes four where the
             structure is searched, fewer of large sets, and none where the structure is given.
         view_rate: share of words that a reworded view changes.
+        most_tokens: that a teacher of MiniLM's size reads of texts and views together; larger ones less, likewise.
+            Fewer views are made first, where `views` does not say how many; of more text than that a draw is taken. 0
+            is no bound. None is 1.3 million where the structure is searched, and no bound where it is given.
         unlabelled: a file of further texts, without labels, that students learn from as from the training texts.
         unlabelled_digest: of that file, filled in by `resolved`, so that an edited one is another action.
         searched: whether the structure is searched, filled in by `knowing`.
@@ -54,12 +66,13 @@ class Teach(Pass):
 
     views: int | None = None
     view_rate: float = 0.2
+    most_tokens: int | None = None
     unlabelled: str = ""
     unlabelled_digest: str = dataclasses.field(default="", metadata=INTERNAL)
     searched: bool = dataclasses.field(default=False, metadata=INTERNAL)
 
     NAME: ClassVar[str] = "teach"
-    VERSION: ClassVar[int] = 7
+    VERSION: ClassVar[int] = 8
     IN: ClassVar = (Teacher, LabelledData, Vocabulary)
     OUT: ClassVar = TeacherOutputs
     TOOLS: ClassVar = ("torch", "transformers", "tokenizers", "optimum", "regex", "numpy")
@@ -67,12 +80,14 @@ class Teach(Pass):
     def __post_init__(self) -> None:
         if (self.views or 0) < 0 or not 0 < self.view_rate <= 1:
             raise ValueError("views must not be negative, view_rate lie in (0, 1]")
+        if (self.most_tokens or 0) < 0:
+            raise ValueError(f"most_tokens is {self.most_tokens}; it must not be negative")
         if self.unlabelled and not Path(self.unlabelled).is_file():
             raise ValueError(f"unlabelled names {self.unlabelled}, which is no file")
 
     def knowing(self, options: Mapping[str, Mapping[str, Any]]) -> Teach:
         """Returns the stage knowing whether the recipe leaves the structure to the search."""
-        return dataclasses.replace(self, searched=self.views is None and wanted(options))
+        return dataclasses.replace(self, searched=wanted(options))
 
     def resolved(self, target: Target) -> Teach:
         """Returns the stage with the digest of its file, so that an edited one is run anew."""
@@ -90,19 +105,27 @@ class Teach(Pass):
         dataset = data.read(inputs[LabelledData].path)
         classes = load_task(ctx.task).align(read_labels(teacher), dataset.labels)
         model, pad_id = load_teacher(teacher)
-        further = self._unlabelled(dataset, load_task(ctx.task).COLUMNS)
-        train = [text for text, _ in dataset.train] + further
+        most = self._most_tokens(model)
+        texts = [text for text, _ in dataset.train]
+        taken, ids = _within(encode_for_teacher(teacher, texts), most, ctx.seed)
+        given = self._unlabelled(dataset, load_task(ctx.task).COLUMNS)
+        added, more = _within(encode_for_teacher(teacher, given) if given else [], most, ctx.seed)
+        further, pairs = [given[i] for i in added], [dataset.train[i] for i in taken]
+        train = [text for text, _ in pairs] + further
+        write_json(out_dir / ROWS, taken)
         write_json(out_dir / UNLABELLED, further)
         table = model.embeddings.word.weight.detach().numpy()
-        encoded = {"train": encode_for_teacher(teacher, train)}
+        encoded = {"train": ids + more}
         kept = inputs[Vocabulary].teacher_ids
-        views = self._views_of(encoded["train"]) if any(map(augment.words_of, train)) else 0
+        views = self._views_of(encoded["train"], most) if augment.in_words(train) else 0
         extra = _views(teacher, table, train, kept, views, self.view_rate, ctx.seed)
         write_json(out_dir / VIEWS, extra)
-        facts: dict[str, float] = {"unlabelled": len(further), "views": len(extra)}
+        left_out = len(texts) + len(given) - len(train)
+        facts: dict[str, Any] = {"unlabelled": len(further), "views": len(extra), "left_out": left_out}
+        facts["findings"] = [dataclasses.asdict(texts_left_out(left_out, len(texts) + len(given)))] if left_out else []
         encoded["train"] += encode_for_teacher(teacher, extra) if extra else []
         encoded["dev"] = encode_for_teacher(teacher, [text for text, _ in dataset.dev])
-        for split, rows in (("train", dataset.train), ("dev", dataset.dev)):
+        for split, rows in (("train", pairs), ("dev", dataset.dev)):
             shape = (len(encoded[split]), len(model.config.heads) + 1, model.config.hidden_size)
             states = _mapped(out_dir / f"{split}.states.npy", shape)
             logits = run_rows(model, encoded[split], pad_id, ctx.progress, states)
@@ -112,11 +135,16 @@ class Teach(Pass):
             facts[f"accuracy_{split}"] = load_task(ctx.task).metric(logits[: len(rows)], expected)
         write_json(out_dir / FACTS, facts)
 
-    def _views_of(self, texts: Sequence[np.ndarray]) -> int:
-        if self.views is not None:
-            return self.views
-        most = MOST_TOKENS // sum(map(len, texts))
-        return min(SEARCHED_VIEWS, max(0, most - 1)) if self.searched else 0
+    def _most_tokens(self, model: EdgekitForSequenceClassification) -> float:
+        """Returns how many tokens this teacher reads at most."""
+        most = self.most_tokens if self.most_tokens is not None else MOST_TOKENS if self.searched else 0
+        weights = sum(p.numel() for p in model.layers.parameters())
+        return most * min(1.0, USUAL_WEIGHTS / weights) if most else math.inf
+
+    def _views_of(self, texts: Sequence[np.ndarray], most: float) -> int:
+        if self.views is not None or not self.searched:
+            return self.views or 0
+        return int(min(SEARCHED_VIEWS, max(0, most // sum(map(len, texts)) - 1)))
 
     def _unlabelled(self, dataset: data.Dataset, columns: Mapping[str, Sequence[str]]) -> list[str]:
         """Returns the texts of the file that no split has: what is reported on is not learned from."""
@@ -125,6 +153,32 @@ class Teach(Pass):
         known = {text.strip() for rows in dataset.splits().values() for text, _ in rows}
         rows = data.read_rows(Path(self.unlabelled), data.Columns({data.TEXT: columns[data.TEXT]}))
         return [text for text in dict.fromkeys(row[data.TEXT] for row in rows) if text.strip() not in known]
+
+
+def _within(rows: Sequence[np.ndarray], most: float, seed: int) -> tuple[list[int], list[np.ndarray]]:
+    """Draws rows of so many tokens, at least `LEAST_ROWS`; returns their numbers, increasing, and themselves."""
+    drawn = list(range(len(rows)))
+    if sum(map(len, rows)) > most:
+        order = np.random.Generator(np.random.PCG64([seed, len(rows)])).permutation(len(rows)).tolist()
+        fit = int(np.searchsorted(np.cumsum([len(rows[i]) for i in order]), most, side="right"))
+        drawn = sorted(order[: max(fit, LEAST_ROWS)])
+    return drawn, [rows[i] for i in drawn]
+
+
+def texts_left_out(count: int, total: int) -> Finding:
+    """Says that the teacher did not answer every text."""
+    return Finding(
+        "texts-left-out",
+        "train",
+        f"the teacher has no time for {count:,} of {total:,} texts",
+        "students learn from a draw of the others, the same for every target",
+        "--set teach.most_tokens=0 takes all; the search then wants more steps too (search.max_steps)",
+    )
+
+
+def answered(dataset: data.Dataset, outputs: TeacherOutputs) -> data.Dataset:
+    """Returns the data set with those rows of train alone that the teacher answered, in the order of its outputs."""
+    return dataclasses.replace(dataset, train=tuple(dataset.train[i] for i in outputs.rows))
 
 
 def _mapped(path: Path, shape: tuple[int, ...]) -> np.memmap[Any, np.dtype[np.float16]]:

@@ -12,7 +12,7 @@ from test_structure import outline
 
 from edgekit.backends import Precision, load_backend
 from edgekit.ir.config import EdgekitConfig
-from edgekit.search.limits import ROOM, TAIL, WORD_BYTES, Forecast, Limits, with_words
+from edgekit.search.limits import ROOM, TAIL, WORD_BYTES, Forecast, Limits, with_form, with_words
 from edgekit.search.shapes import UNITS, units
 from edgekit.search.structure import Outline, Structure, alternatives, ladder, rungs
 from edgekit.stages._students import extremes, random_student
@@ -168,6 +168,17 @@ def test_a_smaller_form_is_taken_before_rows_are_cut() -> None:
     cut = with_words(made, Limits(file_bytes=int(0.9 * halved)), structure)
     assert cut.word_form == "int4-blocks"
     assert 0 < cut.word_rows < 20_000 or cut.word_rank
+
+
+def test_a_table_that_is_cut_already_only_takes_a_smaller_form() -> None:
+    made, structure = words(rows=20_000)
+    made = dataclasses.replace(made, word_forms=("int8", "int4-blocks"))
+    cut = dataclasses.replace(structure, word_rows=8000)
+    size = made.file_bytes(cut)
+    assert with_form(made, Limits(), cut) == with_form(made, Limits(file_bytes=2 * size), cut) == cut
+    smaller = dataclasses.replace(cut, word_form="int4-blocks")
+    assert with_form(made, Limits(file_bytes=size), cut) == smaller
+    assert with_form(made, Limits(file_bytes=1000), cut) == smaller, "where none is small enough"
 
 
 def test_where_words_share_rows_there_are_fewer_rows_before_there_are_fewer_columns() -> None:

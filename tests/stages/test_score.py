@@ -57,7 +57,7 @@ def gate_gradients(
 def test_importance_is_the_gradient_of_gates_multiplied_in_by_hand() -> None:
     model = student()
     rows, loss = training_rows(model), distillation_loss(2.0, 1.0, 1.0, 0.1)
-    found = importance(model, rows, loss, [7, 2, 9, 0, 1], 2, pad_id=1)
+    found = importance(model, rows, loss, [[7, 2], [9, 0], [1]], pad_id=1)
     double = student().double()
     expected = [[np.zeros(n) for n in double.config.heads], [np.zeros(n) for n in double.config.ffn]]
     for group in ([7, 2], [9, 0], [1]):
@@ -77,7 +77,7 @@ def test_importance_agrees_with_finite_differences_of_the_loss() -> None:
     rows, loss = training_rows(model), distillation_loss(2.0, 1.0, 1.0, 0.1)
     batch = collate(rows, [3, 4, 5], 1)
     batch |= {name: batch[name].double() for name in ("teacher_logits", "teacher_states")}
-    _, channels = importance(student(), rows, loss, [3, 4, 5], 3, pad_id=1)
+    _, channels = importance(student(), rows, loss, [[3, 4, 5]], pad_id=1)
     step, column = 1e-5, 4
     values = []
     for factor in (1 + step, 1 - step):
@@ -91,7 +91,7 @@ def test_importance_agrees_with_finite_differences_of_the_loss() -> None:
 def test_importance_leaves_the_weights_and_no_gradients() -> None:
     model = student()
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    importance(model, training_rows(model), distillation_loss(2.0, 1.0, 1.0, 0.1), range(10), 4, pad_id=1)
+    importance(model, training_rows(model), distillation_loss(2.0, 1.0, 1.0, 0.1), [range(4), range(4, 10)], pad_id=1)
     assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
     assert all(parameter.grad is None for parameter in model.parameters())
 
@@ -100,19 +100,19 @@ def test_the_stage_scores_each_unit_of_the_wide_student(tiny_build: TinyBuild, t
     given = [made(tiny_build, kind) for kind in Score.IN]
     (wide,) = (one for one in given if isinstance(one, WideStudent))
     config = EdgekitForSequenceClassification.from_pretrained(wide.path).config
-    found = tiny.run_stage(Score(batches=4, batch_size=8), given, tmp_path / "found")
+    found = tiny.run_stage(Score(rows=32), given, tmp_path / "found")
     heads, channels = read_scores(found.file)
     assert [len(layer) for layer in heads] == config.heads
     assert [len(layer) for layer in channels] == config.ffn
     assert all((layer >= 0).all() and layer.any() for layer in (*heads, *channels))
     assert found.facts == {"rows": 32, "layers": len(config.heads)}
-    again = tiny.run_stage(Score(batches=4, batch_size=8), given, tmp_path / "again")
+    again = tiny.run_stage(Score(rows=32), given, tmp_path / "again")
     assert again.digest == found.digest
-    other = tiny.run_stage(Score(batches=4, batch_size=8), given, tmp_path / "other", seed=1)
+    other = tiny.run_stage(Score(rows=32), given, tmp_path / "other", seed=1)
     assert other.digest != found.digest, "other rows"
 
 
-@pytest.mark.parametrize("given", [{"batches": 0}, {"batch_size": 0}, {"temperature": 0.0}, {"labels": -1.0}])
+@pytest.mark.parametrize("given", [{"rows": 0}, {"temperature": 0.0}, {"labels": -1.0}])
 def test_impossible_options_are_refused(given: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="must"):
         Score(**given)

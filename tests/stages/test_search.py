@@ -12,18 +12,17 @@ from typing import Any
 import numpy as np
 import pytest
 from builds import write_target
-from searches import GIVEN, QUICK, narrow_target, search
+from searches import QUICK, narrow_target, search
 
 from edgekit import data
-from edgekit.artifact import LabelledData, TeacherOutline, Vocabulary
-from edgekit.search.estimate import Estimate, least_error
+from edgekit.artifact import LabelledData
+from edgekit.search.estimate import Estimate, least_drop
 from edgekit.search.findings import knows_dev
 from edgekit.search.limits import ROOM, Forecast, Limits
 from edgekit.search.request import wanted
-from edgekit.search.structure import Outline, Structure
-from edgekit.stages._trainer import SHALLOW, START, Trainer, usual_work
+from edgekit.search.structure import Structure
+from edgekit.stages._trainer import SHALLOW, Trainer
 from edgekit.stages.distill import Distill
-from edgekit.stages.outline import read_outline
 from edgekit.stages.prune import Prune
 from edgekit.stages.refine import Refine
 from edgekit.stages.score import Score
@@ -90,7 +89,9 @@ def test_all_are_trained_at_the_rate_that_a_short_training_shows_to_be_better(
 ) -> None:
     ran: list[float] = []
 
-    def short(self: Trainer, options: Mapping[str, Mapping[str, Any]]) -> tuple[np.ndarray, Mapping[str, Any]]:
+    def short(
+        self: Trainer, structure: Structure, options: Mapping[str, Mapping[str, Any]]
+    ) -> tuple[np.ndarray, Mapping[str, Any]]:
         prune = options["prune"]
         assert len(options["distill"]["keep"]) <= SHALLOW
         ran.append(prune["learning_rate"])
@@ -163,35 +164,24 @@ def test_what_is_chosen_does_not_depend_on_a_sweep(
     assert plain.options == swept.options
 
 
-def whole(layers: int, hidden: int, head_dim: int, ffn: int, tokens: int) -> Outline:
-    """Returns the outline of a teacher of a shape; nothing is known of what its parts are worth."""
-    loss = ((0.0,) * (hidden // head_dim + 1),) * layers, ((0.0,) * (ffn + 1),) * layers
-    return Outline(hidden, hidden, head_dim, 77, tokens, *loss, depths={})
-
-
-@pytest.mark.parametrize("tokens", [4, 14, 24, 100])
-def test_students_of_a_teacher_eight_times_as_large_take_a_third_of_the_steps(tokens: int) -> None:
-    small, large = whole(6, 384, 32, 1536, tokens), whole(12, 768, 64, 3072, tokens)
-    dear = [one.work(one.whole(range(len(one.head_loss)))) for one in (small, large)]
-    assert usual_work(small) == pytest.approx(START * dear[0], rel=0.01), "as they were found"
-    assert START * dear[1] / usual_work(large) == pytest.approx((dear[1] / dear[0]) ** 0.5, rel=0.1)
-
-
-def test_a_dev_split_that_can_show_nothing_leaves_the_margin_out(
+def test_on_a_dev_split_that_can_show_nothing_only_a_student_that_answers_as_the_teacher_passes(
     artifacts: dict[Any, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rows = len(data.read(artifacts[LabelledData].path).dev)
-    least, limit = least_error(rows), round(0.4 * least_error(rows), 3)
-    monkeypatch.setattr("edgekit.stages._trainer.estimate", lambda *_: Estimate(0.9 * limit, 1.5 * least, 0.1))
+    limit = round(0.4 * least_drop(rows, Search.margin), 3)
     strict = str(write_target(tmp_path / "strict.toml", ("max_drop = 30.0", f"max_drop = {limit}")))
-    plan, _ = search(artifacts, tmp_path / "few", strict)
+    perfect = Estimate(least_drop(rows, 0.0), least_drop(rows, 1.0) - least_drop(rows, 0.0), 0.0)
+    monkeypatch.setattr("edgekit.stages._trainer.estimate", lambda *_: perfect)
+    plan, _ = search(artifacts, tmp_path / "perfect", strict, trainings=1)
     (found,) = plan.facts["findings"]
     assert found["check"] == "dev-too-small"
     assert f"{rows} rows cannot show a drop within {limit:g} points" in found["detail"]
     needed = int(re.search(r"at least (\d+) rows of dev", found["cure"])[1])  # type: ignore[index]
-    assert 0.5 * least_error(needed) <= limit < 0.5 * least_error(needed - 1)
-    plan, _ = search(artifacts, tmp_path / "many", strict, margin=0.3)
-    assert [one["check"] for one in plan.facts["findings"]] == ["no-structure-within-drop"]
+    assert least_drop(needed, Search.margin) <= limit < least_drop(needed - 1, Search.margin)
+    near = dataclasses.replace(perfect, drop=perfect.drop + 0.1)
+    monkeypatch.setattr("edgekit.stages._trainer.estimate", lambda *_: near)
+    plan, _ = search(artifacts, tmp_path / "near", strict, trainings=1)
+    assert [one["check"] for one in plan.facts["findings"]] == ["dev-too-small", "no-structure-within-drop"]
 
 
 def test_a_drop_of_nothing_is_shown_by_no_dev_split(artifacts: dict[Any, Any], tmp_path: Path) -> None:
@@ -221,57 +211,6 @@ def test_a_gate_that_must_be_sure_takes_a_dearer_one(
 
 
 @pytest.mark.parametrize(
-    ("options", "sizes"),
-    [
-        ({}, (1.0, ("int8", "int4-blocks"))),
-        ({"embedding": "int8"}, (1.0, ("int8",))),
-        ({"embedding": "int8-rows"}, (1.0, ("int8-rows",))),
-        ({"embedding": "int4-blocks"}, (1.0, ("int4-blocks",))),
-        ({"scheme": "weight-only-int4"}, (0.625, ("int8-rows", "int4-blocks"))),
-        ({"scheme": "weight-only", "embedding": "int4-blocks"}, (1.125, ("int4-blocks",))),
-        ({"scheme": "dynamic-int8"}, (1.0, ("int8", "int4-blocks"))),
-    ],
-)
-def test_sizes_are_those_of_the_form_that_the_recipe_names(
-    options: dict[str, str], sizes: tuple[float, tuple[str, ...]]
-) -> None:
-    found = Search().knowing({"quantize": options})
-    assert (found.weight_bytes, found.word_forms) == sizes
-
-
-@pytest.mark.parametrize(("runtime", "forms"), [("1.19", [""]), ("1.20", ["", "int4-blocks"])])
-def test_a_word_table_takes_fewer_bits_where_the_file_would_be_too_large_and_the_runtime_loads_it(
-    artifacts: dict[Any, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, runtime: str, forms: list[str]
-) -> None:
-    tried: list[str] = []
-
-    def words(forecast: Forecast, limits: Limits, structure: Structure) -> Structure:
-        tried[:] = ["", *forecast.word_forms[1:]]
-        return dataclasses.replace(structure, word_form=tried[-1])
-
-    monkeypatch.setattr("edgekit.stages.search.with_words", words)
-    target = str(write_target(tmp_path / "other.toml", ('version = "1.20"', f'version = "{runtime}"')))
-    plan, _ = search(artifacts, tmp_path, target, trainings=1)
-    assert tried == forms
-    taken = plan.options.get("quantize", {})
-    assert taken == ({"embedding": "int4-blocks"} if forms[-1] else {})
-
-
-def test_a_word_table_that_is_not_quantized_takes_four_bytes_an_entry(
-    artifacts: dict[Any, Any], tmp_path: Path
-) -> None:
-    products = str(write_target(tmp_path / "products.toml", ('ops = ["Gemm", "Gather"]', 'ops = ["Gemm"]')))
-    (every, _), (some, _) = (
-        search(artifacts, tmp_path / name, target, trainings=1)
-        for name, target in (("all", "x86-64"), ("some", products))
-    )
-    (least,), (most,) = ([one["foretold"]["file_bytes"] for one in plan.facts["points"]] for plan in (every, some))
-    words = artifacts[Vocabulary].row_owners
-    columns = read_outline(artifacts[TeacherOutline].file).embedding
-    assert most - least == pytest.approx(3 * len(set(words)) * columns, rel=0.02)
-
-
-@pytest.mark.parametrize(
     ("scheme", "families"),
     [("auto", ()), ("static", ("static",)), ("dynamic-int8", ("dynamic",)), ("weight-only-int4", ()), (None, ())],
 )
@@ -296,7 +235,15 @@ def test_where_none_passes_the_nearest_is_taken(
 
 @pytest.mark.parametrize(
     "options",
-    [{"epochs": 0}, {"probe_epochs": 0}, {"trainings": 0}, {"min_steps": -1}, {"max_steps": -1}, {"margin": -1.0}],
+    [
+        {"epochs": 0},
+        {"probe_epochs": 0},
+        {"trainings": 0},
+        {"effort": 0.0},
+        {"min_steps": -1},
+        {"max_steps": -1},
+        {"margin": -1.0},
+    ],
 )
 def test_impossible_options_are_refused(options: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="must"):
@@ -411,13 +358,3 @@ def test_what_is_conducted_is_part_of_the_key(monkeypatch: pytest.MonkeyPatch) -
             assert Search().knowing({}) != before
     assert Search().knowing({"profile": {"rounds": "20"}}).rounds == 20
     assert Search().knowing({"evaluate": {"examples": "50"}}) != before
-
-
-def test_a_word_table_that_is_given_is_that_of_every_structure(artifacts: dict[Any, Any], tmp_path: Path) -> None:
-    plan, _ = search(
-        artifacts, tmp_path, given_options={**GIVEN, "prune": {**GIVEN["prune"], "word_rank": "8"}}, trainings=1
-    )
-    assert plan.facts["structure"].endswith("word table of 8 columns")
-    rows = {**GIVEN, "prune": {**GIVEN["prune"], "word_rows": "40"}}
-    plan, _ = search(artifacts, tmp_path / "rows", given_options=rows, trainings=1)
-    assert plan.facts["structure"].endswith("word table of 40 rows")

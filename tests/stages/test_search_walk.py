@@ -9,13 +9,16 @@ from typing import Any
 
 import numpy as np
 import pytest
+from builds import write_target
 from searches import narrow_target, search
 
 from edgekit.artifact import TeacherOutline
 from edgekit.search.estimate import Estimate
-from edgekit.search.structure import Structure, ladder
-from edgekit.stages._trainer import LEAST_LEFT, Trained, Trainer
+from edgekit.search.structure import Outline, Structure, ladder
+from edgekit.stages._trainer import FARTHER, LEAST_LEFT, LEAST_TOLD, Trained, Trainer, usual_work
 from edgekit.stages.outline import read_outline
+from edgekit.stages.prune import Prune
+from edgekit.stages.search import Search
 
 
 @dataclasses.dataclass
@@ -39,8 +42,12 @@ class Untrained:
             behind = Estimate(9.0, 0.5, 0.1)
             return Trained(structure, 1, options, behind, self.apart(trainer, structure), 50.0)
 
+        def probed(trainer: Trainer, structure: Structure, rate: float) -> float:
+            trainer.probes[structure, rate] = np.zeros((3, 2)), LEAST_TOLD
+            return self.apart(trainer, structure)
+
         monkeypatch.setattr(Trainer, "whole", whole)
-        monkeypatch.setattr(Trainer, "_probed", lambda trainer, structure, rate: self.apart(trainer, structure))
+        monkeypatch.setattr(Trainer, "_probed", probed)
 
 
 def rungs_of(artifacts: dict[Any, Any]) -> list[float]:
@@ -66,7 +73,7 @@ def test_where_none_passes_what_lies_beside_the_nearest_is_trained_too(
         assert plan.facts["structure"] == chosen["structure"]
 
 
-def test_a_dearer_structure_that_a_short_training_shows_to_be_no_nearer_is_not_trained_whole(
+def test_a_dearer_structure_that_a_short_training_shows_to_be_farther_is_not_trained_whole(
     artifacts: dict[Any, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     works = rungs_of(artifacts)
@@ -91,15 +98,88 @@ def test_a_structure_that_is_lost_after_a_short_training_is_not_trained_whole(
     assert len(plan.facts["points"]) == 1
 
 
-@pytest.mark.parametrize(("drop", "lost"), [(1.0 / LEAST_LEFT - 0.1, False), (1.0 / LEAST_LEFT + 0.1, True)])
-def test_it_is_lost_where_a_share_of_its_drop_is_beyond_the_limit(drop: float, lost: bool) -> None:
+@pytest.mark.parametrize(
+    ("drop", "steps", "lost"),
+    [
+        (1.0 / LEAST_LEFT + 0.4, LEAST_TOLD, False),
+        (1.0 / LEAST_LEFT + 0.6, LEAST_TOLD, True),
+        (1.0 / LEAST_LEFT + 0.6, LEAST_TOLD - 1, False),
+    ],
+)
+def test_it_is_lost_where_a_share_of_its_drop_is_surely_beyond_the_limit(drop: float, steps: int, lost: bool) -> None:
     structure, other = (Structure((0,), (heads,), (8,)) for heads in (1, 2))
     rates = 1e-3, 3e-4
     trainer = SimpleNamespace(
         rate=rates[0],
         # At the other rate, which was not taken, it may have been as far behind as it likes.
-        probes={(structure, rates[0]): np.full((3, 2), drop), (structure, rates[1]): np.full((3, 2), 99.0)},
-        _behind=lambda logits: Estimate(float(logits[0, 0]), 0.1, 0.1),
+        probes={
+            (structure, rates[0]): (np.full((3, 2), drop), steps),
+            (structure, rates[1]): (np.full((3, 2), 99.0), steps),
+        },
+        _behind=lambda logits: Estimate(float(logits[0, 0]), 0.5, 0.1),
     )
     assert Trainer.lost(trainer, structure, 1.0) is lost  # type: ignore[arg-type]
     assert not Trainer.lost(trainer, other, 1.0), "nothing is known of it"  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("apart", "steps", "farther"),
+    [(FARTHER - 0.01, LEAST_TOLD, False), (FARTHER + 0.01, LEAST_TOLD, True), (FARTHER + 0.01, LEAST_TOLD - 1, False)],
+)
+def test_a_dearer_one_is_farther_where_short_trainings_say_so_clearly(apart: float, steps: int, farther: bool) -> None:
+    dearer, cheaper = (Structure((0,), (heads,), (8,)) for heads in (2, 1))
+    trainer = SimpleNamespace(
+        rate=1e-3,
+        probes={(dearer, 1e-3): (None, steps), (cheaper, 1e-3): (None, LEAST_TOLD)},
+        _probed=lambda structure, _: apart if structure is dearer else 1.0,
+    )
+    assert Trainer._farther(trainer, dearer, cheaper) is farther  # type: ignore[arg-type]
+
+
+def test_trainings_end_with_the_time_that_they_may_take(artifacts: dict[Any, Any], tmp_path: Path) -> None:
+    none = str(write_target(tmp_path / "none.toml", ("max_drop = 30.0", "max_drop = 0.0")))
+    plan, ran = search(artifacts, tmp_path / "free", none)
+    trained = sum(isinstance(stage, Prune) for stage in ran)
+    assert len(plan.facts["points"]) > 1
+    few, ran = search(artifacts, tmp_path / "bounded", none, effort=1e-9)
+    assert len(few.facts["points"]) == 1, "the first is trained whatever the short ones took"
+    assert sum(isinstance(stage, Prune) for stage in ran) < trained
+
+
+def outline(layers: int, hidden: int, ffn: int, tokens: int) -> Outline:
+    """Returns the outline of a teacher of a shape; nothing is known of what its parts are worth."""
+    head_dim = 64 if hidden > 384 else 32
+    loss = ((0.0,) * (hidden // head_dim + 1),) * layers, ((0.0,) * (ffn + 1),) * layers
+    return Outline(hidden, hidden, head_dim, 77, tokens, *loss, depths={})
+
+
+def trainer_of(outline: Outline, **options: Any) -> Trainer:
+    """Returns what plans the trainings of students of such a teacher."""
+    trainer = Trainer.__new__(Trainer)
+    trainer._stage, trainer._outline, trainer._middle = Search(**options), outline, usual_work(outline)
+    return trainer
+
+
+@pytest.mark.parametrize("tokens", [4, 14, 24, 100])
+@pytest.mark.parametrize("size", [(6, 384, 1536), (12, 384, 1536), (12, 768, 3072), (24, 1024, 4096)])
+def test_no_training_takes_longer_than_its_part_of_all_the_time(tokens: int, size: tuple[int, int, int]) -> None:
+    trainer = trainer_of(outline(*size, tokens))
+    layers = range(size[0])
+    for kept in (layers[:1], layers[: size[0] // 2], layers):
+        structure = trainer._outline.whole(kept)
+        steps = trainer._options(structure, 20, 1e-3)["prune"]["max_steps"]
+        assert trainer._time(structure, steps - 1) <= Search.effort / 3
+        short = trainer._options(structure, 3, 1e-3, short=True)["prune"]["max_steps"]
+        assert short == pytest.approx(3 / 20 * steps, abs=1)
+
+
+def test_dearer_students_take_fewer_steps_by_the_root_of_their_work_until_that_is_too_long() -> None:
+    trainer = trainer_of(outline(6, 384, 1536, 10))
+    for depth, heads, ffn in ((1, 4, 256), (2, 6, 256), (3, 8, 512), (4, 8, 1024), (6, 12, 1536)):
+        structure = Structure(tuple(range(depth)), (heads,) * depth, (ffn,) * depth)
+        times = max(1.0, trainer._outline.work(structure) / usual_work(trainer._outline))
+        share = min(times**-0.5, Search.effort / 3 / times)
+        found = trainer._options(structure, 20, 1e-3)["prune"]["max_steps"]
+        assert found == pytest.approx(Search.max_steps * share, rel=0.12)
+    half = trainer_of(outline(6, 384, 1536, 20))._options(structure, 20, 1e-3)["prune"]["max_steps"]
+    assert half == pytest.approx(found / 2, rel=0.1), "of texts twice as long"

@@ -17,7 +17,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 from edgekit import data
 from edgekit.artifact import LabelledData, Teacher, TeacherOutputs, Vocabulary
 from edgekit.errors import ModelError
-from edgekit.stages.teach import Teach, encode_for_teacher
+from edgekit.stages.teach import Teach, answered, encode_for_teacher
 from edgekit.target import load_target
 
 EVERY = 7  # rows that are run again; all would only take longer
@@ -62,7 +62,12 @@ def test_outputs_are_the_teachers_own(tiny_build: TinyBuild, split: str) -> None
 def test_nothing_is_recorded_of_test(tiny_build: TinyBuild) -> None:
     outputs = made(tiny_build, TeacherOutputs)
     arrays = {f"{split}.{what}.npy" for split in ("train", "dev") for what in ("logits", "states")}
-    assert {path.name for path in outputs.path.iterdir()} == arrays | {"unlabelled.json", "views.json", "facts.json"}
+    assert {path.name for path in outputs.path.iterdir()} == arrays | {
+        "rows.json",
+        "unlabelled.json",
+        "views.json",
+        "facts.json",
+    }
     assert not set(texts(tiny_build, "test")) & set(outputs.views)
 
 
@@ -119,9 +124,9 @@ def test_an_architecture_that_no_frontend_serves_is_refused_at_once(tiny_build: 
     assert not list((tmp_path / "run" / "out").iterdir())
 
 
-@pytest.mark.parametrize("given", [{"views": -1}, {"view_rate": 0.0}, {"view_rate": 1.1}])
+@pytest.mark.parametrize("given", [{"views": -1}, {"view_rate": 0.0}, {"view_rate": 1.1}, {"most_tokens": -1}])
 def test_impossible_options_are_refused(given: dict[str, Any]) -> None:
-    with pytest.raises(ValueError, match="views must not be negative"):
+    with pytest.raises(ValueError, match="must not be negative"):
         Teach(**given)
 
 
@@ -140,6 +145,27 @@ def test_a_search_wants_views_and_a_given_structure_none(
     tokens = sum(map(len, encode_for_teacher(made(tiny_build, Teacher).path, texts(tiny_build, "train")[:rows])))
     monkeypatch.setattr("edgekit.stages.teach.MOST_TOKENS", 2 * tokens + 1)
     assert again(tiny_build, tmp_path / "large", searched).facts["views"] == rows
+
+
+def test_of_more_text_than_the_teacher_has_time_for_a_draw_is_taken(
+    tiny_build: TinyBuild, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train = data.read(made(tiny_build, LabelledData).path).train
+    tokens = [len(row) for row in encode_for_teacher(made(tiny_build, Teacher).path, [text for text, _ in train])]
+    monkeypatch.setattr("edgekit.stages.teach.LEAST_ROWS", 3)
+    whole = np.load(again(tiny_build, tmp_path / "whole", Teach(views=0)).array("train", "logits"))
+    few = again(tiny_build, tmp_path / "few", Teach(most_tokens=sum(tokens) // 2))
+    assert few.rows == sorted(set(few.rows))
+    assert sum(tokens[i] for i in few.rows) <= sum(tokens) // 2 < sum(tokens[i] for i in few.rows) + max(tokens)
+    np.testing.assert_allclose(np.load(few.array("train", "logits")), whole[few.rows], **CLOSE)
+    assert few.facts["left_out"] == len(train) - len(few.rows)
+    assert [one["check"] for one in few.facts["findings"]] == ["texts-left-out"]
+    searched = Teach(most_tokens=sum(tokens) // 2).knowing({})
+    assert again(tiny_build, tmp_path / "searched", searched).rows == few.rows
+    assert len(again(tiny_build, tmp_path / "least", Teach(most_tokens=1)).rows) == 3
+    assert answered(data.read(made(tiny_build, LabelledData).path), few).train == tuple(train[i] for i in few.rows)
+    monkeypatch.setattr("edgekit.stages.teach.USUAL_WEIGHTS", 1)
+    assert len(again(tiny_build, tmp_path / "large", Teach(most_tokens=sum(tokens))).rows) == 3, "a larger teacher"
 
 
 def test_texts_without_labels_are_taught_as_those_of_train(tiny_build: TinyBuild, tmp_path: Path) -> None:
