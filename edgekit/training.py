@@ -76,9 +76,9 @@ class Schedule:
     Attributes:
         epochs: passes over the texts, unless that makes fewer steps than `min_steps` or more than `max_steps`. Dev is
             run and a checkpoint written after each, or after several where that is at least twice `MOST_EPOCHS`.
-        min_steps: steps to take at least, in whole epochs: a small data set needs more passes.
-        max_steps: steps to take at most, in whole epochs, at least one: a large data set needs fewer; 0 is no bound.
-            Where a pass over all texts would take more, an epoch is as many texts as that, drawn anew each time.
+        min_steps: steps to take at least, in whole passes: a small data set needs more of them.
+        max_steps: steps to take at most, at least one: a large data set needs fewer passes; 0 is no bound. The steps
+            are then divided into epochs of as many texts each, drawn anew each time.
         batch_size: rows a step, over all processes together.
         learning_rate: peak of a linear warm-up and decay.
         embedding_rate: factor on the learning rate of the word table; 0 freezes it.
@@ -97,35 +97,34 @@ class Schedule:
     min_steps: int = 0
     max_steps: int = 0
 
-    def passes(self, texts: int) -> int:
-        """Returns the passes over that many texts; the parts of one, where it takes more steps than are allowed."""
-        steps = self._steps_a_pass(texts)
-        wanted = max(self.epochs, -(-self.min_steps // steps))
-        return min(wanted, max(1, self.max_steps // steps)) if self.max_steps else wanted
-
     def epochs_on(self, texts: int) -> int:
         """Returns the epochs to train on that many texts."""
-        steps = max(1, -(-self.texts_an_epoch(texts) // self.batch_size))
-        wanted = -(-self.passes(texts) * self._steps_a_pass(texts) // steps)
-        return min(wanted, max(1, self.max_steps // steps)) if self.max_steps else wanted
+        return -(-self._steps(texts) // self._batches(texts * self._passes_an_epoch(texts)))
 
     def steps_on(self, texts: int) -> int:
-        """Returns the steps of a training on that many texts; none is one of no epochs."""
-        return self.epochs_on(texts) * -(-self.texts_an_epoch(texts) // self.batch_size) if self.epochs else 0
+        """Returns the steps of a training on that many texts."""
+        return self.epochs_on(texts) * self._batches(self.texts_an_epoch(texts))
 
     def texts_an_epoch(self, texts: int) -> int:
         """Returns the texts that an epoch takes of so many: each once or several times, or some of them."""
-        return self._texts_a_pass(texts) * self._passes_an_epoch(texts)
+        whole = texts * self._passes_an_epoch(texts)
+        if not self.max_steps or self._steps(texts) < self.max_steps:
+            return whole
+        # As many in each epoch as all steps together allow: one that took all texts would take up to twice the steps,
+        # or leave half of them, of a training of few passes.
+        return min(whole, max(1, self.max_steps // max(1, self.epochs_on(texts))) * self.batch_size)
+
+    def _steps(self, texts: int) -> int:
+        """Returns the steps that are wanted."""
+        steps = self._batches(texts)
+        wanted = max(self.epochs, -(-self.min_steps // steps)) * steps
+        return min(wanted, self.max_steps) if self.max_steps else wanted
 
     def _passes_an_epoch(self, texts: int) -> int:
-        wanted = self.passes(texts) * self._steps_a_pass(texts) * self.batch_size
-        return max(1, wanted // (MOST_EPOCHS * self._texts_a_pass(texts)))
+        return max(1, self._steps(texts) * self.batch_size // (MOST_EPOCHS * texts))
 
-    def _steps_a_pass(self, texts: int) -> int:
-        return max(1, -(-self._texts_a_pass(texts) // self.batch_size))
-
-    def _texts_a_pass(self, texts: int) -> int:
-        return min(texts, self.max_steps * self.batch_size) if self.max_steps else texts
+    def _batches(self, texts: int) -> int:
+        return max(1, -(-texts // self.batch_size))
 
 
 def train(

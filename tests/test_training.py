@@ -274,7 +274,7 @@ def test_what_widens_a_factorised_word_table_trains_at_the_full_rate(tmp_path: P
 @pytest.mark.parametrize(("steps", "epochs"), [(0, 2), (16, 2), (17, 3), (24, 3), (25, 4)])
 def test_a_small_data_set_gets_more_epochs(tmp_path: Path, steps: int, epochs: int) -> None:
     schedule = Schedule(2, 8, 1e-3, 0.0, min_steps=steps)
-    assert schedule.passes(len(rows().ids)) == epochs
+    assert schedule.epochs_on(len(rows().ids)) == epochs
     assert run(tmp_path, schedule=schedule)[1]["steps"] == epochs * BATCHES
 
 
@@ -356,14 +356,35 @@ def test_a_pass_takes_each_text_once_as_it_is_or_as_a_view() -> None:
 def test_a_pass_over_rows_with_views_is_as_long_as_one_without() -> None:
     many = Rows([np.zeros(3, dtype=np.int64)] * 30, np.zeros(30), views=2)
     assert many.texts == 10
-    assert Schedule(1, 4, 1e-3, 0).passes(many.texts) == 1
+    assert Schedule(1, 4, 1e-3, 0).texts_an_epoch(many.texts) == 10
 
 
 @pytest.mark.parametrize(
-    ("epochs", "least", "most", "passes"), [(4, 0, 0, 4), (4, 60, 0, 6), (4, 0, 25, 2), (4, 60, 25, 2), (4, 0, 3, 1)]
+    ("epochs", "least", "most", "made"),
+    [
+        (4, 0, 0, (4, 40)),
+        (4, 60, 0, (6, 60)),
+        (4, 55, 0, (6, 60)),
+        (4, 0, 40, (4, 40)),
+        (4, 0, 25, (3, 24)),
+        (4, 60, 25, (3, 24)),
+        (4, 0, 11, (2, 10)),
+        (4, 0, 3, (1, 3)),
+        (4, 0, 1, (1, 1)),
+    ],
 )
-def test_steps_bound_the_passes(epochs: int, least: int, most: int, passes: int) -> None:
-    assert Schedule(epochs, 8, 1e-3, 0, min_steps=least, max_steps=most).passes(80) == passes
+def test_steps_are_bounded_and_divided_evenly(epochs: int, least: int, most: int, made: tuple[int, int]) -> None:
+    schedule = Schedule(epochs, 8, 1e-3, 0, min_steps=least, max_steps=most)
+    assert (schedule.epochs_on(80), schedule.steps_on(80)) == made
+
+
+@pytest.mark.parametrize("texts", [3, 80, 83, 1000, 9003])
+@pytest.mark.parametrize("most", [10, 99, 100, 564, 846, 5714])
+def test_a_bound_is_nearly_reached_whatever_a_pass_takes(texts: int, most: int) -> None:
+    """Students that are compared after short trainings have had as many steps."""
+    schedule = Schedule(10**6, 8, 1e-3, 0, max_steps=most)
+    assert most - schedule.epochs_on(texts) < schedule.steps_on(texts) <= most
+    assert schedule.epochs_on(texts) <= 2 * MOST_EPOCHS
 
 
 @pytest.mark.parametrize(("texts", "steps"), [(20, 3000), (270, 3000), (30, 151), (1, 100), (3, 3000), (8, 3000)])
@@ -399,8 +420,7 @@ def test_merit_chooses_the_epoch_where_it_is_given(tmp_path: Path) -> None:
 def test_an_epoch_is_as_many_texts_as_there_are_steps_for() -> None:
     texts, views = 1000, 2
     schedule = Schedule(5, 8, 1e-3, 0.0, max_steps=10)
-    assert schedule.passes(texts) == 1
-    assert schedule.passes(40) == 2
+    assert (schedule.epochs_on(texts), schedule.epochs_on(40)) == (1, 2)
     sampler = _LengthGrouped([5] * texts * (1 + views), schedule, 0, views)
     seen = []
     for epoch in range(2):
