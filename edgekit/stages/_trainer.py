@@ -280,6 +280,7 @@ class Trainer:
         if most:  # a bound there is
             whole = LONGEST * stage.effort / self._time(structure, 1)
             most = min(most, whole * (stage.probe_epochs / stage.epochs if short else 1.0))
+        deeper = len(structure.layers) / SHALLOW
         made: dict[str, dict[str, Any]] = {
             "distill": {"keep": list(structure.layers), "epochs": 0},
             "prune": {
@@ -288,7 +289,8 @@ class Trainer:
                 "word_rows": structure.word_rows,
                 "word_rank": structure.word_rank,
                 "epochs": epochs,
-                "learning_rate": min(rate, stage.learning_rates[0] * (SHALLOW / len(structure.layers)) ** 2),
+                # The fewer steps, the higher the rate that is right for a deep one.
+                "learning_rate": min(rate, stage.learning_rates[0] / (deeper if short else deeper**2)),
                 "embedding_rate": stage.embedding_rate,
                 "min_steps": round(stage.min_steps * share),
                 "max_steps": math.ceil(most),

@@ -97,7 +97,8 @@ class Search(Pass):
             `min_steps`; 0 for `max_steps` is no bound.
         learning_rates: peaks to choose among by short trainings, for all but the word table, highest first, of one or
             two layers. Deeper students get no more than the highest divided by the square of how much deeper they are:
-            more of the teacher is left in them, and soon unlearned at that rate.
+            more of the teacher is left in them, and soon unlearned at that rate. In short trainings, which would not
+            come far so, it is divided by how much deeper they are.
         embedding_rate: factor on the learning rate of the word table; 0 freezes it.
         trainings: whole trainings at most; a `sweep` comes on top.
         effort: how long all trainings together may take, short ones too, in whole ones of a student of two layers of
