@@ -183,3 +183,12 @@ def test_dearer_students_take_fewer_steps_by_the_root_of_their_work_until_that_i
         assert found == pytest.approx(Search.max_steps * share, rel=0.12)
     half = trainer_of(outline(6, 384, 1536, 20))._options(structure, 20, 1e-3)["prune"]["max_steps"]
     assert half == pytest.approx(found / 2, rel=0.1), "of texts twice as long"
+
+
+@pytest.mark.parametrize("rate", [1e-3, 3e-4])
+def test_deep_students_get_lower_rates_and_in_short_trainings_less_low_ones(rate: float) -> None:
+    trainer = trainer_of(outline(6, 384, 1536, 10))
+    for depth, whole, short in ((1, 1e-3, 1e-3), (2, 1e-3, 1e-3), (4, 2.5e-4, 5e-4), (6, 1e-3 / 9, 1e-3 / 3)):
+        structure = Structure(tuple(range(depth)), (4,) * depth, (256,) * depth)
+        made = [trainer._options(structure, 3, rate, short=given)["prune"]["learning_rate"] for given in (False, True)]
+        assert made == pytest.approx([min(rate, whole), min(rate, short)])
