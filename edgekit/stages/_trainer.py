@@ -53,6 +53,10 @@ FARTHER = 1.25
 """Times as far from the teacher as a cheaper student that a dearer one is after a short training, from which it is not
 trained whole. A little farther says nothing: its short training has fewer steps, at a lower rate."""
 
+DEEPER = 0.93
+"""What a layer more makes of the divergence that is left of a short training's after a whole one: deep students, whose
+rates are lower, come farther in the steps that follow (docs/log.md)."""
+
 LEAST_TOLD = 100
 """Steps of a short training from which on it says how a whole one will end."""
 
@@ -152,10 +156,14 @@ class Trainer:
             self.rate = min(rates, key=lambda rate: self._probed(shallow, rate))
 
     def best(self, rungs: Sequence[Sequence[Structure]], place: int) -> Structure:
-        """Returns the structure of a rung that is nearest the teacher after a short training."""
+        """Returns the structure of a rung that is foretold by short trainings to be nearest the teacher."""
         depths = depths_to_try(self._depths, place, [len(one.layers) for one in rungs[place]])
         near = [one for one in rungs[place] if len(one.layers) in depths]
-        found = near[valley(len(near), lambda at: self._probed(near[at], self.rate))] if len(near) > 1 else near[0]
+
+        def left(at: int) -> float:
+            return self._probed(near[at], self.rate) * DEEPER ** len(near[at].layers)
+
+        found = near[valley(len(near), left)] if len(near) > 1 else near[0]
         self._depths[place] = len(found.layers)
         return found
 

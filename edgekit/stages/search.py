@@ -127,7 +127,7 @@ class Search(Pass):
     learning_rates: tuple[float, ...] = (1e-3, 3e-4)
     embedding_rate: float = 1.0
     trainings: int = 8
-    effort: float = 6.5
+    effort: float = 6.0
     margin: float = 0.5
     sweep: bool = False
     given: Mapping[str, Mapping[str, Any]] = field(default_factory=dict, metadata=INTERNAL)

@@ -33,12 +33,12 @@ if TYPE_CHECKING:
 
 ROWS, VIEWS, UNLABELLED = "rows.json", "views.json", "unlabelled.json"
 
-SEARCHED_VIEWS = 4
+SEARCHED_VIEWS = 8
 """Views of a text where the structure is searched: small students learn from them what two thousand texts do not say
 (docs/log.md)."""
 
-MOST_TOKENS = 1_300_000
-"""Tokens that the teacher reads at most where the structure is searched: 80,000 short texts. It would otherwise take as
+MOST_TOKENS = 1_800_000
+"""Tokens that the teacher reads at most where the structure is searched: 120,000 short texts. It would otherwise take as
 long as all else that a build does."""
 
 USUAL_WEIGHTS = 1.1e7
@@ -53,12 +53,12 @@ class Teach(Pass):
     """Records the teacher's outputs on the splits that students learn from and are chosen on; never on test.
 
     Attributes:
-        views: further views of each text that the teacher labels too (`edgekit.augment`). None makes four where the
+        views: further views of each text that the teacher labels too (`edgekit.augment`). None makes eight where the
             structure is searched, fewer of large sets, and none where the structure is given.
         view_rate: share of words that a reworded view changes.
         most_tokens: that a teacher of MiniLM's size reads of texts and views together; larger ones less, likewise.
             Fewer views are made first, where `views` does not say how many; of more text than that a draw is taken. 0
-            is no bound. None is 1.3 million where the structure is searched, and no bound where it is given.
+            is no bound. None is 1.8 million where the structure is searched, and no bound where it is given.
         unlabelled: a file of further texts, without labels, that students learn from as from the training texts.
         unlabelled_digest: of that file, filled in by `resolved`, so that an edited one is another action.
         searched: whether the structure is searched, filled in by `knowing`.

@@ -135,7 +135,7 @@ def test_a_search_wants_views_and_a_given_structure_none(
 ) -> None:
     rows = len(texts(tiny_build, "train")) - len(made(tiny_build, TeacherOutputs).views)
     searched = Teach().knowing({"search": {"enabled": "true"}})
-    assert again(tiny_build, tmp_path / "searched", searched).facts["views"] == 4 * rows
+    assert again(tiny_build, tmp_path / "searched", searched).facts["views"] == 8 * rows
     given = Teach().knowing({"search": {"enabled": "true"}, "prune": {"ffn": 0.5}})
     assert again(tiny_build, tmp_path / "given", given).facts["views"] == 0
     assert (
