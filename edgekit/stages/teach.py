@@ -38,8 +38,8 @@ SEARCHED_VIEWS = 8
 (docs/log.md)."""
 
 MOST_TOKENS = 1_800_000
-"""Tokens that the teacher reads at most where the structure is searched: 120,000 short texts. It would otherwise take as
-long as all else that a build does."""
+"""Tokens that the teacher reads at most where the structure is searched: 120,000 short texts. It would otherwise take
+as long as all else that a build does."""
 
 USUAL_WEIGHTS = 1.1e7
 """Of the layers of a teacher that reads so many: six layers 384 wide. Larger ones read fewer, as they take longer."""
