@@ -98,6 +98,7 @@ def hard(tmp_path_factory: pytest.TempPathFactory) -> Hard:
     model, pad_id = load_teacher(TEACHER)
     tokenizer = load_tokenizer(root / "vocabulary" / "tokenizer", MAX_LENGTH)
     splits = {name: encode(tokenizer, [text for text, _ in rows]) for name, rows in dataset.splits().items()}
+    write_json(root / "outputs" / "rows.json", list(range(TRAIN_ROWS)))
     for name in ("train", "dev"):
         np.save(root / "outputs" / f"{name}.logits.npy", run_rows(model, splits[name], pad_id, lambda *_: None))
     classes = task.align(read_labels(TEACHER), labels)
