@@ -138,7 +138,7 @@ def read_split(folder: Path, name: str) -> Split:
 def has_vnni() -> bool:
     """Says whether this x86 processor sums products of uint8 and int8 without overflow on the way."""
     info = Path("/proc/cpuinfo")
-    return info.exists() and "avx512_vnni" in info.read_text(encoding="utf-8")
+    return info.exists() and not {"avx512_vnni", "avx_vnni"}.isdisjoint(info.read_text(encoding="utf-8").split())
 
 
 def calibration_rows(train: Split, count: int = CALIBRATION_ROWS) -> list[np.ndarray]:

@@ -51,6 +51,7 @@ from edgekit.errors import EdgekitError, InputError
 from edgekit.manifest import Step
 from edgekit.source import resolve
 from edgekit.stages.evaluate import draw
+from edgekit.stages.search import Search
 from edgekit.stages.teach import encode_for_teacher
 from edgekit.tasks import load_task
 from edgekit.tokenization import encode, load_tokenizer
@@ -59,8 +60,6 @@ TASK = "text-classification"
 TIMED_TEXTS = 60
 TRIAL_TRAIN = 20  # training rows of a trial for each test row
 OURS = "edgekit"
-SEARCH = "search"
-CONDUCTED = ("distill", "score", "prune")  # by a search: its seconds hold theirs
 
 
 @dataclass(frozen=True)
@@ -225,7 +224,7 @@ def bundles(dist: Path, rows: Rows) -> Iterator[tuple[str, OnnxModel, dict[str, 
         raise InputError(f"{dist} holds no bundle; give the folder that `edgekit build --out` wrote")
     opened = [measure.open_bundle(folder) for folder in folders]
     steps = [step for one in opened for step in one.manifest.lineage]
-    searched = max((step.seconds for step in steps if step.stage == SEARCH), default=0.0)
+    searched = max((step.seconds for step in steps if step.stage == Search.NAME), default=0.0)
     for folder, bundle in zip(folders, opened, strict=True):
         item = bundle.manifest
         if item.data.facts.get("sha256") != rows.facts["sha256"]:
@@ -252,9 +251,10 @@ def seconds_of(lineage: Sequence[Step], searched: float) -> float:
         lineage: of the bundle.
         searched: seconds of the longest search of all bundles: a second target finds what the first had trained.
     """
-    if not any(step.stage == SEARCH for step in lineage):
+    if not any(step.stage == Search.NAME for step in lineage):
         return sum(step.seconds for step in lineage)
-    return searched + sum(step.seconds for step in lineage if step.stage not in (SEARCH, *CONDUCTED))
+    conducted = Search().knowing({}).conducted
+    return searched + sum(step.seconds for step in lineage if step.stage not in (Search.NAME, *conducted))
 
 
 def measure_all(
