@@ -21,7 +21,7 @@ from edgekit.search.bisection import beside, bisection, depths_to_try, nearest, 
 from edgekit.search.estimate import Estimate, divergence, estimate
 from edgekit.search.structure import Outline, Structure, ladder
 from edgekit.stage import Context, Inputs
-from edgekit.stages.distill import Distill
+from edgekit.stages.distill import Distill, schedule_of
 from edgekit.stages.prune import DEV_LOGITS, Prune
 from edgekit.stages.quantize import Quantize
 from edgekit.stages.score import Score
@@ -60,8 +60,8 @@ rates are lower, come farther in the steps that follow (docs/log.md)."""
 LEAST_TOLD = 100
 """Steps of a short training from which on it says how a whole one will end."""
 
-UNBOUNDED = 8000
-"""Steps of the usual student's whole training where the recipe sets no bound."""
+MOST_STEPS = 8000
+"""Steps of the usual student's whole training, where the recipe sets no other bound."""
 
 LENGTH = ("epochs", "min_steps", "max_steps")
 """Options that say how long a whole training takes; a short one has its own."""
@@ -159,11 +159,7 @@ class Trainer:
         """Returns the structure of a rung that is foretold by short trainings to be nearest the teacher."""
         depths = depths_to_try(self._depths, place, [len(one.layers) for one in rungs[place]])
         near = [one for one in rungs[place] if len(one.layers) in depths]
-
-        def left(at: int) -> float:
-            return self._probed(near[at], self.rate) * DEEPER ** len(near[at].layers)
-
-        found = near[valley(len(near), left)] if len(near) > 1 else near[0]
+        found = near[valley(len(near), lambda at: self._foretold(near[at]))] if len(near) > 1 else near[0]
         self._depths[place] = len(found.layers)
         return found
 
@@ -223,7 +219,7 @@ class Trainer:
 
     def _farther(self, structure: Structure, cheaper: Structure) -> bool:
         """Says whether a structure is so much farther from the teacher than a cheaper one that it stays so."""
-        away, near = self._probed(structure, self.rate), self._probed(cheaper, self.rate)
+        away, near = self._foretold(structure), self._foretold(cheaper)
         steps = min(self.probes[one, self.rate][1] for one in (structure, cheaper))
         return steps >= LEAST_TOLD and away > FARTHER * near
 
@@ -232,6 +228,10 @@ class Trainer:
         options = self._options(structure, self._epochs(structure), self.rate)
         time = self._time(structure, self._steps(options))
         return len(whole) < self._stage.trainings and self.spent + time <= self._stage.effort
+
+    def _foretold(self, structure: Structure) -> float:
+        """Returns how far a structure will be from the teacher, by its short training; to compare structures by."""
+        return self._probed(structure, self.rate) * DEEPER ** len(structure.layers)
 
     def _probed(self, structure: Structure, rate: float) -> float:
         """Returns how far a structure's answers on dev are from the teacher's after a short training."""
@@ -313,22 +313,13 @@ class Trainer:
 
     def _time(self, structure: Structure, steps: int) -> float:
         """Returns how long so many steps take, in whole trainings of the usual student."""
-        usual = START * USUAL * SHORT * (self._stage.max_steps or UNBOUNDED)
+        usual = START * USUAL * SHORT * (self._stage.max_steps or MOST_STEPS)
         return steps * self._outline.work(structure) / usual
 
     def _steps(self, options: Mapping[str, Mapping[str, Any]]) -> int:
         """Returns the steps that a training with these options will take."""
-        from edgekit.training import Schedule
-
         stage: Prune = make_stage(Prune, options["prune"])
-        return Schedule(
-            stage.epochs,
-            stage.batch_size,
-            stage.learning_rate,
-            stage.embedding_rate,
-            min_steps=stage.min_steps,
-            max_steps=stage.max_steps,
-        ).steps_on(self._texts)
+        return schedule_of(stage).steps_on(self._texts)
 
     def _trained(
         self, structure: Structure, options: Mapping[str, Mapping[str, Any]]

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from edgekit.ir.encoder import EdgekitForSequenceClassification
-    from edgekit.training import Rows
+    from edgekit.training import Rows, Schedule
 
 DEFAULT_LAYERS = 4  # three lose a point more on two thousand rows (docs/log.md)
 TEACHER_LAYERS = "teacher_layers.json"
@@ -71,7 +71,7 @@ class Distill(Pass):
     labels: float = 0.1
 
     NAME: ClassVar[str] = "distill"
-    VERSION: ClassVar[int] = 6
+    VERSION: ClassVar[int] = 7
     IN: ClassVar = (Teacher, LabelledData, Vocabulary, TeacherOutputs)
     OUT: ClassVar = WideStudent
     TOOLS: ClassVar = ("torch", "transformers", "tokenizers", "accelerate", "optimum", "numpy")
@@ -232,6 +232,20 @@ def loss_of(options: Losses) -> Callable[[Any, Mapping[str, Tensor]], Tensor]:
     return distillation_loss(options.temperature, options.logits, options.states, options.labels)
 
 
+def schedule_of(options: Teaching) -> Schedule:
+    """Returns how long and how fast a stage's options say to train."""
+    from edgekit.training import Schedule
+
+    return Schedule(
+        options.epochs,
+        options.batch_size,
+        options.learning_rate,
+        options.embedding_rate,
+        min_steps=options.min_steps,
+        max_steps=options.max_steps,
+    )
+
+
 def taught(
     student: EdgekitForSequenceClassification, rows: Rows, dev: Rows, options: Teaching, pad_id: int, ctx: Context
 ) -> dict[str, Any]:
@@ -241,20 +255,12 @@ def taught(
     set's steps they take the half.
     """
     from edgekit.ir.surgery import read_rows, with_rows
-    from edgekit.training import Schedule, train
+    from edgekit.training import train
 
-    schedule = Schedule(
-        options.epochs,
-        options.batch_size,
-        options.learning_rate,
-        options.embedding_rate,
-        min_steps=options.min_steps,
-        max_steps=options.max_steps,
-    )
     part, kept = read_rows(student, np.unique(np.concatenate([[pad_id], *rows.ids, *dev.ids])))
     set_dropout(part, student.config.dropout)
     metric, merit = load_task(ctx.task).metric, nearness(dev)
-    facts = train(part, rows, dev, metric, loss_of(options), schedule, pad_id, ctx, merit)
+    facts = train(part, rows, dev, metric, loss_of(options), schedule_of(options), pad_id, ctx, merit)
     with_rows(student, part, kept)
     return facts
 

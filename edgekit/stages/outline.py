@@ -54,7 +54,7 @@ class Outlining(Pass):
     layer_rows: int = 128
 
     NAME: ClassVar[str] = "outline"
-    VERSION: ClassVar[int] = 3
+    VERSION: ClassVar[int] = 4
     IN: ClassVar = (Teacher, Vocabulary, LabelledData, TeacherOutputs)
     OUT: ClassVar = TeacherOutline
     TOOLS: ClassVar = ("torch", "transformers", "tokenizers", "optimum", "numpy")

@@ -48,7 +48,7 @@ from edgekit.search.limits import SMALLER, Forecast, Limits, with_form, with_wor
 from edgekit.search.request import ENABLED, FIXES
 from edgekit.search.structure import Outline, Structure, ladder
 from edgekit.stage import INTERNAL, Context, Inputs, Pass
-from edgekit.stages._trainer import START, Trained, Trainer
+from edgekit.stages._trainer import MOST_STEPS, START, Trained, Trainer
 from edgekit.stages.distill import Distill
 from edgekit.stages.evaluate import Evaluate, draw
 from edgekit.stages.export import numbers
@@ -123,7 +123,7 @@ class Search(Pass):
     epochs: int = 20
     probe_epochs: int = 3
     min_steps: int = 3000
-    max_steps: int = 8000
+    max_steps: int = MOST_STEPS
     learning_rates: tuple[float, ...] = (1e-3, 3e-4)
     embedding_rate: float = 1.0
     trainings: int = 8
@@ -139,7 +139,7 @@ class Search(Pass):
     word_forms: tuple[str, ...] = field(default=("int8", SMALLER), metadata=INTERNAL)
 
     NAME: ClassVar[str] = "search"
-    VERSION: ClassVar[int] = 11
+    VERSION: ClassVar[int] = 12
     IN: ClassVar = (Teacher, LabelledData, Vocabulary, TeacherOutputs, TeacherOutline, Costs)
     OUT: ClassVar = Plan
     READS: ClassVar[tuple[str, ...]] = (
