@@ -15,9 +15,20 @@ from torch.nn import functional as F  # noqa: N812
 
 from edgekit.ir.config import EdgekitConfig
 from edgekit.ir.encoder import EdgekitForSequenceClassification
+from edgekit.optimizers import adamw, muon
 from edgekit.stages.distill import Distill
 from edgekit.tasks import text_classification
-from edgekit.training import COMPLETE, MEGA_BATCHES, MOST_EPOCHS, Rows, Schedule, _LengthGrouped, collate, train
+from edgekit.training import (
+    COMPLETE,
+    LARGEST_NORM,
+    MEGA_BATCHES,
+    MOST_EPOCHS,
+    Rows,
+    Schedule,
+    _LengthGrouped,
+    collate,
+    train,
+)
 
 SCHEDULE = Schedule(epochs=4, batch_size=8, learning_rate=3e-3, embedding_rate=0.5)
 BATCHES = 8
@@ -70,6 +81,7 @@ def run(
     seed: int = 0,
     trained: EdgekitForSequenceClassification | None = None,
     dropout: float = 0.1,
+    optimizer: Callable[[Any, Schedule], torch.optim.Optimizer] = adamw,
 ) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     """Trains; raises `KilledError` after that many steps of this run, where given."""
     steps = 0
@@ -82,7 +94,8 @@ def run(
 
     trained = trained or model(dropout)
     ctx = tiny.context(folder, Distill, seed=seed, progress=progress)
-    facts = train(trained, rows(), rows(40, seed=1), metric, cross_entropy, schedule, 0, ctx)
+    held = rows(40, seed=1)
+    facts = train(trained, rows(), held, metric, cross_entropy, schedule, 0, ctx, optimizer=optimizer)
     return weights(trained), facts
 
 
@@ -133,6 +146,25 @@ def test_weights_are_those_of_a_loop_written_by_hand(tmp_path: Path) -> None:
         np.testing.assert_allclose(value, expected[name], rtol=0, atol=2e-5, err_msg=name)
 
 
+def test_sparse_gradients_are_brought_down_with_the_others(tmp_path: Path) -> None:
+    """With plain SGD the weights say how far."""
+
+    def sgd(trained: Any, schedule: Schedule) -> torch.optim.Optimizer:
+        trained.get_input_embeddings().sparse = True
+        return torch.optim.SGD(trained.parameters(), lr=0.5)
+
+    def loss(output: Any, batch: Any) -> torch.Tensor:
+        return 1e4 * cross_entropy(output, batch)
+
+    start = model(0.0)
+    before, data = weights(start), rows(8)
+    ctx = tiny.context(tmp_path, Distill)
+    schedule = Schedule(1, 8, 0.5, 1.0, warmup=0.0)
+    train(start, data, data, text_classification.metric, loss, schedule, 0, ctx, optimizer=sgd)
+    moved = sum(float(((value - before[name]) ** 2).sum()) for name, value in weights(start).items())
+    assert moved**0.5 == pytest.approx(0.5 * LARGEST_NORM, rel=1e-3)
+
+
 def test_it_learns_and_says_so(tmp_path: Path) -> None:
     found, facts = run(tmp_path, schedule=Schedule(8, 8, 1e-2, 1.0), dropout=0.0)
     assert len(facts["dev_by_epoch"]) == 8
@@ -148,12 +180,13 @@ def test_a_run_with_the_same_seed_gives_the_same_bits_and_another_seed_does_not(
     assert not np.array_equal(first["head.dense.weight"], run(tmp_path / "c", seed=1)[0]["head.dense.weight"])
 
 
+@pytest.mark.parametrize("optimizer", [adamw, muon])
 @pytest.mark.parametrize("steps", [3, BATCHES, BATCHES + 1, 2 * BATCHES + 5, 4 * BATCHES])
-def test_a_run_that_was_killed_ends_with_the_same_bits(tmp_path: Path, steps: int) -> None:
-    whole, facts = run(tmp_path / "whole")
+def test_a_run_that_was_killed_ends_with_the_same_bits(tmp_path: Path, steps: int, optimizer: Any) -> None:
+    whole, facts = run(tmp_path / "whole", optimizer=optimizer)
     with pytest.raises(KilledError):
-        run(tmp_path / "killed", kill_after=steps)
-    resumed, facts_resumed = run(tmp_path / "killed")
+        run(tmp_path / "killed", kill_after=steps, optimizer=optimizer)
+    resumed, facts_resumed = run(tmp_path / "killed", optimizer=optimizer)
     assert_equal(whole, resumed)
     assert facts == facts_resumed
 

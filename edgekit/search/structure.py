@@ -20,8 +20,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-LAYER_OVERHEAD = 0.4e6
-"""Multiply-adds that the nodes of a layer beside its products are worth: at a dozen tokens they take as long."""
+NODES = 600
+"""Multiply-adds that the nodes of a layer beside its products are worth, for each token and dimension of the residual
+stream: so many they are in instructions on Arm and in time on x86-64 alike (docs/log.md)."""
 
 ONE_ROW = 3.0
 """What a multiply-add of a product of one row takes beside one of many: its weights are read for that row alone."""
@@ -106,7 +107,7 @@ class Outline:
             for place, (heads, ffn) in enumerate(zip(structure.heads, structure.ffn, strict=True))
         ]
         words = self.tokens * self.embedding * structure.word_rank + self.tokens * self.hidden * self.projected
-        return sum(layers) + words + ONE_ROW * self.hidden * (self.hidden + self.labels) + LAYER_OVERHEAD
+        return sum(layers) + words + ONE_ROW * self.hidden * (self.hidden + self.labels)
 
     @property
     def projected(self) -> int:
@@ -117,7 +118,7 @@ class Outline:
         """Returns the part of `work` that one layer adds."""
         width, rows = heads * self.head_dim, ONE_ROW if last else self.tokens
         products = self.hidden * (2 * width * self.tokens + (2 * width + 2 * ffn) * rows)
-        return products + 2 * width * self.tokens * rows + LAYER_OVERHEAD
+        return products + 2 * width * self.tokens * rows + NODES * self.hidden * self.tokens
 
 
 def rungs(outline: Outline, head_multiple: int, ffn_multiple: int) -> list[float]:

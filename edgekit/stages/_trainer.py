@@ -19,7 +19,7 @@ from edgekit.checkpoint import read_labels
 from edgekit.recipe import make_stage
 from edgekit.search.bisection import beside, bisection, depths_to_try, nearest, valley
 from edgekit.search.estimate import Estimate, divergence, estimate
-from edgekit.search.structure import Outline, Structure, ladder
+from edgekit.search.structure import NODES, Outline, Structure, ladder
 from edgekit.stage import Context, Inputs
 from edgekit.stages.distill import Distill, schedule_of
 from edgekit.stages.prune import DEV_LOGITS, Prune
@@ -28,10 +28,10 @@ from edgekit.stages.score import Score
 from edgekit.stages.teach import USUAL_WEIGHTS
 from edgekit.tasks import load_task
 
-START = 0.09
+START = 0.1
 """Share of the teacher's work on whose rung the search begins: two layers of six, half as wide."""
 
-USUAL = float(USUAL_WEIGHTS)
+USUAL = USUAL_WEIGHTS + 6 * 384 * NODES
 """Work a token of a teacher of six layers 384 wide, for which the numbers of steps were found."""
 
 REFERENCE = 0.3
@@ -39,6 +39,9 @@ REFERENCE = 0.3
 
 SHALLOW = 2
 """Layers of a student up to which the whole learning rate is right (docs/log.md)."""
+
+SLOWER = 1.5
+"""Power of how much deeper a student is that its rate is divided by (docs/log.md)."""
 
 SHORT = 10
 """Tokens of a text up to which a student may take all steps; of longer ones fewer, so that they take no longer."""
@@ -122,7 +125,7 @@ class Trainer:
 
     Attributes:
         teacher: the teacher's logits on dev.
-        rate: learning rate of students of up to `SHALLOW` layers; what deeper ones get is bounded.
+        rate: learning rate of students of up to `SHALLOW` layers; deeper ones get less.
         probes: each structure's logits on dev after a short training, and its steps, by structure and rate.
         spent: time of all trainings, in whole ones of the usual student: two layers of six, half as wide, on texts of
             `SHORT` tokens.
@@ -288,7 +291,7 @@ class Trainer:
         if most:  # a bound there is
             whole = LONGEST * stage.effort / self._time(structure, 1)
             most = min(most, whole * (stage.probe_epochs / stage.epochs if short else 1.0))
-        deeper = len(structure.layers) / SHALLOW
+        deeper = max(1.0, len(structure.layers) / SHALLOW)
         made: dict[str, dict[str, Any]] = {
             "distill": {"keep": list(structure.layers), "epochs": 0},
             "prune": {
@@ -298,7 +301,7 @@ class Trainer:
                 "word_rank": structure.word_rank,
                 "epochs": epochs,
                 # The fewer steps, the higher the rate that is right for a deep one.
-                "learning_rate": min(rate, stage.learning_rates[0] / (deeper if short else deeper**2)),
+                "learning_rate": rate / (deeper if short else deeper**SLOWER),
                 "embedding_rate": stage.embedding_rate,
                 "min_steps": round(stage.min_steps * share),
                 "max_steps": math.ceil(most),

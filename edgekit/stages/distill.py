@@ -51,7 +51,7 @@ class Distill(Pass):
         min_steps: steps at least, in whole epochs, for data sets so small that the epochs make fewer.
         max_steps: steps at most, in whole epochs, for data sets so large that the epochs make more; 0 is no bound.
         batch_size: rows a step.
-        learning_rate: peak, for all but the word table.
+        learning_rate: peak, for all but the word table; in the terms of AdamW (`edgekit.optimizers`).
         embedding_rate: factor on the learning rate of the word table; 0 freezes it.
         temperature: of the softened logits.
         logits, states, labels: weights of the three losses.
@@ -71,7 +71,7 @@ class Distill(Pass):
     labels: float = 0.1
 
     NAME: ClassVar[str] = "distill"
-    VERSION: ClassVar[int] = 7
+    VERSION: ClassVar[int] = 8
     IN: ClassVar = (Teacher, LabelledData, Vocabulary, TeacherOutputs)
     OUT: ClassVar = WideStudent
     TOOLS: ClassVar = ("torch", "transformers", "tokenizers", "accelerate", "optimum", "numpy")
@@ -255,12 +255,13 @@ def taught(
     set's steps they take the half.
     """
     from edgekit.ir.surgery import read_rows, with_rows
+    from edgekit.optimizers import muon
     from edgekit.training import train
 
     part, kept = read_rows(student, np.unique(np.concatenate([[pad_id], *rows.ids, *dev.ids])))
     set_dropout(part, student.config.dropout)
     metric, merit = load_task(ctx.task).metric, nearness(dev)
-    facts = train(part, rows, dev, metric, loss_of(options), schedule_of(options), pad_id, ctx, merit)
+    facts = train(part, rows, dev, metric, loss_of(options), schedule_of(options), pad_id, ctx, merit, muon)
     with_rows(student, part, kept)
     return facts
 

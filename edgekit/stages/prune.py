@@ -43,7 +43,7 @@ class Prune(Pass):
         min_steps: steps at least, in whole epochs, for data sets so small that the epochs make fewer.
         max_steps: steps at most, in whole epochs, for data sets so large that the epochs make more; 0 is no bound.
         batch_size: rows a step.
-        learning_rate: peak, for all but the word table.
+        learning_rate: peak, for all but the word table; in the terms of AdamW (`edgekit.optimizers`).
         embedding_rate: factor on the learning rate of the word table; 0 freezes it.
         temperature: of the softened logits.
         logits, states, labels: weights of the three losses.
@@ -67,7 +67,7 @@ class Prune(Pass):
     labels: float = 0.1
 
     NAME: ClassVar[str] = "prune"
-    VERSION: ClassVar[int] = 8
+    VERSION: ClassVar[int] = 9
     IN: ClassVar = (Teacher, WideStudent, Scores, LabelledData, Vocabulary, TeacherOutputs)
     OUT: ClassVar = Student
     READS: ClassVar[tuple[str, ...]] = ("shape.head_multiple", "shape.ffn_multiple")

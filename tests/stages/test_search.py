@@ -72,7 +72,7 @@ def test_the_plan_makes_the_student_that_was_trained(artifacts: dict[Any, Any], 
 def test_short_trainings_are_short_whatever_the_recipe_says(
     artifacts: dict[Any, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("edgekit.search.structure.LAYER_OVERHEAD", 1e3)  # or each rung has one depth
+    monkeypatch.setattr("edgekit.search.structure.NODES", 1)  # or each rung has one depth
     target = narrow_target(tmp_path)
     _, ran = search(artifacts, tmp_path, target, trainings=1, sweep=True, min_steps=60, max_steps=90)
     trainings = [stage for stage in ran if isinstance(stage, Prune)]
