@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from edgekit.backends import Precision, Product, Scheme
+from edgekit.backends._onnx_tables import by_blocks, by_rows
 from edgekit.backends._onnx_versions import IR_OF_OPSET, opset_of
 from edgekit.quant.weights import rounded, scales_of
 
@@ -29,9 +30,6 @@ PRODUCTS = ("MatMul", "Gemm")
 OPS = (*PRODUCTS, "Gather")  # operators with integer kernels that a target may name
 BLOCK = 32
 """Weights that share a scale where it is by blocks: the smallest of MatMulNBits, and the least error."""
-
-TABLE_BLOCK = 128
-"""Entries of a table's row that do: larger blocks lose as little, and leave room for more rows (ADR 14)."""
 
 
 def outputs_axis(product: onnx.NodeProto) -> int:
@@ -114,9 +112,9 @@ def quantize(
     model = made(model, _Plan(ranges, quant, scheme, ops, kept, precision.weight_method))
     # Last: onnxruntime's quantizers cannot tell what type an operator of its own gives (1.31.1).
     if tables == "int8-rows":
-        model = _embedding_by_rows(model)
+        model = by_rows(model)
     elif tables == "int4-blocks":
-        model = _embedding_by_blocks(model)
+        model = by_blocks(model)
     del model.graph.value_info[:]
     model.producer_name, model.producer_version = "edgekit", ""
     model.ir_version = IR_OF_OPSET[opset_of(model)]
@@ -321,61 +319,3 @@ def _float_elsewhere(model: onnx.ModelProto, ops: Sequence[str], kept: Collectio
         for node in dead:
             model.graph.node.remove(node)
         used = {name for node in model.graph.node for name in node.input} | {o.name for o in model.graph.output}
-
-
-def _embedding_by_rows(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Stores each row of tables as int8 with a scale of its own: Gather, Gather, Cast, Mul."""
-    import onnx
-    from onnx import helper, numpy_helper
-
-    constants = {i.name: i for i in model.graph.initializer}
-    nodes = list(model.graph.node)
-    del model.graph.node[:]
-    for node in nodes:
-        if node.op_type != "Gather" or not _is_table(constants.get(node.input[0])):
-            model.graph.node.append(node)
-            continue
-        table, indices, gives = node.input[0], node.input[1], node.output[0]
-        values = numpy_helper.to_array(constants[table])
-        scales = np.maximum(np.abs(values).max(axis=1, keepdims=True), np.finfo(np.float32).tiny) / np.float32(127)
-        integers = np.clip(np.round(values / scales), -127, 127).astype(np.int8)
-        model.graph.initializer.remove(constants[table])
-        model.graph.initializer.append(numpy_helper.from_array(integers, f"{table}_rows"))
-        model.graph.initializer.append(numpy_helper.from_array(scales.astype(np.float32), f"{table}_scales"))
-        # Slices of the integers' Gather are no operator that the quantizer looks at: it leaves constants of int8 alone.
-        model.graph.node.extend(
-            [
-                helper.make_node("Gather", [f"{table}_rows", indices], [f"{gives}_rows"], f"{node.name}_rows"),
-                helper.make_node("Gather", [f"{table}_scales", indices], [f"{gives}_scales"], f"{node.name}_scales"),
-                helper.make_node(
-                    "Cast", [f"{gives}_rows"], [f"{gives}_float"], f"{node.name}_float", to=onnx.TensorProto.FLOAT
-                ),
-                helper.make_node("Mul", [f"{gives}_float", f"{gives}_scales"], [gives], f"{node.name}_scaled"),
-            ]
-        )
-    return model
-
-
-def _is_table(constant: onnx.TensorProto | None) -> bool:
-    import onnx
-
-    return constant is not None and constant.data_type == onnx.TensorProto.FLOAT and len(constant.dims) == 2
-
-
-def _embedding_by_blocks(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Stores tables as int4 in blocks of one scale."""
-    from onnxruntime.quantization.matmul_nbits_quantizer import DefaultWeightOnlyQuantConfig, MatMulNBitsQuantizer
-
-    config = DefaultWeightOnlyQuantConfig(
-        block_size=TABLE_BLOCK,
-        is_symmetric=False,
-        bits=4,
-        op_types_to_quantize=("Gather",),
-        quant_axes=(("Gather", 1),),
-    )
-    constants = {i.name: i for i in model.graph.initializer}
-    others = [n.name for n in model.graph.node if n.op_type == "Gather" and not _is_table(constants.get(n.input[0]))]
-    quantizer = MatMulNBitsQuantizer(model, algo_config=config, bits=4, nodes_to_exclude=others)
-    quantizer.process()
-    written: onnx.ModelProto = quantizer.model.model
-    return written

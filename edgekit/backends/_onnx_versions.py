@@ -20,7 +20,7 @@ IR_OF_OPSET = {17: 8, 18: 8, 19: 9, 20: 9, 21: 10}
 """Oldest IR version that may carry an operator set."""
 
 _RUNTIME_OF_OPSET = {17: (1, 12), 18: (1, 14), 19: (1, 15), 20: (1, 17), 21: (1, 18)}
-_RUNTIME_OF_OPERATOR = {("MatMulNBits", 4): (1, 17), ("MatMulNBits", 8): (1, 22), ("GatherBlockQuantized", 4): (1, 20)}
+_RUNTIME_OF_OPERATOR = {("MatMulNBits", 4): (1, 17), ("MatMulNBits", 8): (1, 22)}
 
 
 def opset_of(model: onnx.ModelProto) -> int:
@@ -33,8 +33,6 @@ def oldest(scheme: Scheme, embedding: str) -> str:
     needs = [_RUNTIME_OF_OPSET[OPSET]]
     if scheme.family == "weight-only":
         needs.append(_RUNTIME_OF_OPERATOR["MatMulNBits", {"int8": 8, "int4": 4}[scheme.weight]])
-    if embedding == "int4-blocks":
-        needs.append(_RUNTIME_OF_OPERATOR["GatherBlockQuantized", 4])
     return ".".join(map(str, max(needs)))
 
 

@@ -88,7 +88,7 @@ class Quantize(Pass):
     qat_rate: float = 2e-5
 
     NAME: ClassVar[str] = "quantize"
-    VERSION: ClassVar[int] = 9
+    VERSION: ClassVar[int] = 10
     IN: ClassVar = (EqualisedStudent, Graph, Ranges, Vocabulary, LabelledData, Teacher, TeacherOutputs)
     OUT: ClassVar = Candidates
     READS: ClassVar[tuple[str, ...]] = (

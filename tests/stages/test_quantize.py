@@ -185,7 +185,7 @@ def test_other_forms_of_the_word_table(tiny_build: TinyBuild, tmp_path: Path, em
     before = static_of(plain)[0]
     if embedding == "int4-blocks":
         assert kept.bytes < before.bytes
-        assert kept.min_runtime == "1.20"
+        assert kept.min_runtime == before.min_runtime
     else:
         assert kept.logit_rmse <= before.logit_rmse * 1.05
     expected = onnx_logits(made(tiny_build, Graph).model, dev_rows(tiny_build))

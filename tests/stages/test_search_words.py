@@ -11,7 +11,8 @@ from builds import write_target
 from searches import GIVEN, search
 
 from edgekit.artifact import TeacherOutline, Vocabulary
-from edgekit.search.limits import Forecast, Limits
+from edgekit.backends import onnxruntime
+from edgekit.search.limits import SMALLER, Forecast, Limits
 from edgekit.search.structure import Structure
 from edgekit.stages.outline import read_outline
 from edgekit.stages.search import Search
@@ -36,9 +37,9 @@ def test_sizes_are_those_of_the_form_that_the_recipe_names(
     assert (found.weight_bytes, found.word_forms) == sizes
 
 
-@pytest.mark.parametrize(("runtime", "forms"), [("1.19", [""]), ("1.20", ["", "int4-blocks"])])
+@pytest.mark.parametrize(("needed", "forms"), [("1.21", [""]), ("1.20", ["", "int4-blocks"])])
 def test_a_word_table_takes_fewer_bits_where_the_file_would_be_too_large_and_the_runtime_loads_it(
-    artifacts: dict[Any, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, runtime: str, forms: list[str]
+    artifacts: dict[Any, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, needed: str, forms: list[str]
 ) -> None:
     tried: list[str] = []
 
@@ -47,7 +48,8 @@ def test_a_word_table_takes_fewer_bits_where_the_file_would_be_too_large_and_the
         return dataclasses.replace(structure, word_form=tried[-1])
 
     monkeypatch.setattr("edgekit.stages.search.with_words", words)
-    target = str(write_target(tmp_path / "other.toml", ('version = "1.20"', f'version = "{runtime}"')))
+    monkeypatch.setattr(onnxruntime, "oldest", lambda scheme, embedding: needed if embedding == SMALLER else "1.17")
+    target = str(write_target(tmp_path / "other.toml"))
     plan, _ = search(artifacts, tmp_path, target, trainings=1)
     assert tried == forms
     taken = plan.options.get("quantize", {})
