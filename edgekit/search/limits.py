@@ -15,7 +15,7 @@ from edgekit.search.costs import CostTable
 from edgekit.search.shapes import Shape
 from edgekit.search.structure import Outline, Structure
 
-WORD_BYTES = {"float32": (4.0, 0.0), "int8": (1.0, 0.0), "int8-rows": (1.0, 4.0), "int4-blocks": (0.53, 4.0)}
+WORD_BYTES = {"float32": (4.0, 0.0), "int8": (1.0, 0.0), "int8-rows": (1.0, 4.0), "int4-blocks": (0.52, 4.0)}
 """Bytes that an entry of the word table takes, and a row beside its entries, by the table's form."""
 
 SMALLER = "int4-blocks"

@@ -120,7 +120,7 @@ def test_words_are_stored_in_four_bits_where_the_file_would_be_too_large(searche
     assert "in int4-blocks" in lineage(bundle)["search"]["facts"]["structure"]
     assert lineage(bundle)["prune"]["cached"], "trained without knowing of it"
     model = builds.manifest(bundle)["model"]
-    assert model["min_runtime"] == "1.20"
+    assert model["min_runtime"] == "1.17", "in ONNX's own operators"
     assert model["bytes"] <= limit * 1e6
 
 
@@ -129,7 +129,7 @@ def test_a_sweep_leaves_what_nothing_beats(searched: Searched) -> None:
     assert result.exit_code == 0, result.output
     written = json.loads((searched.out / f"{builds.TARGET}.sweep.json").read_text())
     points = written["points"]
-    assert len(points) + written["beaten"] == 3, "the rungs that so small a teacher has"
+    assert len(points) + written["beaten"] == 2, "the rungs that so small a teacher has"
     for better in points:
         for worse in points:
             assert better is worse or better["score"] > worse["score"] or better["ratio"] > worse["ratio"]
