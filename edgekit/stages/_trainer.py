@@ -28,8 +28,12 @@ from edgekit.stages.score import Score
 from edgekit.stages.teach import USUAL_WEIGHTS
 from edgekit.tasks import load_task
 
-START = 0.1
-"""Share of the teacher's work on whose rung the search begins: two layers of six, half as wide."""
+START = 0.13
+"""Share of the teacher's work on whose rung the search begins: three layers of six, a quarter as wide."""
+
+HALF = 0.1
+"""Share of the teacher's work that the usual student takes, by which steps and efforts are told: two layers of six, half
+as wide."""
 
 USUAL = USUAL_WEIGHTS + 6 * 384 * NODES
 """Work a token of a teacher of six layers 384 wide, for which the numbers of steps were found."""
@@ -117,7 +121,7 @@ class Trained:
 def usual_work(outline: Outline) -> float:
     """Returns the work up to which a student is trained for as many steps as there are; dearer ones take fewer."""
     work = outline.work(outline.whole(range(len(outline.head_loss))))
-    return float(START * min(work, (USUAL * outline.tokens * work) ** 0.5))
+    return float(HALF * min(work, (USUAL * outline.tokens * work) ** 0.5))
 
 
 class Trainer:
@@ -316,7 +320,7 @@ class Trainer:
 
     def _time(self, structure: Structure, steps: int) -> float:
         """Returns how long so many steps take, in whole trainings of the usual student."""
-        usual = START * USUAL * SHORT * (self._stage.max_steps or MOST_STEPS)
+        usual = HALF * USUAL * SHORT * (self._stage.max_steps or MOST_STEPS)
         return steps * self._outline.work(structure) / usual
 
     def _steps(self, options: Mapping[str, Mapping[str, Any]]) -> int:

@@ -139,7 +139,7 @@ class Search(Pass):
     word_forms: tuple[str, ...] = field(default=("int8", SMALLER), metadata=INTERNAL)
 
     NAME: ClassVar[str] = "search"
-    VERSION: ClassVar[int] = 13
+    VERSION: ClassVar[int] = 14
     IN: ClassVar = (Teacher, LabelledData, Vocabulary, TeacherOutputs, TeacherOutline, Costs)
     OUT: ClassVar = Plan
     READS: ClassVar[tuple[str, ...]] = (
