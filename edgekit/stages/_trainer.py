@@ -32,8 +32,8 @@ START = 0.13
 """Share of the teacher's work on whose rung the search begins: three layers of six, a quarter as wide."""
 
 HALF = 0.1
-"""Share of the teacher's work that the usual student takes, by which steps and efforts are told: two layers of six, half
-as wide."""
+"""Share of the teacher's work that the usual student takes, by which steps and efforts are told: two layers of six,
+half as wide."""
 
 USUAL = USUAL_WEIGHTS + 6 * 384 * NODES
 """Work a token of a teacher of six layers 384 wide, for which the numbers of steps were found."""
