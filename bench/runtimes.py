@@ -71,7 +71,7 @@ def write_forms(folder: Path) -> dict[str, str]:
                 backend.quantize(graph, ranges, QUANT, scheme, Precision(embedding=embedding), out)
                 np.save(folder / f"{name}.npy", backend.logits(out, rows, PAD))
                 np.savez(folder / f"{name}.rows.npz", *rows)
-                needs[name] = backend.oldest(scheme, embedding)
+                needs[name] = backend.oldest(scheme)
     extremes, exact = backend.self_test(folder / "extreme products.onnx")
     np.savez(folder / "extreme products.rows.npz", *extremes)
     np.save(folder / "extreme products.npy", exact)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from test_training import model
+from trainings import model
 
 from edgekit.optimizers import (
     COEFFICIENTS,
@@ -15,10 +15,10 @@ from edgekit.optimizers import (
     RMS,
     STEPS,
     BlockMuon,
-    Together,
+    CombinedOptimizer,
     block_of,
     muon,
-    turning,
+    newton_schulz,
 )
 from edgekit.training import Schedule
 
@@ -74,7 +74,7 @@ def test_steps_are_of_the_size_of_adamws_whatever_the_gradients() -> None:
 def test_singular_values_come_nearer_one_and_nothing_stays_nothing() -> None:
     blocks = torch.randn(4, 200, 32, generator=torch.Generator().manual_seed(0))
     blocks[3] = 0
-    found = torch.linalg.svdvals(blocks @ turning(blocks.mT @ blocks))
+    found = torch.linalg.svdvals(blocks @ newton_schulz(blocks.mT @ blocks))
     assert found[:3].min() > 0.65
     assert found[:3].max() < 1.25
     assert not found[3].any()
@@ -123,8 +123,10 @@ def test_a_frozen_word_table_has_no_optimizer() -> None:
 def test_a_schedule_sets_the_rates_of_all_also_after_a_checkpoint() -> None:
     weights = [torch.nn.Parameter(torch.zeros(2)) for _ in range(2)]
 
-    def both() -> Together:
-        return Together([torch.optim.SGD([one], lr=rate) for one, rate in zip(weights, (1.0, 2.0), strict=True)])
+    def both() -> CombinedOptimizer:
+        return CombinedOptimizer(
+            [torch.optim.SGD([one], lr=rate) for one, rate in zip(weights, (1.0, 2.0), strict=True)]
+        )
 
     first = both()
     saved = first.state_dict()

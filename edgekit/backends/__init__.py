@@ -144,8 +144,8 @@ class Backend(Protocol):
         """Names the encoder's products that quantization of these operators rounds, in the order in which they run."""
         ...
 
-    def oldest(self, scheme: Scheme, embedding: str) -> str:
-        """Returns the oldest runtime that loads a form, such as "1.17", before there is one."""
+    def oldest(self, scheme: Scheme) -> str:
+        """Returns the oldest runtime that loads a scheme's files, such as "1.17", before there is one."""
         ...
 
     def quantize(

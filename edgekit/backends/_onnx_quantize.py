@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from edgekit.backends import Precision, Product, Scheme
-from edgekit.backends._onnx_tables import by_blocks, by_rows
+from edgekit.backends._onnx_tables import by_blocks, by_rows, store_tables
 from edgekit.backends._onnx_versions import IR_OF_OPSET, opset_of
 from edgekit.quant.weights import rounded, scales_of
 
@@ -112,9 +112,9 @@ def quantize(
     model = made(model, _Plan(ranges, quant, scheme, ops, kept, precision.weight_method))
     # Last: onnxruntime's quantizers cannot tell what type an operator of its own gives (1.31.1).
     if tables == "int8-rows":
-        model = by_rows(model)
+        model = store_tables(model, by_rows)
     elif tables == "int4-blocks":
-        model = by_blocks(model)
+        model = store_tables(model, by_blocks)
     del model.graph.value_info[:]
     model.producer_name, model.producer_version = "edgekit", ""
     model.ir_version = IR_OF_OPSET[opset_of(model)]

@@ -28,8 +28,8 @@ def opset_of(model: onnx.ModelProto) -> int:
     return next(int(o.version) for o in model.opset_import if o.domain in ("", "ai.onnx"))
 
 
-def oldest(scheme: Scheme, embedding: str) -> str:
-    """Returns the oldest release that loads a form, before there is one."""
+def oldest(scheme: Scheme) -> str:
+    """Returns the oldest release that loads a scheme's files, before there is one."""
     needs = [_RUNTIME_OF_OPSET[OPSET]]
     if scheme.family == "weight-only":
         needs.append(_RUNTIME_OF_OPERATOR["MatMulNBits", {"int8": 8, "int4": 4}[scheme.weight]])

@@ -75,7 +75,7 @@ def schemes_of(target: TargetView) -> dict[str, Scheme]:
             "static": quant["weight"]["dtype"] in ("auto", scheme.weight),
             "dynamic": quant["scheme"] != "static-qdq",
         }
-        if allowed.get(scheme.family) and numbers(backend.oldest(scheme, "int8")) <= numbers(has):
+        if allowed.get(scheme.family) and numbers(backend.oldest(scheme)) <= numbers(has):
             found.setdefault(scheme.family, scheme)
     if not found:
         raise RecipeError(

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 
 DEFAULT_LAYERS = 4  # three lose a point more on two thousand rows (docs/log.md)
 TEACHER_LAYERS = "teacher_layers.json"
+OPTIMIZERS = ("adamw", "muon")  # of `edgekit.optimizers`, which imports torch
 UNLABELLED = -100  # the class of a view: only the teacher says what it means
 
 
@@ -51,8 +52,10 @@ class Distill(Pass):
         min_steps: steps at least, in whole epochs, for data sets so small that the epochs make fewer.
         max_steps: steps at most, in whole epochs, for data sets so large that the epochs make more; 0 is no bound.
         batch_size: rows a step.
-        learning_rate: peak, for all but the word table; in the terms of AdamW (`edgekit.optimizers`).
+        learning_rate: peak, for all but the word table.
         embedding_rate: factor on the learning rate of the word table; 0 freezes it.
+        optimizer: "adamw", or "muon" (`edgekit.optimizers`; rates stay in AdamW's terms) for students that are cut so far
+            that they have much to learn anew: a search sets it.
         temperature: of the softened logits.
         logits, states, labels: weights of the three losses.
     """
@@ -65,13 +68,14 @@ class Distill(Pass):
     batch_size: int = 32
     learning_rate: float = 2e-4
     embedding_rate: float = 0.1
+    optimizer: str = "adamw"
     temperature: float = 2.0
     logits: float = 1.0
     states: float = 1.0
     labels: float = 0.1
 
     NAME: ClassVar[str] = "distill"
-    VERSION: ClassVar[int] = 8
+    VERSION: ClassVar[int] = 9
     IN: ClassVar = (Teacher, LabelledData, Vocabulary, TeacherOutputs)
     OUT: ClassVar = WideStudent
     TOOLS: ClassVar = ("torch", "transformers", "tokenizers", "accelerate", "optimum", "numpy")
@@ -89,6 +93,8 @@ class Distill(Pass):
             raise ValueError(f"keep is {list(self.keep)}; expected layers counted from 0, each once, increasing")
         if self.temperature <= 0 or self.learning_rate <= 0:
             raise ValueError("temperature and learning_rate must be positive")
+        if self.optimizer not in OPTIMIZERS:
+            raise ValueError(f"optimizer is {self.optimizer!r}; known: {', '.join(OPTIMIZERS)}")
 
     def check_model(self, config: Mapping[str, Any]) -> None:
         """Refuses more layers than the teacher has.
@@ -222,6 +228,8 @@ class Teaching(Losses, Protocol):
     @property
     def embedding_rate(self) -> float: ...
     @property
+    def optimizer(self) -> str: ...
+    @property
     def min_steps(self) -> int: ...
     @property
     def max_steps(self) -> int: ...
@@ -252,16 +260,17 @@ def taught(
     """Trains a student in place on the teacher's outputs; returns the facts of `training.train`.
 
     Rows of the word table that no text reads are left out meanwhile: they would stay as they are, and of a small data
-    set's steps they take the half.
+    set's steps by AdamW they take the half, of checkpoints their part.
     """
     from edgekit.ir.surgery import read_rows, with_rows
-    from edgekit.optimizers import muon
+    from edgekit.optimizers import adamw, muon
     from edgekit.training import train
 
     part, kept = read_rows(student, np.unique(np.concatenate([[pad_id], *rows.ids, *dev.ids])))
     set_dropout(part, student.config.dropout)
     metric, merit = load_task(ctx.task).metric, nearness(dev)
-    facts = train(part, rows, dev, metric, loss_of(options), schedule_of(options), pad_id, ctx, merit, muon)
+    optimizer = {"adamw": adamw, "muon": muon}[options.optimizer]
+    facts = train(part, rows, dev, metric, loss_of(options), schedule_of(options), pad_id, ctx, merit, optimizer)
     with_rows(student, part, kept)
     return facts
 

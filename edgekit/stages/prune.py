@@ -20,7 +20,7 @@ from edgekit.errors import RecipeError
 from edgekit.inference import run_rows
 from edgekit.stage import Context, Inputs, Pass
 from edgekit.stages._word_rows import special_ids
-from edgekit.stages.distill import TEACHER_LAYERS, save_student, set_dropout, student_rows, taught
+from edgekit.stages.distill import OPTIMIZERS, TEACHER_LAYERS, save_student, set_dropout, student_rows, taught
 from edgekit.stages.score import read_scores
 from edgekit.tasks import load_task
 
@@ -43,8 +43,10 @@ class Prune(Pass):
         min_steps: steps at least, in whole epochs, for data sets so small that the epochs make fewer.
         max_steps: steps at most, in whole epochs, for data sets so large that the epochs make more; 0 is no bound.
         batch_size: rows a step.
-        learning_rate: peak, for all but the word table; in the terms of AdamW (`edgekit.optimizers`).
+        learning_rate: peak, for all but the word table.
         embedding_rate: factor on the learning rate of the word table; 0 freezes it.
+        optimizer: "adamw", or "muon" (`edgekit.optimizers`; rates stay in AdamW's terms) for students that are cut so far
+            that they have much to learn anew: a search sets it.
         temperature: of the softened logits.
         logits, states, labels: weights of the three losses.
     """
@@ -61,13 +63,14 @@ class Prune(Pass):
     batch_size: int = 32
     learning_rate: float = 2e-4
     embedding_rate: float = 0.1
+    optimizer: str = "adamw"
     temperature: float = 2.0
     logits: float = 1.0
     states: float = 1.0
     labels: float = 0.1
 
     NAME: ClassVar[str] = "prune"
-    VERSION: ClassVar[int] = 9
+    VERSION: ClassVar[int] = 10
     IN: ClassVar = (Teacher, WideStudent, Scores, LabelledData, Vocabulary, TeacherOutputs)
     OUT: ClassVar = Student
     READS: ClassVar[tuple[str, ...]] = ("shape.head_multiple", "shape.ffn_multiple")
@@ -92,6 +95,8 @@ class Prune(Pass):
             raise ValueError("epochs must not be negative, batch_size at least 1")
         if self.temperature <= 0 or self.learning_rate <= 0:
             raise ValueError("temperature and learning_rate must be positive")
+        if self.optimizer not in OPTIMIZERS:
+            raise ValueError(f"optimizer is {self.optimizer!r}; known: {', '.join(OPTIMIZERS)}")
 
     def run(self, inputs: Inputs, out_dir: Path, ctx: Context) -> None:
         """Writes a checkpoint of the IR with its tokenizer, and its logits on dev."""

@@ -185,14 +185,13 @@ class Quantize(Pass):
             allows = f"weights of {dtype}" if any(s.family == "static" for s in wanted) else "static quantization only"
             raise RecipeError(f"quantize.scheme is {self.scheme!r}, but the target allows {allows}")
         backend = load_backend(name)
-        oldest = {s: backend.oldest(s, self.embedding) for s in found}
+        oldest = {s: backend.oldest(s) for s in found}
         loadable = [s for s in found if numbers(oldest[s]) <= numbers(has)]
         if not loadable:
             least = min(oldest.values(), key=numbers)
-            option = f"scheme {self.scheme!r}" if self.embedding == "int8" else f"embedding {self.embedding!r}"
             raise RecipeError(
-                f"quantize.{option} needs {name} {least}, the target has {has}: raise 'runtime.version' in its profile "
-                "if the device has a newer one, or take another"
+                f"quantize.scheme {self.scheme!r} needs {name} {least}, the target has {has}: raise 'runtime.version' "
+                "in its profile if the device has a newer one, or take another"
             )
         return loadable, {s.name: f"needs {name} {oldest[s]}, the target has {has}" for s in found if s not in loadable}
 

@@ -36,7 +36,6 @@ from edgekit.artifact import (
     Vocabulary,
     write_json,
 )
-from edgekit.backends import load_backend
 from edgekit.provenance import Provenance
 from edgekit.quant.findings import Finding
 from edgekit.recipe import make_stage
@@ -51,7 +50,6 @@ from edgekit.stage import INTERNAL, Context, Inputs, Pass
 from edgekit.stages._trainer import MOST_STEPS, START, Trained, Trainer
 from edgekit.stages.distill import Distill
 from edgekit.stages.evaluate import Evaluate, draw
-from edgekit.stages.export import numbers
 from edgekit.stages.outline import read_outline
 from edgekit.stages.profile import Profile
 from edgekit.stages.prune import Prune
@@ -139,7 +137,7 @@ class Search(Pass):
     word_forms: tuple[str, ...] = field(default=("int8", SMALLER), metadata=INTERNAL)
 
     NAME: ClassVar[str] = "search"
-    VERSION: ClassVar[int] = 14
+    VERSION: ClassVar[int] = 15
     IN: ClassVar = (Teacher, LabelledData, Vocabulary, TeacherOutputs, TeacherOutline, Costs)
     OUT: ClassVar = Plan
     READS: ClassVar[tuple[str, ...]] = (
@@ -149,8 +147,6 @@ class Search(Pass):
         "gate.confidence",
         "budget",
         "quant.ops",
-        "runtime.name",
-        "runtime.version",
     )
     TOOLS: ClassVar[tuple[str, ...]] = ("torch", "transformers", "tokenizers", "accelerate", "optimum", "numpy")
     PARALLEL: ClassVar[bool] = True
@@ -272,14 +268,8 @@ class Search(Pass):
             judged=judged,
             families=[family for family in families if family in table.families],
             weight_bytes=self.weight_bytes,
-            word_forms=self._word_forms(ctx) if ops == "all" or "Gather" in ops else ("float32",),
+            word_forms=self.word_forms if ops == "all" or "Gather" in ops else ("float32",),
         )
-
-    def _word_forms(self, ctx: Context) -> Sequence[str]:
-        """Returns the forms that the recipe leaves and the target's runtime loads; that of the recipe in any case."""
-        backend, has = load_backend(ctx.target["runtime.name"]), numbers(ctx.target["runtime.version"])
-        first, *smaller = self.word_forms
-        return [first, *(one for one in smaller if numbers(backend.oldest(SCHEMES[0], one)) <= has)]
 
     def _within(self, forecast: Forecast, limits: Limits, multiples: tuple[int, int]) -> list[list[Structure]]:
         """Returns the rungs of structures within the limits; the cheapest alone where there are none."""

@@ -83,7 +83,7 @@ def test_the_oldest_runtime_is_known_before_there_is_a_file(
     tensors = backend.quantized_tensors(bert, QUANT["ops"])
     ranges = ranges_of(observe(backend.activations(bert, tensors, rows(), PAD)), "minmax")
     backend.quantize(bert, ranges, QUANT, scheme, Precision(embedding=embedding), tmp_path / "out.onnx")
-    assert backend.describe(tmp_path / "out.onnx").min_runtime == backend.oldest(scheme, embedding)
+    assert backend.describe(tmp_path / "out.onnx").min_runtime == backend.oldest(scheme)
 
 
 @pytest.mark.parametrize("scheme", [STATIC[0], *OTHERS], ids=lambda s: s.name)

@@ -8,7 +8,7 @@ import onnxruntime
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from edgekit.backends._onnx_tables import MIDDLE, by_blocks, in_four_bits
+from edgekit.backends._onnx_tables import MIDDLE, by_blocks, in_four_bits, store_tables
 from edgekit.errors import TargetError
 
 
@@ -27,7 +27,7 @@ def restored(packed: np.ndarray, scales: np.ndarray) -> np.ndarray:
     return np.asarray(apart.reshape(len(levels), -1))
 
 
-@pytest.mark.parametrize(("columns", "blocks"), [(384, 3), (96, 1), (312, 3), (2, 1), (320, 4), (768, 6)])
+@pytest.mark.parametrize(("columns", "blocks"), [(384, 3), (96, 1), (312, 3), (2, 1), (320, 4), (768, 6), (382, 1)])
 def test_entries_are_restored_within_half_a_level_and_the_largest_of_a_block_exactly(columns: int, blocks: int) -> None:
     values = table(20, columns)
     packed, scales = in_four_bits(values)
@@ -46,7 +46,7 @@ def test_the_runtime_reads_what_was_stored_bit_by_bit() -> None:
     outputs = [helper.make_tensor_value_info("embedded", TensorProto.FLOAT, ["length", 192])]
     graph = helper.make_graph(nodes, "g", inputs, outputs, [numpy_helper.from_array(values, "words")])
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=9)
-    stored = by_blocks(model)
+    stored = store_tables(model, by_blocks)
     onnx.checker.check_model(stored, full_check=True)
     assert not any(t.name == "words" for t in stored.graph.initializer)
     session = onnxruntime.InferenceSession(stored.SerializeToString(), providers=["CPUExecutionProvider"])

@@ -158,6 +158,7 @@ def test_a_layer_that_the_teacher_lacks_is_refused(tiny_build: TinyBuild, tmp_pa
         ({"min_steps": -1}, "min_steps is -1"),
         ({"temperature": 0.0}, "must be positive"),
         ({"learning_rate": 0.0}, "must be positive"),
+        ({"optimizer": "sgd"}, "optimizer is 'sgd'; known: adamw, muon"),
     ],
 )
 def test_impossible_options_are_refused(given: dict[str, Any], message: str) -> None:

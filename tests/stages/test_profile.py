@@ -267,7 +267,7 @@ def test_options_that_cannot_work_are_refused(tmp_path: Path) -> None:
 
 
 def test_a_runtime_too_old_for_any_form_is_told(tmp_path: Path) -> None:
-    target = builds.write_target(tmp_path / "old.toml", ('version = "1.20"', 'version = "1.1"'))
+    target = builds.write_target(tmp_path / "old.toml", ('version = "1.18"', 'version = "1.1"'))
     with pytest.raises(RecipeError, match=r"runtime\.version"):
         taken(PricedDevice(timed=True), tmp_path, target=str(target))
 

@@ -84,10 +84,11 @@ def test_a_multiple_larger_than_a_layer_is_refused() -> None:
 
 
 @pytest.mark.parametrize(
-    "given", [{"heads": 0.0}, {"ffn": 1.5}, {"epochs": -1}, {"batch_size": 0}, {"temperature": 0.0}]
+    "given",
+    [{"heads": 0.0}, {"ffn": 1.5}, {"epochs": -1}, {"batch_size": 0}, {"temperature": 0.0}, {"optimizer": "sgd"}],
 )
 def test_impossible_options_are_refused(given: dict[str, Any]) -> None:
-    with pytest.raises(ValueError, match=r"must|positive"):
+    with pytest.raises(ValueError, match=r"must|positive|known: adamw, muon"):
         Prune(**given)
 
 

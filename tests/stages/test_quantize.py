@@ -118,14 +118,14 @@ def test_every_family_that_the_runtime_loads_is_made(
     tiny_build: TinyBuild, candidates: Candidates, tmp_path: Path
 ) -> None:
     kept = candidates_of(candidates)
-    assert candidates.facts["left_out"] == {"weight-only-int8": "needs onnxruntime 1.22, the target has 1.20"}
+    assert candidates.facts["left_out"] == {"weight-only-int8": "needs onnxruntime 1.22, the target has 1.18"}
     assert [t.family for t in kept] == ["static", "static", "dynamic", "weight-only"]
     assert [t.scheme for t in kept][2:] == ["dynamic-int8", "weight-only-int4"]  # 8 bits need a newer runtime
-    newer = str(builds.write_target(tmp_path / "newer.toml", ('version = "1.20"', 'version = "1.22"')))
+    newer = str(builds.write_target(tmp_path / "newer.toml", ('version = "1.18"', 'version = "1.22"')))
     found = candidates_of(quantize(tiny_build, tmp_path / "newer", Quantize(scheme="weight-only"), newer))
     assert {t.scheme: t.min_runtime for t in found} == {"weight-only-int8": "1.22", "weight-only-int4": "1.17"}
     assert found[0].logit_rmse < found[1].logit_rmse
-    with pytest.raises(RecipeError, match=r"needs onnxruntime 1\.22, the target has 1\.20: raise 'runtime\.version'"):
+    with pytest.raises(RecipeError, match=r"needs onnxruntime 1\.22, the target has 1\.18: raise 'runtime\.version'"):
         quantize(tiny_build, tmp_path / "older", Quantize(scheme="weight-only-int8"))
 
 

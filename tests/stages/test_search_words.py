@@ -11,7 +11,6 @@ from builds import write_target
 from searches import GIVEN, search
 
 from edgekit.artifact import TeacherOutline, Vocabulary
-from edgekit.backends import onnxruntime
 from edgekit.search.limits import SMALLER, Forecast, Limits
 from edgekit.search.structure import Structure
 from edgekit.stages.outline import read_outline
@@ -37,23 +36,15 @@ def test_sizes_are_those_of_the_form_that_the_recipe_names(
     assert (found.weight_bytes, found.word_forms) == sizes
 
 
-@pytest.mark.parametrize(("needed", "forms"), [("1.21", [""]), ("1.20", ["", "int4-blocks"])])
-def test_a_word_table_takes_fewer_bits_where_the_file_would_be_too_large_and_the_runtime_loads_it(
-    artifacts: dict[Any, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, needed: str, forms: list[str]
+def test_a_word_table_takes_fewer_bits_where_the_file_would_be_too_large(
+    artifacts: dict[Any, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    tried: list[str] = []
-
     def words(forecast: Forecast, limits: Limits, structure: Structure) -> Structure:
-        tried[:] = ["", *forecast.word_forms[1:]]
-        return dataclasses.replace(structure, word_form=tried[-1])
+        return dataclasses.replace(structure, word_form=forecast.word_forms[-1])
 
     monkeypatch.setattr("edgekit.stages.search.with_words", words)
-    monkeypatch.setattr(onnxruntime, "oldest", lambda scheme, embedding: needed if embedding == SMALLER else "1.17")
-    target = str(write_target(tmp_path / "other.toml"))
-    plan, _ = search(artifacts, tmp_path, target, trainings=1)
-    assert tried == forms
-    taken = plan.options.get("quantize", {})
-    assert taken == ({"embedding": "int4-blocks"} if forms[-1] else {})
+    plan, _ = search(artifacts, tmp_path, str(write_target(tmp_path / "other.toml")), trainings=1)
+    assert plan.options["quantize"] == {"embedding": SMALLER}
 
 
 def test_a_word_table_that_is_not_quantized_takes_four_bytes_an_entry(
