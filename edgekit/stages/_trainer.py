@@ -31,9 +31,8 @@ from edgekit.tasks import load_task
 START = 0.13
 """Share of the teacher's work on whose rung the search begins: three narrow layers of MiniLM's six."""
 
-HALF = 0.1
-"""Share of the teacher's work that the usual student takes, by which steps and efforts are told: two layers of six,
-half as wide."""
+USUAL_SHARE = 0.1
+"""Share of the teacher's work that the usual student takes, by which steps and efforts are told."""
 
 USUAL = USUAL_WEIGHTS + 6 * 384 * NODES
 """Work a token of a teacher of six layers 384 wide, for which the numbers of steps were found."""
@@ -121,7 +120,7 @@ class Trained:
 def usual_work(outline: Outline) -> float:
     """Returns the work up to which a student is trained for as many steps as there are; dearer ones take fewer."""
     work = outline.work(outline.whole(range(len(outline.head_loss))))
-    return float(HALF * min(work, (USUAL * outline.tokens * work) ** 0.5))
+    return float(USUAL_SHARE * min(work, (USUAL * outline.tokens * work) ** 0.5))
 
 
 class Trainer:
@@ -131,8 +130,7 @@ class Trainer:
         teacher: the teacher's logits on dev.
         rate: learning rate of students of up to `SHALLOW` layers; deeper ones get less.
         probes: each structure's logits on dev after a short training, and its steps, by structure and rate.
-        spent: time of all trainings, in whole ones of the usual student: two layers of six, half as wide, on texts of
-            `SHORT` tokens.
+        spent: time of all trainings, in whole ones of the usual student, on texts of `SHORT` tokens.
     """
 
     def __init__(self, stage: Training, inputs: Inputs, ctx: Context, outline: Outline, dataset: data.Dataset) -> None:
@@ -321,7 +319,7 @@ class Trainer:
 
     def _time(self, structure: Structure, steps: int) -> float:
         """Returns how long so many steps take, in whole trainings of the usual student."""
-        usual = HALF * USUAL * SHORT * (self._stage.max_steps or MOST_STEPS)
+        usual = USUAL_SHARE * USUAL * SHORT * (self._stage.max_steps or MOST_STEPS)
         return steps * self._outline.work(structure) / usual
 
     def _steps(self, options: Mapping[str, Mapping[str, Any]]) -> int:

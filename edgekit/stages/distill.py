@@ -54,8 +54,8 @@ class Distill(Pass):
         batch_size: rows a step.
         learning_rate: peak, for all but the word table.
         embedding_rate: factor on the learning rate of the word table; 0 freezes it.
-        optimizer: "adamw", or "muon" (`edgekit.optimizers`; rates stay in AdamW's terms) for students that are cut so far
-            that they have much to learn anew: a search sets it.
+        optimizer: "adamw", or "muon" (`edgekit.optimizers`; rates stay in AdamW's terms) for students that are cut so
+            far that they have much to learn anew: a search sets it.
         temperature: of the softened logits.
         logits, states, labels: weights of the three losses.
     """

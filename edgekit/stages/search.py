@@ -86,9 +86,9 @@ class Search(Pass):
 
     Attributes:
         enabled: whether to search. Where not, or where options of `distill` or `prune` give a structure, those decide.
-        epochs: passes of a whole training over the training texts; structures of more work than two layers of MiniLM's
-            six at half their width get fewer, by the root of how many times that they take, but twice `probe_epochs` at
-            least: they begin nearer to the teacher.
+        epochs: passes of a whole training over the training texts; structures of more than a tenth of the work of a
+            teacher like MiniLM, six layers 384 wide, get fewer, by the root of how many times that they take, but twice
+            `probe_epochs` at least: they begin nearer to the teacher.
         probe_epochs: passes of a short training.
         min_steps, max_steps: bounds of a whole training's steps; of dearer structures and of short trainings less,
             likewise, and of long texts at most as many as take as long as those of 10 tokens, even if that is less than
@@ -99,9 +99,9 @@ class Search(Pass):
             it is divided by how much deeper they are.
         embedding_rate: factor on the learning rate of the word table; 0 freezes it.
         trainings: whole trainings at most; a `sweep` comes on top.
-        effort: how long all trainings together may take, short ones too, in whole ones of a student of two layers of
-            MiniLM's six at half their width, on texts of 10 tokens; one takes a third of it at most. The first whole
-            one is made whatever the short ones took.
+        effort: how long all trainings together may take, short ones too, in whole ones of a student of a tenth of
+            MiniLM's work, on texts of 10 tokens; one takes a third of it at most. The first whole one is made whatever
+            the short ones took.
         margin: standard errors of the estimated drop that it must be within the limit by. Where the gate asks for a
             confidence, what that takes on the rows of test is kept free too. Where dev has so few rows that not even a
             student that answers as the teacher does would pass, such a one does, and no other.
