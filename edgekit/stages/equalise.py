@@ -2,7 +2,8 @@
 
 For each product, strengths of migration are tried: it alone is computed as its integers would be, and the logits are
 compared with the float student's on training rows. The best is kept where it takes away enough of the squared error to
-be worth the Mul that it costs; where it costs none, any gain counts.
+be worth the Mul that it costs, as long as rounding still moves the logits by more than is worth caring about; where it
+costs none, any gain counts.
 
 Ref: Xiao et al. 2022, SmoothQuant (2211.10438); here the strength is chosen per product, by the model's own output.
 """
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
 
 LENGTH_STRATA = 4
 BOUND: Bound = "pairs"
-MORE = "--set equalise.min_gain=0 takes every division that helps"
+MORE = "--set equalise.min_gain=0 --set equalise.tolerance=0 takes every division that helps"
 FLOAT_TOLERANCE = 1e-3
 """Largest change of a float logit that rounding of the folded scales may make, relative to the largest logit."""
 
@@ -49,16 +50,19 @@ class Equalise(Pass):
         strengths: of the migration that are tried, each between 0 and 1; none leaves the student as it is.
         min_ratio: products whose largest input channel is less than this many times the median one are left alone.
         min_gain: share of the logits' squared error that a multiplier must take away to be kept.
+        tolerance: root mean squared error of the logits, in their spread over the classes, from which on no multiplier
+            is worth its time.
         rows: training rows that the logits are compared on, evenly over lengths and classes.
     """
 
     strengths: tuple[float, ...] = (0.25, 0.5, 0.75, 0.9)
     min_ratio: float = 3.0
     min_gain: float = 0.05
+    tolerance: float = 0.01
     rows: int = 128
 
     NAME: ClassVar[str] = "equalise"
-    VERSION: ClassVar[int] = 5
+    VERSION: ClassVar[int] = 6
     IN: ClassVar = (Student, Vocabulary, LabelledData)
     OUT: ClassVar = EqualisedStudent
     TOOLS: ClassVar[tuple[str, ...]] = ("torch", "transformers", "tokenizers", "numpy")
@@ -68,6 +72,8 @@ class Equalise(Pass):
             raise ValueError(f"strengths are {list(self.strengths)}; each must lie between 0 and 1")
         if self.min_ratio < 1 or not 0 <= self.min_gain < 1 or self.rows < 1:
             raise ValueError("min_ratio and rows must be at least 1, min_gain between 0 and 1")
+        if self.tolerance < 0:
+            raise ValueError(f"tolerance is {self.tolerance}; it must be at least 0")
 
     def run(self, inputs: Inputs, out_dir: Path, ctx: Context) -> None:
         """Writes a checkpoint of the IR that answers as the student does."""
@@ -95,7 +101,8 @@ class Equalise(Pass):
                 layer, before = within, outputs_of(student, within - 1, lambda m: _error(m, rows, pad_id, expected))
             found[name] = self._tried(student, name, extremes[name], layer, before, rows, pad_id, expected)
             ctx.progress(done, len(extremes), "products")
-        chosen = worth_it(found, self.min_gain)
+        spread = float((expected - expected.mean(axis=-1, keepdims=True)).std())
+        chosen = worth_it(found, self.min_gain, (self.tolerance * spread) ** 2)
         used = [name for name in chosen if not is_free(student.config, name)]
         result = with_multipliers(student, used)
         after = dict(extremes)
@@ -177,7 +184,7 @@ class Tried:
     strength: float | None
 
 
-def worth_it(found: Mapping[str, Tried], min_gain: float) -> list[str]:
+def worth_it(found: Mapping[str, Tried], min_gain: float, enough: float) -> list[str]:
     """Chooses the divisions that are made, by name and in the order of `found`.
 
     Errors of products that are rounded one at a time add up, nearly: so a division's gain is held against the sum of
@@ -186,12 +193,14 @@ def worth_it(found: Mapping[str, Tried], min_gain: float) -> list[str]:
     Args:
         found: by product.
         min_gain: share of what is left of the sum that a division with a Mul has to take away.
+        enough: mean squared error of the logits; where no more than that is left, none with a Mul is made.
     """
     left = sum(one.before for one in found.values())
     chosen = set()
     for name, one in sorted(found.items(), key=lambda item: item[1].after - item[1].before):
         gain = one.before - one.after
-        if one.strength is not None and gain > (0 if one.free else min_gain * left):
+        worth = gain > 0 if one.free else left > enough and gain > min_gain * left
+        if one.strength is not None and worth:
             chosen.add(name)
             left -= gain
     return [name for name in found if name in chosen]

@@ -26,13 +26,14 @@ from edgekit.quant.findings import (
 )
 from edgekit.quant.ranges import observe
 from edgekit.stage import Context, Inputs, Pass
+from edgekit.stages.equalise import MORE
 from edgekit.stages.teach import encode_for_teacher
 from edgekit.tasks import load_task
 
 if TYPE_CHECKING:
     from edgekit.ir.encoder import EdgekitForSequenceClassification
 
-CURE = "stage equalise (on by default) divides them; --set equalise.min_gain=0 takes every division that helps"
+CURE = f"stage equalise (on by default) divides them; {MORE}"
 
 
 @dataclass(frozen=True)

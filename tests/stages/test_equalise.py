@@ -81,9 +81,12 @@ def test_a_division_has_to_be_worth_its_mul() -> None:
         "later": tried(False, 1.0, 0.5),
     }
     # Of 14, "large" takes 9; of the 5 that are left, a half is more than a twentieth, and a tenth is not.
-    assert worth_it(found, 0.05) == ["large", "free", "later"]
-    assert worth_it(found, 0.5) == ["large", "free"]
-    assert worth_it({}, 0.05) == []
+    assert worth_it(found, 0.05, 0.0) == ["large", "free", "later"]
+    assert worth_it(found, 0.5, 0.0) == ["large", "free"]
+    assert worth_it({}, 0.05, 0.0) == []
+    # Of an error that nobody would see no Mul is made: not of 5 once 9 of 14 are gone.
+    assert worth_it(found, 0.05, 5.0) == ["large", "free"]
+    assert worth_it(found, 0.05, 14.0) == ["free"]
 
 
 @pytest.mark.parametrize(
@@ -92,6 +95,7 @@ def test_a_division_has_to_be_worth_its_mul() -> None:
         ({"strengths": (0.5, 1.5)}, "strengths are"),
         ({"min_ratio": 0.5}, "min_ratio and rows must be at least 1"),
         ({"min_gain": 1.0}, "min_gain between 0 and 1"),
+        ({"tolerance": -0.1}, "must be at least 0"),
         ({"rows": 0}, "rows must be at least 1"),
     ],
 )
