@@ -43,8 +43,8 @@ class BlockMuon(Optimizer):
     """Momentum whose steps are orthogonal, block by block of a matrix's heads or channels.
 
     A block's momentum is replaced by the nearest matrix whose singular values are all alike, of the size that a step of
-    AdamW has: no direction waits until its gradients have become the large ones. By blocks a head's step does not
-    depend on that of other heads, and costs a part of what it does for the whole matrix.
+    AdamW has: no direction waits until its gradients have become the large ones. By blocks that costs a part of what it
+    does for the whole matrix, and a head's step depends on that of few others.
 
     Ref: Jordan et al. 2024, Muon (kellerjordan.github.io/posts/muon); the size of the steps by Liu et al. 2025
     (2502.16982), equation 4.
@@ -65,7 +65,12 @@ class BlockMuon(Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
-        """Takes a step by the gradients that there are, which it overwrites."""
+        """Takes a step by the gradients that there are, which it overwrites.
+
+        Raises:
+            NotImplementedError: a closure is given; gradients are taken before.
+        """
+        _refuse(closure)
         for group in self.param_groups:
             moving = [matrix for matrix in group["params"] if matrix.grad is not None]
             if not moving:
@@ -74,8 +79,8 @@ class BlockMuon(Optimizer):
             across = group["axis"] == 0
             grams = [one @ one.mT if across else one.mT @ one for one in blocks]
             turns = newton_schulz(torch.cat(grams)).split([len(one) for one in blocks])
-            width = moving[0].shape[1 - group["axis"]]
-            sizes = {"beta": 1 - group["lr"] * group["weight_decay"], "alpha": -group["lr"] * RMS * math.sqrt(width)}
+            size = math.sqrt(max(group["block"], moving[0].shape[1 - group["axis"]]))
+            sizes = {"beta": 1 - group["lr"] * group["weight_decay"], "alpha": -group["lr"] * RMS * size}
             for matrix, block, turn in zip(moving, blocks, turns, strict=True):
                 left, right = (turn, block) if across else (block, turn)
                 _blocks(matrix, group).baddbmm_(left, right, **sizes)
@@ -89,6 +94,11 @@ class BlockMuon(Optimizer):
             state["momentum"] = torch.zeros_like(gradient)
         momentum: Tensor = state["momentum"].lerp_(gradient, 1 - MOMENTUM)
         return gradient.lerp_(momentum, MOMENTUM)
+
+
+def _refuse(closure: object) -> None:
+    if closure is not None:
+        raise NotImplementedError("steps are taken by gradients that there are, not by a closure")
 
 
 def block_of(count: int) -> int:
@@ -142,7 +152,12 @@ class CombinedOptimizer(Optimizer):
         self.param_groups = [group for part in self._parts for group in part.param_groups]
 
     def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
-        """Takes a step with each."""
+        """Takes a step with each.
+
+        Raises:
+            NotImplementedError: a closure is given; gradients are taken before.
+        """
+        _refuse(closure)
         for part in self._parts:
             part.step()
 
@@ -187,6 +202,10 @@ def muon(model: EdgekitForSequenceClassification, schedule: Schedule) -> Optimiz
         table.sparse = True
         parts.append(SparseAdam([table.weight], lr=schedule.learning_rate * schedule.embedding_rate))
     return CombinedOptimizer(parts)
+
+
+OPTIMIZERS = {"adamw": adamw, "muon": muon}
+"""By name."""
 
 
 def _decayed(parameters: Iterable[nn.Parameter], schedule: Schedule) -> list[dict[str, Any]]:

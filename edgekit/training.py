@@ -85,7 +85,7 @@ class Schedule:
         learning_rate: peak of a linear warm-up and decay.
         embedding_rate: factor on the learning rate of the word table; 0 freezes it.
         warmup: share of the steps that warms up.
-        weight_decay: of AdamW, on matrices.
+        weight_decay: of the optimizer, on matrices.
         patience: epochs without a better dev metric after which training stops; 0 never stops early.
     """
 

@@ -11,6 +11,7 @@ from edgekit.optimizers import (
     COEFFICIENTS,
     LARGEST_BLOCK,
     MOMENTUM,
+    OPTIMIZERS,
     RATE,
     RMS,
     STEPS,
@@ -20,6 +21,7 @@ from edgekit.optimizers import (
     muon,
     newton_schulz,
 )
+from edgekit.stages import distill
 from edgekit.training import Schedule
 
 SCHEDULE = Schedule(epochs=1, batch_size=8, learning_rate=1e-2, embedding_rate=0.5)
@@ -59,7 +61,9 @@ def test_a_step_is_that_of_singular_values_block_by_block(
         ahead = MOMENTUM * momentum + (1 - MOMENTUM) * gradient
         rows = ahead if axis == 0 else ahead.T
         step = np.concatenate([turned(rows[i : i + block]) for i in range(0, len(rows), block)])
-        expected = expected * (1 - 0.01 * 0.1) - 0.01 * RMS * rows.shape[1] ** 0.5 * (step if axis == 0 else step.T)
+        # Liu et al., equation 4: the root of the larger side of what is orthogonal, a block.
+        size = 0.01 * RMS * max(block, rows.shape[1]) ** 0.5
+        expected = expected * (1 - 0.01 * 0.1) - size * (step if axis == 0 else step.T)
     np.testing.assert_allclose(weight.detach().numpy(), expected, rtol=0, atol=2e-5)
 
 
@@ -118,6 +122,18 @@ def test_a_frozen_word_table_has_no_optimizer() -> None:
     assert not table.weight.requires_grad
     assert not table.sparse
     assert all(p is not table.weight for group in optimizer.param_groups for p in group["params"])
+
+
+def test_stages_know_the_optimizers_that_there_are() -> None:
+    assert tuple(OPTIMIZERS) == distill.OPTIMIZERS
+
+
+def test_a_closure_is_refused() -> None:
+    weight = torch.nn.Parameter(torch.zeros(8, 8))
+    muons = BlockMuon([(weight, 0, 1)], lr=1.0, weight_decay=0.0)
+    for optimizer in (muons, CombinedOptimizer([muons])):
+        with pytest.raises(NotImplementedError, match="closure"):
+            optimizer.step(lambda: 0.0)
 
 
 def test_a_schedule_sets_the_rates_of_all_also_after_a_checkpoint() -> None:

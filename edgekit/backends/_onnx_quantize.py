@@ -110,7 +110,7 @@ def quantize(
     made = {"static": _static, "dynamic": _dynamic, "weight-only": _weight_only}[scheme.family]
     kept = _kept(model, precision.keep_float)
     model = made(model, _Plan(ranges, quant, scheme, ops, kept, precision.weight_method))
-    # Last: onnxruntime's quantizers cannot tell what type an operator of its own gives (1.31.1).
+    # Last: onnxruntime's quantizers would round what these tables' nodes give once more.
     if tables == "int8-rows":
         model = store_tables(model, by_rows)
     elif tables == "int4-blocks":

@@ -8,16 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from edgekit.errors import TargetError
+from edgekit.quant.blocks import MIDDLE, in_four_bits
 
 if TYPE_CHECKING:
     import onnx
-
-TABLE_BLOCK, LEAST_BLOCK = 128, 32
-"""Entries of a row that share a scale in four bits: large blocks lose as little, and leave room for rows (ADR 14)."""
-
-MIDDLE = 7.5
-"""Between the sixteen levels of four bits."""
 
 INDICES = "indices"
 """What names the rows that are read, in the nodes of `Stored`."""
@@ -72,14 +66,12 @@ def by_blocks(values: np.ndarray) -> Stored:
     """Returns a table, (rows, columns), in four bits (`in_four_bits`).
 
     Not by onnxruntime's own GatherBlockQuantized, which takes several times as long (ADR 16).
-
-    Raises:
-        TargetError: the number of columns is odd.
     """
     import onnx
 
     packed, scales = in_four_bits(values)
     columns, blocks = 2 * packed.shape[1], scales.shape[1]
+    odd = values.shape[1] < columns
     constants = {
         "packed": packed,
         "scales": scales,
@@ -89,6 +81,8 @@ def by_blocks(values: np.ndarray) -> Stored:
         "apart": np.array([-1, blocks, columns // blocks], dtype=np.int64),
         "whole": np.array([-1, columns], dtype=np.int64),
     }
+    if odd:
+        constants |= {name: np.array([at], dtype=np.int64) for name, at in (("start", 0), ("end", -1), ("axis", 1))}
     nodes = [
         Node("Gather", ["packed", INDICES], "bytes"),
         Node("BitwiseAnd", ["bytes", "low"], "first"),
@@ -100,40 +94,16 @@ def by_blocks(values: np.ndarray) -> Stored:
         Node("Gather", ["scales", INDICES], "read_scales"),
         Node("Mul", ["blocks", "read_scales"], "scaled"),
         Node("Reshape", ["scaled", "whole"], "restored"),
+        *([Node("Slice", ["restored", "start", "end", "axis"], "even")] if odd else []),
     ]
     return Stored(constants, nodes)
 
 
-def in_four_bits(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Rounds a table to sixteen levels, evenly about 0, in blocks of a row with a scale each.
-
-    Args:
-        values: (rows, columns), an even number of columns. Where no number of entries from `LEAST_BLOCK` to
-            `TABLE_BLOCK` divides a row, it is one block.
-
-    Returns:
-        Bytes, uint8, (rows, columns / 2): the level of a column in the low four bits, in the others that of the column
-        half a row further on. And scales, float32, (rows, blocks, 1): an entry is its level less `MIDDLE`, times that.
-
-    Raises:
-        TargetError: the number of columns is odd.
-    """
-    rows, columns = values.shape
-    if columns % 2:
-        raise TargetError(
-            f"a word table of {columns} columns has no form in four bits, which takes an even number; "
-            "name another with --set quantize.embedding=int8"
-        )
-    size = next((size for size in range(TABLE_BLOCK, LEAST_BLOCK - 1, -1) if columns % size == 0), columns)
-    blocks = values.reshape(rows, -1, size).astype(np.float32)
-    scales = np.maximum(np.abs(blocks).max(axis=2, keepdims=True), np.finfo(np.float32).tiny) / np.float32(MIDDLE)
-    levels = np.clip(np.round(blocks / scales + MIDDLE), 0, 15).astype(np.uint8).reshape(rows, columns)
-    first, second = np.split(levels, 2, axis=1)
-    return first | (second << 4), scales
-
-
 def store_tables(model: onnx.ModelProto, form: Callable[[np.ndarray], Stored]) -> onnx.ModelProto:
-    """Stores the float tables that a Gather reads in another form, in place; returns the model."""
+    """Stores the float tables that a Gather reads by a list of indices in another form, in place; returns the model.
+
+    A table is read by one Gather alone, as the lean graph has it.
+    """
     from onnx import helper, numpy_helper
 
     constants = {i.name: i for i in model.graph.initializer}

@@ -6,21 +6,31 @@ that nothing here can foretell (peak memory; time where the table holds instruct
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
+from edgekit.quant import blocks
 from edgekit.search.costs import CostTable
 from edgekit.search.shapes import Shape
 from edgekit.search.structure import Outline, Structure
 
-WORD_BYTES = {"float32": (4.0, 0.0), "int8": (1.0, 0.0), "int8-rows": (1.0, 4.0), "int4-blocks": (0.52, 4.0)}
-"""Bytes that an entry of the word table takes, and a row beside its entries, by the table's form."""
+ROW_BYTES: dict[str, Callable[[int], int]] = {
+    "float32": lambda columns: 4 * columns,
+    "int8": lambda columns: columns,
+    "int8-rows": lambda columns: columns + 4,
+    "int4-blocks": blocks.row_bytes,
+}
+"""Bytes that a row of the word table takes, by the table's form."""
 
 SMALLER = "int4-blocks"
-"""Form of the word table that is taken where the file would be too large, and the runtime knows it: little more than
-half of the size, and what it loses of a student was not to be seen (docs/log.md)."""
+"""Form of the word table that is taken where the file would be too large: little more than half of the size, and what
+it loses of a student was not to be seen (docs/log.md)."""
+
+RESTORED = {"ms": 1.1, "instructions": 1.03}
+"""What reading words from four bits makes of what an inference takes, by the table's unit: of a student of three narrow
+layers, larger ones take less (docs/log.md)."""
 
 ROOM = 0.97
 """Share of a limit that a figure foretold may reach: tables are off by a few percent."""
@@ -71,7 +81,7 @@ class Forecast:
         judged: whether the gate judges costs like the table's: not where they are estimates.
         families: of integer forms that may be shipped; all that the table has by default.
         weight_bytes: that a weight of a product takes in the file.
-        word_forms: of the word table, by their names in `WORD_BYTES`: the one that is taken, and those that may stand
+        word_forms: of the word table, by their names in `ROW_BYTES`: the one that is taken, and those that may stand
             in for it where the file would be too large, the smallest last.
     """
 
@@ -111,19 +121,19 @@ class Forecast:
         if outline.relative:
             singles += self.positions * (self.positions * sum(structure.heads[:-1]) + structure.heads[-1])
         graph = GRAPH_BYTES + LAYER_BYTES * len(structure.layers)
-        entry, row = WORD_BYTES[structure.word_form or self.word_forms[0]]
-        stored = self.weight_bytes * weights + (entry * columns + row) * rows
+        stored = self.weight_bytes * weights + ROW_BYTES[self._form(structure)](columns) * rows
         return int(stored + OUTPUT_BYTES * outputs + 4 * singles + graph)
 
     def foretold(self, structure: Structure) -> dict[str, float]:
         """Returns the figures that limits are held against, by the limit's name."""
         found = {"file_bytes": float(self.file_bytes(structure))}
+        restored = RESTORED[self.table.unit] if self._form(structure) == SMALLER else 1.0
         if self.judged and self.table.unit == "ms":
             shape, long = self.shape(structure), [int(np.ceil(np.percentile(self.lengths, 95)))]
             family = self.table.shipped(shape, self.lengths, self.families)
-            found["latency_p95_ms"] = TAIL * self.table.cost_of(shape, long, family)
+            found["latency_p95_ms"] = restored * TAIL * self.table.cost_of(shape, long, family)
         elif self.judged:
-            found["instructions"] = self.cost(structure)
+            found["instructions"] = restored * self.cost(structure)
         return found
 
     def misses(self, structure: Structure, limits: Limits) -> list[str]:
@@ -133,6 +143,10 @@ class Forecast:
             for name, value in self.foretold(structure).items()
             if (limit := getattr(limits, name)) is not None and value > ROOM * limit
         ]
+
+    def _form(self, structure: Structure) -> str:
+        """Returns the form that the word table is stored in."""
+        return structure.word_form or self.word_forms[0]
 
     def shape(self, structure: Structure) -> Shape:
         """Returns what of a structure decides its cost."""

@@ -22,7 +22,8 @@ import numpy as np
 
 NODES = 600
 """Multiply-adds that the nodes of a layer beside its products are worth, for each token and dimension of the residual
-stream: so many they are in instructions on Arm and in time on x86-64 alike (docs/log.md)."""
+stream: so many they are in instructions on Arm and in time on x86-64 alike (docs/log.md). The last layer's are fewer,
+but the call, the embeddings and the head make up for that: they and it come to 500 to 800."""
 
 ONE_ROW = 3.0
 """What a multiply-add of a product of one row takes beside one of many: its weights are read for that row alone."""
@@ -47,7 +48,7 @@ class Structure:
         ffn: FFN channels that each keeps, at least 1.
         word_rows: rows that the word table is cut to; 0 for all.
         word_rank: columns that it is factorised to; 0 for all.
-        word_form: that it is stored in (`edgekit.search.limits.WORD_BYTES`), where it is not that of the recipe.
+        word_form: that it is stored in (`edgekit.search.limits.ROW_BYTES`), where it is not that of the recipe.
     """
 
     layers: tuple[int, ...]

@@ -41,10 +41,7 @@ REFERENCE = 0.3
 """Share of the work of the student that others are compared with where dev tells nothing of the teacher."""
 
 SHALLOW = 2
-"""Layers of a student up to which the whole learning rate is right (docs/log.md)."""
-
-SLOWER = 1.5
-"""Power of how much deeper a student is that its rate is divided by (docs/log.md)."""
+"""Layers of a student up to which the whole learning rate is right; of deeper ones in proportion less (docs/log.md)."""
 
 SHORT = 10
 """Tokens of a text up to which a student may take all steps; of longer ones fewer, so that they take no longer."""
@@ -150,7 +147,7 @@ class Trainer:
         """Takes the rate by which a shallow structure comes nearest the teacher in a short training, whatever limits.
 
         What is right for many classes, where a teacher's answer says much, has students learn by heart what little two
-        say. A short training asks for no lower rate than a whole one (docs/log.md).
+        say. Whole trainings get less by the root of how many more steps they have (docs/log.md).
         """
         rates = self._stage.learning_rates
         if (given := self._stage.given.get("prune", {}).get("learning_rate")) is not None:
@@ -230,8 +227,7 @@ class Trainer:
 
     def _affords(self, structure: Structure, whole: Collection[int]) -> bool:
         """Says whether the stage allows to train one more structure whole."""
-        options = self._options(structure, self._epochs(structure), self.rate)
-        time = self._time(structure, self._steps(options))
+        time = self._time(structure, self._steps(self._whole_options(structure)))
         return len(whole) < self._stage.trainings and self.spent + time <= self._stage.effort
 
     def _foretold(self, structure: Structure) -> float:
@@ -241,8 +237,7 @@ class Trainer:
     def _probed(self, structure: Structure, rate: float) -> float:
         """Returns how far a structure's answers on dev are from the teacher's after a short training."""
         if (structure, rate) not in self.probes:
-            options = self._options(structure, self._stage.probe_epochs, rate, short=True)
-            logits, facts = self._trained(structure, options)
+            logits, facts = self._trained(structure, self._short_options(structure, rate))
             self.probes[structure, rate] = logits, facts.get("steps", 0)
         return divergence(self.teacher, self.probes[structure, rate][0])
 
@@ -250,7 +245,7 @@ class Trainer:
         """Puts a student in the teacher's place that is large enough to fall behind by little, whatever the limits."""
         rung = self._rung(REFERENCE, head_multiple, ffn_multiple)
         structure = rung[len(rung) // 2]
-        self._against, _ = self._trained(structure, self._options(structure, self._epochs(structure), self.rate))
+        self._against, _ = self._trained(structure, self._whole_options(structure))
         return structure
 
     def _rung(self, share: float, head_multiple: int, ffn_multiple: int) -> Sequence[Structure]:
@@ -261,7 +256,7 @@ class Trainer:
 
     def whole(self, structure: Structure) -> Trained:
         """Trains a structure whole."""
-        options = self._options(structure, self._epochs(structure), self.rate)
+        options = self._whole_options(structure)
         logits, facts = self._trained(structure, options)
         apart = divergence(self.teacher, logits)
         return Trained(structure, facts.get("steps", 0), options, self._behind(logits), apart, facts["dev"])
@@ -270,6 +265,20 @@ class Trainer:
         """Estimates the drop of a student by its logits on dev, against the teacher or the student in its place."""
         known = self._against is not self.teacher
         return estimate(self._against, logits, self._expected, known)
+
+    def _whole_options(self, structure: Structure) -> dict[str, dict[str, Any]]:
+        """Returns the options of a whole training.
+
+        Its rate is less than that of a short one, by the root of how many times as many steps it has: what brings a
+        student farthest in few steps keeps it from coming near in many (docs/log.md).
+        """
+        epochs = self._epochs(structure)
+        few = self._steps(self._short_options(structure, self.rate))
+        many = self._steps(self._options(structure, epochs, self.rate))
+        return self._options(structure, epochs, self.rate * min(1.0, few / many) ** 0.5)
+
+    def _short_options(self, structure: Structure, rate: float) -> dict[str, dict[str, Any]]:
+        return self._options(structure, self._stage.probe_epochs, rate, short=True)
 
     def _epochs(self, structure: Structure) -> int:
         return max(2 * self._stage.probe_epochs, round(self._stage.epochs / self._dearer(structure)))
@@ -302,8 +311,7 @@ class Trainer:
                 "word_rows": structure.word_rows,
                 "word_rank": structure.word_rank,
                 "epochs": epochs,
-                # The fewer steps, the higher the rate that is right for a deep one.
-                "learning_rate": rate / (deeper if short else deeper**SLOWER),
+                "learning_rate": rate / deeper,
                 "embedding_rate": stage.embedding_rate,
                 "optimizer": "muon",
                 "min_steps": round(stage.min_steps * share),

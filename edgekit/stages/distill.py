@@ -75,7 +75,7 @@ class Distill(Pass):
     labels: float = 0.1
 
     NAME: ClassVar[str] = "distill"
-    VERSION: ClassVar[int] = 9
+    VERSION: ClassVar[int] = 10
     IN: ClassVar = (Teacher, LabelledData, Vocabulary, TeacherOutputs)
     OUT: ClassVar = WideStudent
     TOOLS: ClassVar = ("torch", "transformers", "tokenizers", "accelerate", "optimum", "numpy")
@@ -262,14 +262,14 @@ def taught(
     Rows of the word table that no text reads are left out meanwhile: they would stay as they are, and of a small data
     set's steps by AdamW they take the half, of checkpoints their part.
     """
+    from edgekit import optimizers
     from edgekit.ir.surgery import read_rows, with_rows
-    from edgekit.optimizers import adamw, muon
     from edgekit.training import train
 
     part, kept = read_rows(student, np.unique(np.concatenate([[pad_id], *rows.ids, *dev.ids])))
     set_dropout(part, student.config.dropout)
     metric, merit = load_task(ctx.task).metric, nearness(dev)
-    optimizer = {"adamw": adamw, "muon": muon}[options.optimizer]
+    optimizer = optimizers.OPTIMIZERS[options.optimizer]
     facts = train(part, rows, dev, metric, loss_of(options), schedule_of(options), pad_id, ctx, merit, optimizer)
     with_rows(student, part, kept)
     return facts

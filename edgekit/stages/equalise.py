@@ -188,7 +188,8 @@ def worth_it(found: Mapping[str, Tried], min_gain: float, enough: float) -> list
     """Chooses the divisions that are made, by name and in the order of `found`.
 
     Errors of products that are rounded one at a time add up, nearly: so a division's gain is held against the sum of
-    all, the largest gain first. One at a time, because where every product is bad, mending one of them hardly shows.
+    all: those that are free first, then the largest gain. One at a time, because where every product is bad, mending
+    one of them hardly shows.
 
     Args:
         found: by product.
@@ -197,7 +198,7 @@ def worth_it(found: Mapping[str, Tried], min_gain: float, enough: float) -> list
     """
     left = sum(one.before for one in found.values())
     chosen = set()
-    for name, one in sorted(found.items(), key=lambda item: item[1].after - item[1].before):
+    for name, one in sorted(found.items(), key=lambda item: (not item[1].free, item[1].after - item[1].before)):
         gain = one.before - one.after
         worth = gain > 0 if one.free else left > enough and gain > min_gain * left
         if one.strength is not None and worth:

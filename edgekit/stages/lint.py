@@ -47,7 +47,7 @@ class Lint(Pass):
     rows: int = 64
 
     NAME: ClassVar[str] = "lint"
-    VERSION: ClassVar[int] = 2
+    VERSION: ClassVar[int] = 3
     IN: ClassVar = (Teacher, LabelledData)
     OUT: ClassVar = Remarks
     READS: ClassVar[tuple[str, ...]] = ("runtime.name", "quant.ops")

@@ -70,7 +70,7 @@ class Prune(Pass):
     labels: float = 0.1
 
     NAME: ClassVar[str] = "prune"
-    VERSION: ClassVar[int] = 10
+    VERSION: ClassVar[int] = 11
     IN: ClassVar = (Teacher, WideStudent, Scores, LabelledData, Vocabulary, TeacherOutputs)
     OUT: ClassVar = Student
     READS: ClassVar[tuple[str, ...]] = ("shape.head_multiple", "shape.ffn_multiple")

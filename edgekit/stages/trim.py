@@ -30,7 +30,7 @@ from edgekit import data
 from edgekit.artifact import FACTS, LabelledData, Teacher, Vocabulary, write_json
 from edgekit.checkpoint import embedding_width, position_limit
 from edgekit.errors import ModelError, RecipeError
-from edgekit.search.limits import SMALLER, WORD_BYTES
+from edgekit.search.limits import ROW_BYTES, SMALLER
 from edgekit.search.request import wanted
 from edgekit.stage import INTERNAL, Context, Inputs, Pass
 from edgekit.stages._word_rows import covering, other_candidates, row_owners, special_ids, wordpiece_candidates
@@ -57,7 +57,8 @@ class Trim(Pass):
         share: whether the others read the row of the nearest token; otherwise WordPiece loses them, and tokenizers of
             another kind keep all rows.
         max_length: longest input in tokens; 0 takes it from the training split, at most 256.
-        entry_bytes: that an entry of the table takes, filled in by `knowing`: little where the search may store it so.
+        word_form: of the table (`edgekit.search.limits.ROW_BYTES`), filled in by `knowing`: the smallest that there may
+            be.
     """
 
     enabled: bool | None = None
@@ -66,10 +67,10 @@ class Trim(Pass):
     coverage: float = 0.99
     share: bool = True
     max_length: int = 0
-    entry_bytes: float = dataclasses.field(default=1.0, metadata=INTERNAL)
+    word_form: str = dataclasses.field(default="int8", metadata=INTERNAL)
 
     NAME: ClassVar[str] = "trim"
-    VERSION: ClassVar[int] = 5
+    VERSION: ClassVar[int] = 6
     IN: ClassVar = (Teacher, LabelledData)
     OUT: ClassVar = Vocabulary
     READS: ClassVar[tuple[str, ...]] = ("budget.file_bytes",)
@@ -86,12 +87,9 @@ class Trim(Pass):
             raise ValueError(f"max_length is {self.max_length}; it must lie between 8 and 512 tokens, or be 0")
 
     def knowing(self, options: Mapping[str, Mapping[str, Any]]) -> Trim:
-        """Returns the stage knowing whether the search may store the table in four bits.
-
-        Where the runtime does not load those, the search cuts what has no room.
-        """
+        """Returns the stage knowing whether the search may store the table in four bits."""
         smaller = wanted(options) and "embedding" not in options.get("quantize", {})
-        return dataclasses.replace(self, entry_bytes=WORD_BYTES[SMALLER][0]) if smaller else self
+        return dataclasses.replace(self, word_form=SMALLER) if smaller else self
 
     def resolved(self, target: Target) -> Trim:
         """Returns the stage with `enabled` decided by a limit of the file's size, and a fixed input length taken over.
@@ -144,8 +142,8 @@ class Trim(Pass):
         counts = Counter(token for e in encoded for token in e.ids)
         asked = [token for e in original.encode_batch(dev) for token in e.ids]
         limit = ctx.target["budget.file_bytes"]
-        room = len(ids) if limit is None else int(TABLE_SHARE * limit / (self.entry_bytes * embedding_width(teacher)))
-
+        row = ROW_BYTES[self.word_form](embedding_width(teacher))
+        room = len(ids) if limit is None else int(TABLE_SHARE * limit / row)
         if kind == "WordPiece":
             candidates = wordpiece_candidates(description, counts, self.min_count, train)
         else:

@@ -12,7 +12,17 @@ from test_structure import outline
 
 from edgekit.backends import Precision, load_backend
 from edgekit.ir.config import EdgekitConfig
-from edgekit.search.limits import ROOM, TAIL, WORD_BYTES, Forecast, Limits, with_form, with_words
+from edgekit.search.limits import (
+    RESTORED,
+    ROOM,
+    ROW_BYTES,
+    SMALLER,
+    TAIL,
+    Forecast,
+    Limits,
+    with_form,
+    with_words,
+)
 from edgekit.search.shapes import UNITS, units
 from edgekit.search.structure import Outline, Structure, alternatives, ladder, rungs
 from edgekit.stages._students import extremes, random_student
@@ -159,8 +169,8 @@ def test_a_smaller_form_is_taken_before_rows_are_cut() -> None:
     made = dataclasses.replace(made, word_forms=("int8", "int4-blocks"))
     whole = made.file_bytes(structure)
     halved = made.file_bytes(dataclasses.replace(structure, word_form="int4-blocks"))
-    entry, row = WORD_BYTES["int4-blocks"]
-    assert whole - halved == pytest.approx(20_000 * ((1 - entry) * made.outline.embedding - row), rel=1e-3)
+    columns = made.outline.embedding
+    assert whole - halved == 20_000 * (columns - ROW_BYTES["int4-blocks"](columns))
     assert with_words(made, Limits(file_bytes=2 * whole), structure) == structure
     found = with_words(made, Limits(file_bytes=int(halved / ROOM) + 1), structure)
     assert found == dataclasses.replace(structure, word_form="int4-blocks")
@@ -243,3 +253,12 @@ def written(config: EdgekitConfig, embedding: str, folder: Path) -> int:
     precision = Precision(weight_method="max", embedding=embedding)
     backend.quantize(folder / "float.onnx", ranges, quant, STATIC[0], precision, folder / "static.onnx")
     return (folder / "static.onnx").stat().st_size
+
+
+@pytest.mark.parametrize(("unit", "limit"), [("ms", "latency_p95_ms"), ("instructions", "instructions")])
+def test_words_in_four_bits_have_their_price(unit: str, limit: str) -> None:
+    made, structure = words(rows=20_000)
+    made = dataclasses.replace(made, table=dataclasses.replace(made.table, unit=unit))  # type: ignore[arg-type]
+    plain, packed = (made.foretold(dataclasses.replace(structure, word_form=form))[limit] for form in ("", SMALLER))
+    assert packed == pytest.approx(RESTORED[unit] * plain)
+    assert packed > plain

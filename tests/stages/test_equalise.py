@@ -69,6 +69,14 @@ def test_without_strengths_nothing_changes(tiny_build: TinyBuild, tmp_path: Path
     assert all(torch.equal(before[name], after[name]) for name in before)
 
 
+def test_no_mul_is_made_where_the_error_is_tolerated(tiny_build: TinyBuild, tmp_path: Path) -> None:
+    student, every = made(tiny_build, Student), {"min_ratio": 1.0, "min_gain": 0.0}
+    none, some = (equalise(tiny_build, tmp_path / str(one), student, tolerance=one, **every) for one in (1e9, 0.0))
+    assert some.facts["multiplied"] != none.facts["multiplied"] == []
+    free = {name for name, one in some.facts["products"].items() if one["free"]}
+    assert set(some.facts["divided"]) & free == set(none.facts["divided"]) != set()
+
+
 def test_a_division_has_to_be_worth_its_mul() -> None:
     def tried(free: bool, before: float, after: float, strength: float | None = 0.5) -> Tried:
         return Tried(9.0, free, before, after, strength)
@@ -87,6 +95,10 @@ def test_a_division_has_to_be_worth_its_mul() -> None:
     # Of an error that nobody would see no Mul is made: not of 5 once 9 of 14 are gone.
     assert worth_it(found, 0.05, 5.0) == ["large", "free"]
     assert worth_it(found, 0.05, 14.0) == ["free"]
+    # What is free comes first: where that is enough, the larger gain of another is not worth its Mul.
+    either = {"mul": tried(False, 6.0, 3.0), "free": tried(True, 6.0, 3.5)}
+    assert worth_it(either, 0.05, 10.0) == ["free"]
+    assert worth_it(either, 0.05, 9.0) == ["mul", "free"]
 
 
 @pytest.mark.parametrize(

@@ -151,6 +151,23 @@ def test_a_student_deeper_than_its_teacher_is_refused() -> None:
         evenly_spaced(2, 3)
 
 
+def test_a_student_is_trained_by_the_optimizer_that_is_named(tiny_build: TinyBuild, tmp_path: Path) -> None:
+    """Muon's steps are orthogonal: what they come to has no direction that is much larger than the others."""
+    given = [made(tiny_build, kind) for kind in Prune.IN]
+
+    def up(name: str, **options: Any) -> torch.Tensor:
+        student = tiny.run_stage(Prune(heads=0.5, ffn=0.5, min_steps=0, **options), given, tmp_path / name)
+        model = EdgekitForSequenceClassification.from_pretrained(student.path)
+        return dict(model.named_parameters())["layers.0.up.weight"].detach()
+
+    start = up("start", epochs=0)
+    peaks = {}
+    for optimizer in ("adamw", "muon"):
+        moved = torch.linalg.svdvals(up(optimizer, epochs=1, optimizer=optimizer) - start)
+        peaks[optimizer] = float(moved.max() / moved.square().mean().sqrt())
+    assert peaks["muon"] < 0.8 * peaks["adamw"]
+
+
 def test_widths_that_are_given_by_layer_are_what_is_left(tiny_build: TinyBuild, tmp_path: Path) -> None:
     given = [made(tiny_build, kind) for kind in Prune.IN]
     stage = Prune(layer_heads=(1, 3), layer_ffn=(40, 8), word_rows=50, word_rank=12, epochs=0)

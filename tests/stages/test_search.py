@@ -53,6 +53,7 @@ def test_the_plan_makes_the_student_that_was_trained(artifacts: dict[Any, Any], 
     assert set(options) == {"distill", "prune"}
     assert options["distill"]["epochs"] == 0
     assert options["prune"]["learning_rate"] == 3e-3
+    assert options["prune"]["optimizer"] == "muon"
     chosen = [
         stage
         for stage in ran
@@ -60,6 +61,7 @@ def test_the_plan_makes_the_student_that_was_trained(artifacts: dict[Any, Any], 
         and list(stage.layer_heads) == options["prune"]["layer_heads"]
         and list(stage.layer_ffn) == options["prune"]["layer_ffn"]
         and stage.epochs == options["prune"]["epochs"]
+        and stage.optimizer == "muon"
     ]
     assert chosen, "the build finds what the search trained"
     points = plan.facts["points"]
@@ -95,7 +97,7 @@ def test_all_are_trained_at_the_rate_that_a_short_training_shows_to_be_better(
         prune = options["prune"]
         assert len(options["distill"]["keep"]) <= SHALLOW
         ran.append(prune["learning_rate"])
-        near = self.teacher if ran[-1] == pytest.approx(better) else np.zeros_like(self.teacher)
+        near = self.teacher if len(ran) > 2 or ran[-1] == pytest.approx(better) else np.zeros_like(self.teacher)
         return near, {"dev": 50.0, "steps": 7}
 
     monkeypatch.setattr(Trainer, "_trained", short)
@@ -104,9 +106,10 @@ def test_all_are_trained_at_the_rate_that_a_short_training_shows_to_be_better(
     )
     assert plan.facts["learning_rate"] == better
     assert ran[:2] == pytest.approx([3e-3, 1e-3])
-    assert ran[2:] == pytest.approx([better] * len(ran[2:]))
+    whole = [one["options"]["prune"]["learning_rate"] for one in plan.facts["points"]]
+    assert all(rate < better for rate in whole), "whole trainings have more steps"
+    assert all(any(rate == pytest.approx(one) for one in (better, *whole)) for rate in ran[2:])
     assert len(ran) > 2
-    assert all(one["options"]["prune"]["learning_rate"] <= better for one in plan.facts["points"])
     assert "after 7 steps" in plan.facts["tried"][0]
 
 

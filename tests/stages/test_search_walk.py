@@ -186,9 +186,18 @@ def test_dearer_students_take_fewer_steps_by_the_root_of_their_work_until_that_i
 
 
 @pytest.mark.parametrize("rate", [1e-3, 3e-4])
-def test_deep_students_get_lower_rates_and_in_short_trainings_less_low_ones(rate: float) -> None:
+def test_deep_students_get_lower_rates_and_in_whole_trainings_lower_ones_still(rate: float) -> None:
     trainer = trainer_of(outline(6, 384, 1536, 10))
-    for depth, whole, short in ((1, 1, 1), (2, 1, 1), (3, 1.5**1.5, 1.5), (4, 2**1.5, 2), (6, 3**1.5, 3)):
+    trainer._texts, trainer.rate = 1_000_000, rate  # so many that `max_steps` is what bounds both
+    for depth, deeper in ((1, 1), (2, 1), (3, 1.5), (4, 2), (6, 3)):
         structure = Structure(tuple(range(depth)), (4,) * depth, (256,) * depth)
-        made = [trainer._options(structure, 3, rate, short=given)["prune"]["learning_rate"] for given in (False, True)]
-        assert made == pytest.approx([rate / whole, rate / short])
+        short, whole = (
+            one["prune"] for one in (trainer._short_options(structure, rate), trainer._whole_options(structure))
+        )
+        assert short["learning_rate"] == pytest.approx(rate / deeper)
+        assert whole["learning_rate"] == pytest.approx(rate / deeper * (3 / 20) ** 0.5, rel=0.01)
+    trainer._texts = 320  # ten batches: 3 passes in a short training and 20 in a whole one, but no steps are asked for
+    trainer._stage = Search(max_steps=0, min_steps=0)
+    few = Structure((0,), (1,), (32,))
+    whole = trainer._whole_options(few)["prune"]
+    assert whole["learning_rate"] == pytest.approx(rate * (3 / whole["epochs"]) ** 0.5)

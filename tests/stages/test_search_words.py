@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +10,7 @@ from builds import write_target
 from searches import GIVEN, search
 
 from edgekit.artifact import TeacherOutline, Vocabulary
-from edgekit.search.limits import SMALLER, Forecast, Limits
-from edgekit.search.structure import Structure
+from edgekit.search.limits import SMALLER
 from edgekit.stages.outline import read_outline
 from edgekit.stages.search import Search
 
@@ -37,13 +35,14 @@ def test_sizes_are_those_of_the_form_that_the_recipe_names(
 
 
 def test_a_word_table_takes_fewer_bits_where_the_file_would_be_too_large(
-    artifacts: dict[Any, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    artifacts: dict[Any, Any], tmp_path: Path
 ) -> None:
-    def words(forecast: Forecast, limits: Limits, structure: Structure) -> Structure:
-        return dataclasses.replace(structure, word_form=forecast.word_forms[-1])
-
-    monkeypatch.setattr("edgekit.stages.search.with_words", words)
-    plan, _ = search(artifacts, tmp_path, str(write_target(tmp_path / "other.toml")), trainings=1)
+    roomy = str(write_target(tmp_path / "roomy.toml"))
+    plan, _ = search(artifacts, tmp_path / "roomy", roomy, trainings=1)
+    assert "quantize" not in plan.options
+    (whole,) = (one["foretold"]["file_bytes"] for one in plan.facts["points"])
+    tight = str(write_target(tmp_path / "tight.toml", ("file_bytes = 33554432", f"file_bytes = {int(whole)}")))
+    plan, _ = search(artifacts, tmp_path / "tight", tight, trainings=1)
     assert plan.options["quantize"] == {"embedding": SMALLER}
 
 

@@ -16,7 +16,7 @@ from transformers import AutoTokenizer
 from edgekit import data
 from edgekit.artifact import LabelledData, Teacher, Vocabulary
 from edgekit.errors import RecipeError
-from edgekit.search.limits import SMALLER, WORD_BYTES
+from edgekit.search.limits import SMALLER
 from edgekit.stages._word_rows import Candidates, covering
 from edgekit.stages.teach import load_teacher
 from edgekit.stages.trim import Trim, unknown_rate
@@ -345,6 +345,6 @@ def test_equal_inputs_give_equal_bytes(tmp_path: Path, rows: LabelledData) -> No
 
 
 def test_the_table_has_room_for_rows_of_the_form_that_the_search_may_store_them_in() -> None:
-    assert Trim().knowing({}).entry_bytes == WORD_BYTES[SMALLER][0] < 1
-    assert Trim().knowing({"quantize": {"embedding": "int8"}}).entry_bytes == 1
-    assert Trim().knowing({"distill": {"layers": "2"}}).entry_bytes == 1
+    assert Trim().knowing({}).word_form == SMALLER
+    assert Trim().knowing({"quantize": {"embedding": "int8"}}).word_form == "int8"
+    assert Trim().knowing({"distill": {"layers": "2"}}).word_form == "int8"
