@@ -52,13 +52,10 @@ LONGEST = 1 / 3
 LEAST_LEFT = 0.3
 """Share of a short training's drop that a whole one leaves at least: 0.31 to 0.79 were seen (docs/log.md)."""
 
-FARTHER = 1.25
+FARTHER = 1.1
 """Times as far from the teacher as a cheaper student that a dearer one is after a short training, from which it is not
-trained whole. A little farther says nothing: its short training has fewer steps, at a lower rate."""
-
-DEEPER = 0.93
-"""What a layer more makes of the divergence that is left of a short training's after a whole one: deep students, whose
-rates are lower, come farther in the steps that follow (docs/log.md)."""
+trained whole. A little farther says nothing: its short training has fewer steps. What whole trainings leave of a short
+one's divergence is much the same for all (docs/log.md)."""
 
 LEAST_TOLD = 100
 """Steps of a short training from which on it says how a whole one will end."""
@@ -158,10 +155,10 @@ class Trainer:
             self.rate = min(rates, key=lambda rate: self._probed(shallow, rate))
 
     def best(self, rungs: Sequence[Sequence[Structure]], place: int) -> Structure:
-        """Returns the structure of a rung that is foretold by short trainings to be nearest the teacher."""
+        """Returns the structure of a rung that short trainings bring nearest the teacher."""
         depths = depths_to_try(self._depths, place, [len(one.layers) for one in rungs[place]])
         near = [one for one in rungs[place] if len(one.layers) in depths]
-        found = near[valley(len(near), lambda at: self._foretold(near[at]))] if len(near) > 1 else near[0]
+        found = near[valley(len(near), lambda at: self._probed(near[at], self.rate))] if len(near) > 1 else near[0]
         self._depths[place] = len(found.layers)
         return found
 
@@ -221,7 +218,7 @@ class Trainer:
 
     def _farther(self, structure: Structure, cheaper: Structure) -> bool:
         """Says whether a structure is so much farther from the teacher than a cheaper one that it stays so."""
-        away, near = self._foretold(structure), self._foretold(cheaper)
+        away, near = self._probed(structure, self.rate), self._probed(cheaper, self.rate)
         steps = min(self.probes[one, self.rate][1] for one in (structure, cheaper))
         return steps >= LEAST_TOLD and away > FARTHER * near
 
@@ -229,10 +226,6 @@ class Trainer:
         """Says whether the stage allows to train one more structure whole."""
         time = self._time(structure, self._steps(self._whole_options(structure)))
         return len(whole) < self._stage.trainings and self.spent + time <= self._stage.effort
-
-    def _foretold(self, structure: Structure) -> float:
-        """Returns how far a structure will be from the teacher, by its short training; to compare structures by."""
-        return self._probed(structure, self.rate) * DEEPER ** len(structure.layers)
 
     def _probed(self, structure: Structure, rate: float) -> float:
         """Returns how far a structure's answers on dev are from the teacher's after a short training."""

@@ -17,7 +17,7 @@ divergence of their answers says either way.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, cast
@@ -102,7 +102,8 @@ class Search(Pass):
         effort: how long all trainings together may take, short ones too, in whole ones of a student of a tenth of
             MiniLM's work, on texts of 10 tokens; one takes a third of it at most. The first whole one is made whatever
             the short ones took.
-        margin: standard errors of the estimated drop that it must be within the limit by. Where the gate asks for a
+        margin: standard errors of the estimated drop that it must be within the limit by, and that two drops must
+            differ by for the dearer student to be worth it where none is. Where the gate asks for a
             confidence, what that takes on the rows of test is kept free too. Where dev has so few rows that not even a
             student that answers as the teacher does would pass, such a one does, and no other.
         sweep: whether to train the best structure of every rung whole too, for a front of all that can be had; what is
@@ -137,7 +138,7 @@ class Search(Pass):
     word_forms: tuple[str, ...] = field(default=("int8", SMALLER), metadata=INTERNAL)
 
     NAME: ClassVar[str] = "search"
-    VERSION: ClassVar[int] = 16
+    VERSION: ClassVar[int] = 17
     IN: ClassVar = (Teacher, LabelledData, Vocabulary, TeacherOutputs, TeacherOutline, Costs)
     OUT: ClassVar = Plan
     READS: ClassVar[tuple[str, ...]] = (
@@ -209,10 +210,8 @@ class Search(Pass):
         whole = trainer.walk(rungs, nearest(shares, START), passes, limit)
         # Chosen before a sweep adds more: of many that are tried one passes by luck.
         passing = [one for one in whole.values() if passes(one)]
-        if passing:
-            chosen = min(passing, key=lambda one: forecast.cost(one.structure))
-        else:
-            chosen = min(whole.values(), key=lambda one: one.divergence)
+        chosen = min(passing or self._nearest(whole.values()), key=lambda one: forecast.cost(one.structure))
+        if not passing:
             findings.append(too_far_behind(chosen.structure, chosen.behind, limit, len(trainer.teacher)))
         for place in range(nearest(shares, SWEPT), len(shares)) if self.sweep else ():
             if place not in whole:
@@ -235,6 +234,15 @@ class Search(Pass):
             "findings": [dataclasses.asdict(finding) for finding in findings],
         }
         write_json(out_dir / FACTS, facts)
+
+    def _nearest(self, trained: Collection[Trained]) -> list[Trained]:
+        """Returns the student that is nearest the teacher, and those that are estimated to fall behind no farther.
+
+        Nearest by divergence, which chance moves less than a drop; no farther by part of a standard error, for which
+        nobody would pay.
+        """
+        nearest = min(trained, key=lambda one: one.divergence).behind
+        return [one for one in trained if one.behind.drop <= nearest.drop + self.margin * nearest.error]
 
     def _reachable(
         self, outline: Outline, dataset: data.Dataset, inputs: Inputs, ctx: Context

@@ -236,6 +236,21 @@ def test_where_none_passes_the_nearest_is_taken(
     assert plan.facts["drop"] == pytest.approx(min(point["drop"] for point in points), abs=1e-3)
 
 
+def test_where_none_passes_a_dearer_one_must_be_nearer_by_more_than_chance(
+    artifacts: dict[Any, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def far(teacher: Any, student: Any, expected: Any, known: bool) -> Estimate:
+        return Estimate(50.0 + float(student[0, 0]), 1.0, 0.1)
+
+    monkeypatch.setattr("edgekit.stages._trainer.estimate", far)
+    monkeypatch.setattr("edgekit.stages._trainer.divergence", lambda _, student: 50.0 + float(student[0, 0]))
+    plan, _ = search(artifacts, tmp_path, narrow_target(tmp_path), margin=1000.0)
+    points = plan.facts["points"]
+    assert len(points) > 1
+    least = min(point["foretold"]["instructions"] for point in points)
+    assert plan.facts["foretold"]["instructions"] == least
+
+
 @pytest.mark.parametrize(
     "options",
     [

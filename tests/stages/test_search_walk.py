@@ -131,7 +131,7 @@ def test_a_dearer_one_is_farther_where_short_trainings_say_so_clearly(apart: flo
     trainer = SimpleNamespace(
         rate=1e-3,
         probes={(dearer, 1e-3): (None, steps), (cheaper, 1e-3): (None, LEAST_TOLD)},
-        _foretold=lambda structure: apart if structure is dearer else 1.0,
+        _probed=lambda structure, rate: apart if structure is dearer else 1.0,
     )
     assert Trainer._farther(trainer, dearer, cheaper) is farther  # type: ignore[arg-type]
 
