@@ -41,7 +41,7 @@ REFERENCE = 0.3
 """Share of the work of the student that others are compared with where dev tells nothing of the teacher."""
 
 SHALLOW = 2
-"""Layers of a student up to which the whole learning rate is right; of deeper ones in proportion less (docs/log.md)."""
+"""Layers of a student up to which the whole learning rate is right; deeper ones get less by the root (docs/log.md)."""
 
 SHORT = 10
 """Tokens of a text up to which a student may take all steps; of longer ones fewer, so that they take no longer."""
@@ -304,7 +304,7 @@ class Trainer:
                 "word_rows": structure.word_rows,
                 "word_rank": structure.word_rank,
                 "epochs": epochs,
-                "learning_rate": rate / deeper,
+                "learning_rate": rate / deeper**0.5,
                 "embedding_rate": stage.embedding_rate,
                 "optimizer": "muon",
                 "min_steps": round(stage.min_steps * share),

@@ -94,9 +94,8 @@ class Search(Pass):
             likewise, and of long texts at most as many as take as long as those of 10 tokens, even if that is less than
             `min_steps`; 0 for `max_steps` is no bound.
         learning_rates: peaks to choose among by short trainings, for all but the word table, highest first, of one or
-            two layers. Deeper students get that divided by how much deeper they are: more of the teacher is left in
-            them, and soon unlearned at that rate. Whole trainings get less than short ones, by the root of how many
-            times as many steps they have.
+            two layers. Deeper students get less, by the root of how much deeper they are, and whole trainings less
+            than short ones, by the root of how many times as many steps they have.
         embedding_rate: factor on the learning rate of the word table; 0 freezes it.
         trainings: whole trainings at most; a `sweep` comes on top.
         effort: how long all trainings together may take, short ones too, in whole ones of a student of a tenth of
@@ -123,7 +122,7 @@ class Search(Pass):
     probe_epochs: int = 3
     min_steps: int = 3000
     max_steps: int = MOST_STEPS
-    learning_rates: tuple[float, ...] = (1e-3, 3e-4)
+    learning_rates: tuple[float, ...] = (6e-4, 3e-4)
     embedding_rate: float = 1.0
     trainings: int = 8
     effort: float = 6.0
@@ -138,7 +137,7 @@ class Search(Pass):
     word_forms: tuple[str, ...] = field(default=("int8", SMALLER), metadata=INTERNAL)
 
     NAME: ClassVar[str] = "search"
-    VERSION: ClassVar[int] = 17
+    VERSION: ClassVar[int] = 18
     IN: ClassVar = (Teacher, LabelledData, Vocabulary, TeacherOutputs, TeacherOutline, Costs)
     OUT: ClassVar = Plan
     READS: ClassVar[tuple[str, ...]] = (

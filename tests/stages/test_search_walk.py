@@ -189,7 +189,7 @@ def test_dearer_students_take_fewer_steps_by_the_root_of_their_work_until_that_i
 def test_deep_students_get_lower_rates_and_in_whole_trainings_lower_ones_still(rate: float) -> None:
     trainer = trainer_of(outline(6, 384, 1536, 10))
     trainer._texts, trainer.rate = 1_000_000, rate  # so many that `max_steps` is what bounds both
-    for depth, deeper in ((1, 1), (2, 1), (3, 1.5), (4, 2), (6, 3)):
+    for depth, deeper in ((1, 1), (2, 1), (3, 1.5**0.5), (4, 2**0.5), (6, 3**0.5)):
         structure = Structure(tuple(range(depth)), (4,) * depth, (256,) * depth)
         short, whole = (
             one["prune"] for one in (trainer._short_options(structure, rate), trainer._whole_options(structure))
