@@ -152,7 +152,8 @@ def _session_options(item: Manifest) -> dict[str, str]:
 
 
 def _device(bundle: _Bundle, requested: str) -> str:
-    return devices.choose(bundle.manifest.target_name, bundle.processor, requested)[0]
+    name, runtime = bundle.manifest.target_name, bundle.model.runtime
+    return devices.choose(name, bundle.processor, requested, runtime)[0]
 
 
 def evaluate(

@@ -179,7 +179,8 @@ def plan(source: Source, store: Store, use_cache: bool = True) -> list[Planned]:
     planned: list[Planned] = []
     for target in source.targets:
         artifacts = dict(source.artifacts)
-        device, _ = devices.choose(target.name, processor_of(target.device), source.recipe.device)
+        wanted = processor_of(target.device)
+        device, _ = devices.choose(target.name, wanted, source.recipe.device, target.runtime.name)
         left = stages_for(target, source.recipe.options, source)
         unplanned = any(Plan is stage.OUT for stage in left)
         while left:
@@ -255,7 +256,7 @@ def check_measurable(target: Target, recipe: Recipe) -> None:
     if all(limits[name] is None for name in ("max_latency_ms", "max_instructions", "max_memory_mb")):
         return
     wanted = processor_of(target.device)
-    uri, _ = devices.choose(target.name, wanted, recipe.device)
+    uri, _ = devices.choose(target.name, wanted, recipe.device, target.runtime.name)
     device = devices.connect(uri)
     provenance, reason = device.provenance(wanted)
     timed, counted = device.timeless(), device.countless()
@@ -307,7 +308,8 @@ def _actions(
     """Chooses the device where a stage measures, and returns what a target's actions share."""
     device, note = "", None
     if any(stage.MEASURES for stage in stages):
-        device, note = devices.choose(target.name, processor_of(target.device), source.recipe.device)
+        wanted = processor_of(target.device)
+        device, note = devices.choose(target.name, wanted, source.recipe.device, target.runtime.name)
         for stage in stages:
             if isinstance(stage, Placed):
                 stage.check_device(target, device)

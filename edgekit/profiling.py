@@ -52,7 +52,7 @@ def make(
     check_seed(seed)
     stage = make_stage(Profile, {} if rounds is None else {"rounds": rounds})
     width = _width(model, hidden, head_dim)
-    uri, note = devices.choose(target.name, processor_of(target.device), device)
+    uri, note = devices.choose(target.name, processor_of(target.device), device, target.runtime.name)
     if note:
         observer.noted(note)
     view = TargetView(target, Profile.READS, Profile.NAME)

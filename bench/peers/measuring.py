@@ -7,7 +7,6 @@ timed in its own venv, its blocks in turn with the teacher's ONNX file, so that 
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +19,7 @@ from timings import figures
 
 from edgekit.artifact import file_digest
 from edgekit.devices import LatencyPlan, ModelFile, TokenRows, Unavailable, connect
-from edgekit.devices._process import RUNNER
+from edgekit.devices._process import copy_runner
 from edgekit.errors import DeviceError
 from edgekit.stages.benchmark import middle_lengths
 from edgekit.statistics import paired_counts, tango_interval
@@ -164,13 +163,14 @@ def time_other(way: Way, work: Path, rows: Path, teacher: OnnxModel) -> dict[str
     Raises:
         PeerError: it fails.
     """
-    out, runner = way.folder.with_suffix(".times.npz"), way.folder.with_name("runner.py")
+    out = way.folder.with_suffix(".times.npz")
     # A copy, as on a board: Python would put the original's folder, with modules of common names, first on its path.
-    shutil.copyfile(RUNNER, runner)
+    runner = copy_runner(way.folder.parent)
     entry = {
         "name": TEACHER,
         "path": str(teacher.model.path.resolve()),
         "sha256": teacher.model.sha256,
+        "runtime": teacher.model.runtime,
         "rows": str(rows / "timed.npz"),
         "pad_id": teacher.model.pad_id,
         "min_runtime": "",

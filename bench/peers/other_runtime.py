@@ -32,9 +32,9 @@ class Session:
     def __init__(self, answer: Answer) -> None:
         self.answer = answer
 
-    def run(self, outputs: list[str], feed: dict[str, Any]) -> list[Any]:
+    def run(self, feed: dict[str, Any]) -> Any:
         """Answers one row."""
-        return [self.answer(feed["row"])]
+        return self.answer(feed["row"])
 
 
 def inputs(split: Split, takes: str) -> list[Any]:
@@ -65,14 +65,14 @@ def latency(answer: Answer, rows: list[Any], job: dict[str, Any]) -> dict[str, A
     teacher = runner.load_model(job["teacher"], job["threads"], False)
     feeds = [{"row": row} for row in rows]
     session = Session(answer)
-    cold_ms = runner.time_run(session, "", feeds[0])
-    model = runner.Model("model", session, "", feeds, job["load_ms"], cold_ms, {})
+    cold_ms = runner.time_run(session, feeds[0])
+    model = runner.Model("model", session, feeds, job["load_ms"], cold_ms, (job["peer"], ""))
     runner.run_latency([model, teacher], job)
     return {}
 
 
 def import_file(path: Path) -> ModuleType:
-    """Imports a Python file by its path.
+    """Imports a Python file by its path, and lets it import what lies beside it.
 
     Raises:
         ImportError: it is no Python file.
@@ -80,6 +80,7 @@ def import_file(path: Path) -> ModuleType:
     spec = importlib.util.spec_from_file_location(path.stem, path)
     if spec is None or spec.loader is None:
         raise ImportError(f"{path} cannot be imported")
+    sys.path.append(str(path.parent))
     module = importlib.util.module_from_spec(spec)
     sys.modules[path.stem] = module  # dataclasses look their module up there
     spec.loader.exec_module(module)

@@ -22,6 +22,12 @@ from edgekit.target import DeviceSection
 
 Progress = Callable[[int, int], None]
 
+RUNTIMES = {"onnxruntime": ("onnxruntime", "onnxruntime"), "litert": ("ai-edge-litert", "edgekit[litert]")}
+"""Runtimes that `runner.py` drives: the package that each comes in, and what is installed to have it."""
+
+FORMATS = {".onnx": "onnxruntime", ".tflite": "litert"}
+"""Which of them runs a model file, by its suffix."""
+
 
 @dataclass(frozen=True)
 class ModelFile:
@@ -40,6 +46,17 @@ class ModelFile:
     pad_id: int = 0
     min_runtime: str = ""
     options: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def runtime(self) -> str:
+        """Names what runs a file of this format (`RUNTIMES`).
+
+        Raises:
+            DeviceError: nothing here does.
+        """
+        if self.path.suffix not in FORMATS:
+            raise DeviceError(f"{self.path.name} is no {' or '.join(sorted(FORMATS))} file")
+        return FORMATS[self.path.suffix]
 
 
 @dataclass(frozen=True)
@@ -155,12 +172,12 @@ class Device(Protocol):
         """What the device was connected by."""
         ...
 
-    def unavailable(self) -> Unavailable | None:
-        """Says why the device cannot be used now (and what to do), or None if it can."""
+    def unavailable(self, runtime: str = "onnxruntime") -> Unavailable | None:
+        """Says why the device cannot be used now with a runtime (and what to do), or None if it can."""
         ...
 
-    def fingerprint(self) -> Mapping[str, str]:
-        """Identifies the machine and its runtime: measurements are never reused across fingerprints."""
+    def fingerprint(self, runtime: str = "onnxruntime") -> Mapping[str, str]:
+        """Identifies the machine and a runtime: measurements are never reused across fingerprints."""
         ...
 
     def provenance(self, wanted: Processor) -> tuple[Provenance, str]:
@@ -228,10 +245,10 @@ class DeviceModule(Protocol):
 def schemes() -> tuple[str, ...]:
     """Names the URI schemes there are, from the files of this folder.
 
-    Left out: `runner.py`, which is what they push, and what they share, whose names begin with an underscore.
+    Left out: `runner*.py`, which is what they push, and what they share, whose names begin with an underscore.
     """
     names = (module.name for module in pkgutil.iter_modules(__path__))
-    return tuple(sorted(name for name in names if name != "runner" and not name.startswith("_")))
+    return tuple(sorted(name for name in names if not name.startswith(("_", "runner"))))
 
 
 def module_for(uri: str) -> DeviceModule:
@@ -256,13 +273,14 @@ def connect(uri: str) -> Device:
     return module_for(uri).connect(uri)
 
 
-def choose(target: str, wanted: Processor, requested: str) -> tuple[str, str]:
+def choose(target: str, wanted: Processor, requested: str, runtime: str = "onnxruntime") -> tuple[str, str]:
     """Chooses the device to measure a target on: the one asked for, or the best that is ready on this machine.
 
     Args:
         target: its name, for the note.
         wanted: its processor.
         requested: URI that the user gave; empty lets this choose.
+        runtime: that it has to have.
 
     Returns:
         URI, and a note where the figures will be estimates ("" otherwise).
@@ -272,21 +290,21 @@ def choose(target: str, wanted: Processor, requested: str) -> tuple[str, str]:
     """
     if requested:
         device = connect(requested)
-        missing = device.unavailable()
+        missing = device.unavailable(runtime)
         if missing is not None:
             raise DeviceError(f"device {requested} cannot be used: {missing.reason}")
         kind, reason = device.provenance(wanted)
         return requested, f"{target}: figures are estimated; {reason}" if kind is Provenance.ESTIMATED else ""
     found = [uri for scheme in schemes() if (uri := module_for(scheme).nearest(wanted)) is not None]
     ranked = sorted(map(connect, found), key=lambda device: list(Provenance).index(device.provenance(wanted)[0]))
-    best = next((device for device in ranked if device.unavailable() is None), None)
+    best = next((device for device in ranked if device.unavailable(runtime) is None), None)
     if best is None:
-        lacks = "; ".join(missing.reason for device in ranked if (missing := device.unavailable()) is not None)
+        lacks = "; ".join(missing.reason for device in ranked if (missing := device.unavailable(runtime)) is not None)
         raise DeviceError(f"{target}: no device is ready: {lacks}")
     kind, reason = best.provenance(wanted)
     if kind is not Provenance.ESTIMATED:
         return best.uri, ""
-    better = [device.unavailable() for device in ranked[: ranked.index(best)]]
+    better = [device.unavailable(runtime) for device in ranked[: ranked.index(best)]]
     why = "; ".join(missing.reason for missing in better if missing is not None)
     return best.uri, f"{target}: figures are estimated with this machine's kernels; {why or reason}"
 

@@ -1,4 +1,4 @@
-"""Makes the empty model whose instructions are the cost of Python and the session call alone."""
+"""Makes empty models, whose instructions are the cost of Python and the runtime's call alone."""
 
 from __future__ import annotations
 
@@ -11,16 +11,25 @@ from edgekit.errors import ModelError
 OPSET, IR_VERSION = 17, 8  # old enough for any runtime that runs the model itself
 
 
-def write_empty_model(path: Path, folder: Path) -> ModelFile:
-    """Writes a model with the same inputs as `path` that only casts its token ids.
+def write_empty_model(model: ModelFile, folder: Path) -> ModelFile:
+    """Writes a model with the same inputs as another, for the same runtime, that only casts its token ids.
 
     Args:
-        path: the model to take the inputs of.
+        model: the one to take the inputs of.
         folder: where to write; made if it is not there. The file is named by its digest.
 
     Raises:
-        ModelError: `path` is not an ONNX model.
+        ModelError: it cannot be read as a model of its runtime.
     """
+    data = {"onnxruntime": _empty_onnx, "litert": _empty_tflite}[model.runtime](model.path)
+    digest = hashlib.sha256(data).hexdigest()
+    folder.mkdir(parents=True, exist_ok=True)
+    written = folder / f"{digest}{model.path.suffix}"
+    written.write_bytes(data)
+    return ModelFile(written, digest)
+
+
+def _empty_onnx(path: Path) -> bytes:
     import onnx
 
     try:
@@ -36,9 +45,40 @@ def write_empty_model(path: Path, folder: Path) -> ModelFile:
         opset_imports=[onnx.helper.make_opsetid("", OPSET)],
         ir_version=IR_VERSION,
     )
-    data = empty.SerializeToString()
-    digest = hashlib.sha256(data).hexdigest()
-    folder.mkdir(parents=True, exist_ok=True)
-    written = folder / f"{digest}.onnx"
-    written.write_bytes(data)
-    return ModelFile(written, digest)
+    data: bytes = empty.SerializeToString()
+    return data
+
+
+def _empty_tflite(path: Path) -> bytes:
+    import flatbuffers
+    from ai_edge_litert import schema_py_generated as schema
+
+    try:
+        given = schema.ModelT.InitFromPackedBuf(path.read_bytes())
+        graph, (signature,) = given.subgraphs[0], given.signatureDefs
+    except Exception as error:  # flatbuffers checks nothing: a damaged file ends in whatever its offsets lead to
+        raise ModelError(f"cannot read {path} as a .tflite model of one signature: {error}") from error
+    inputs = [graph.tensors[place] for place in graph.inputs]
+    places = {old: new for new, old in enumerate(graph.inputs)}
+    for tensor in inputs:
+        tensor.buffer = 0
+    first, out = inputs[0], schema.TensorT()
+    out.name, out.type, out.buffer = "out", schema.TensorType.FLOAT32, 0
+    out.shape, out.shapeSignature = first.shape, first.shapeSignature
+    code, operator, options = schema.OperatorCodeT(), schema.OperatorT(), schema.CastOptionsT()
+    code.builtinCode = code.deprecatedBuiltinCode = schema.BuiltinOperator.CAST
+    options.inDataType, options.outDataType = first.type, out.type
+    operator.builtinOptionsType, operator.builtinOptions = schema.BuiltinOptions.CastOptions, options
+    operator.inputs, operator.outputs = [0], [len(inputs)]
+    graph.tensors, graph.operators = [*inputs, out], [operator]
+    graph.inputs, graph.outputs = list(range(len(inputs))), [len(inputs)]
+    result = schema.TensorMapT()
+    result.name, result.tensorIndex = "out", len(inputs)
+    for one in signature.inputs:
+        one.tensorIndex = places[one.tensorIndex]
+    signature.outputs = [result]
+    given.subgraphs, given.operatorCodes, given.buffers = [graph], [code], [schema.BufferT()]
+    given.metadata, given.metadataBuffer = None, None
+    builder = flatbuffers.Builder(1024)
+    builder.Finish(given.Pack(builder), b"TFL3")
+    return bytes(builder.Output())

@@ -6,6 +6,7 @@ import os
 import platform
 import re
 import subprocess
+from importlib import metadata
 from pathlib import Path
 
 # Only what ONNX Runtime's kernels are dispatched on: the whole list would make a fingerprint of every kernel update.
@@ -30,6 +31,14 @@ def architecture(name: str | None = None) -> str:
     """
     given = (platform.machine() if name is None else name).lower()
     return ARCHITECTURES.get(given, given)
+
+
+def installed(package: str) -> str | None:
+    """Returns the version of an installed package without importing it, None if there is none."""
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
 
 
 def usable_cores() -> int:

@@ -1,10 +1,10 @@
 """Starts `runner.py` as processes of this machine and follows their events: what `local` and `qemu` share.
 
-A job is a folder: the runner's copy, `job.json`, the rows and, afterwards, the arrays. The runner is copied rather
-than run in place because that is what happens on a board, and because Python would otherwise put this folder, with
-modules named `local` and `qemu`, first on the child's path. One thread per process reads its events into one queue,
-which also works where pipes cannot be polled; the caller's thread takes them out, so that progress is reported from
-the thread that asked, and Ctrl-C reaches it and ends the children.
+A job is a folder: a copy of the runner and its runtimes' modules, `job.json`, the rows and, afterwards, the arrays. The
+runner is copied rather than run in place because that is what happens on a board, and because Python would otherwise
+put this folder, with modules named `local` and `qemu`, first on the child's path. One thread per process reads its
+events into one queue, which also works where pipes cannot be polled; the caller's thread takes them out, so that
+progress is reported from the thread that asked, and Ctrl-C reaches it and ends the children.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ import numpy as np
 from edgekit.devices import ModelFile, Progress, TokenRows
 from edgekit.errors import DeviceError
 
-RUNNER = Path(__file__).with_name("runner.py")
+RUNNER = "runner.py"
 QUIET_LIMIT_S = 900.0
 TAIL_CHARS = 800
 # The file of arrays that each mode leaves in its job's folder; `passes` leaves none.
@@ -66,9 +66,24 @@ class Run:
     folder: Path
 
 
+def runner_files() -> list[Path]:
+    """Returns the program that devices run: `runner.py`, and a module of each runtime."""
+    return sorted(Path(__file__).parent.glob("runner*.py"))
+
+
+def copy_runner(folder: Path) -> Path:
+    """Copies the program into a folder; returns what of it is started."""
+    for path in runner_files():
+        shutil.copyfile(path, folder / path.name)
+    return folder / RUNNER
+
+
 def runner_digest() -> str:
-    """Returns the sha256 of `runner.py`, hex."""
-    return hashlib.sha256(RUNNER.read_bytes()).hexdigest()
+    """Returns the sha256 of the program, hex."""
+    digest = hashlib.sha256()
+    for path in runner_files():
+        digest.update(path.read_bytes())
+    return digest.hexdigest()
 
 
 def runtime_env(threads: int) -> dict[str, str]:
@@ -83,7 +98,7 @@ def runtime_env(threads: int) -> dict[str, str]:
 def write_job(folder: Path, job: Job) -> Path:
     """Writes a job, its rows and a copy of the runner into a new folder, and returns that folder."""
     folder.mkdir(parents=True)
-    shutil.copyfile(RUNNER, folder / "runner.py")
+    copy_runner(folder)
     entries = []
     for index, (name, (model, rows)) in enumerate(job.models.items()):
         rows_file = folder / f"rows-{index}.npz"
@@ -93,6 +108,7 @@ def write_job(folder: Path, job: Job) -> Path:
                 "name": name,
                 "path": str(model.path.resolve()),
                 "sha256": model.sha256,
+                "runtime": model.runtime,
                 "rows": str(rows_file),
                 "pad_id": model.pad_id,
                 "min_runtime": model.min_runtime,
@@ -170,7 +186,7 @@ def start(device: str, run: Run) -> subprocess.Popen[str]:
     with (run.folder / "stderr.txt").open("wb") as errors:
         try:
             return subprocess.Popen(
-                [*run.argv, str(run.folder / "runner.py"), str(run.folder / "job.json")],
+                [*run.argv, str(run.folder / RUNNER), str(run.folder / "job.json")],
                 env=dict(run.env),
                 cwd=run.folder,
                 stdin=subprocess.DEVNULL,

@@ -13,14 +13,14 @@ import platform
 import re
 import shutil
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from edgekit.devices import RUNTIMES
 from edgekit.devices._arm_cpus import cpuinfo
-from edgekit.devices._host import usable_cores
+from edgekit.devices._host import installed, usable_cores
 from edgekit.errors import DeviceError
 from edgekit.paths import cache_dir
 
@@ -100,13 +100,9 @@ def stamp_digest(stamp: Mapping[str, Any]) -> str:
 
 def wanted_stamp() -> dict[str, Any]:
     """Returns the entries of a stamp that this machine's installation determines."""
-    try:
-        runtime = metadata.version("onnxruntime")
-    except metadata.PackageNotFoundError:
-        runtime = "none"
     return {
         "layout": LAYOUT,
-        "onnxruntime": runtime,
+        **{name: installed(package) or "none" for name, (package, _) in RUNTIMES.items()},
         "qemu": qemu_version(),
         "insn_count": hashlib.sha256(PLUGIN_SOURCE.read_bytes()).hexdigest(),
     }
@@ -122,8 +118,8 @@ def qemu_version() -> str:
     return found.group(1) if found else "unknown"
 
 
-def not_ready(uri: str) -> str | None:
-    """Says why the sysroot cannot be used for `uri` now and what to do, or returns None if it can."""
+def not_ready(uri: str, runtime: str = "onnxruntime") -> str | None:
+    """Says why the sysroot cannot be used for `uri` with a runtime now and what to do, or returns None if it can."""
     if platform.system() != "Linux":
         return f"user-mode emulation needs Linux, this is {platform.system()}"
     if shutil.which(EMULATOR) is None:
@@ -133,21 +129,24 @@ def not_ready(uri: str) -> str | None:
     if stamp is None:
         return f"the Arm userland is not there yet: {again}"
     wanted = wanted_stamp()
+    package, install = RUNTIMES[runtime]
+    if wanted[runtime] == "none":
+        return f"{package} is not installed here, whose version the userland takes over: pip install {install}"
     changed = [
-        f"{key} was {stamp.get(key)}, is {value}" if key in ("onnxruntime", "qemu") else f"{key} changed"
+        f"{key} was {stamp.get(key, 'none')}, is {value}" if key in (*RUNTIMES, "qemu") else f"{key} changed"
         for key, value in wanted.items()
-        if stamp.get(key) != value
+        if stamp.get(key) != value and (key not in RUNTIMES or key == runtime)
     ]
     return f"the Arm userland is out of date ({'; '.join(changed)}): {again}" if changed else None
 
 
-def open_sysroot(uri: str) -> tuple[Sysroot, Mapping[str, Any]]:
+def open_sysroot(uri: str, runtimes: Sequence[str]) -> tuple[Sysroot, Mapping[str, Any]]:
     """Returns the sysroot and its stamp.
 
     Raises:
-        DeviceError: it is not there or out of date.
+        DeviceError: it is not there or out of date, or lacks one of the runtimes.
     """
-    reason = not_ready(uri)
+    reason = next((reason for runtime in runtimes if (reason := not_ready(uri, runtime)) is not None), None)
     stamp = read_stamp()
     if reason is not None or stamp is None:
         raise DeviceError(f"{uri}: {reason}")

@@ -2,8 +2,8 @@
 
 `apt-get` resolves and downloads the distribution's own arm64 Python into a private state folder, with an empty
 package status, so that the host's package database is neither read nor touched; `dpkg -x` unpacks without
-installing; `pip --platform` fetches the aarch64 wheels of the very onnxruntime version that is installed here. Then
-the plugin that counts instructions is compiled, and the emulated processors are asked for their features. All of it
+installing; `pip --platform` fetches the aarch64 wheels of the very runtimes that are installed here. Then the plugin
+that counts instructions is compiled, and the emulated processors are asked for their features. All of it
 happens in a temporary folder beside the final one, which is moved into place whole, under a file lock.
 
 Not debootstrap or a container image: both want root or a daemon, and several times the space.
@@ -24,7 +24,9 @@ from typing import Any
 
 from filelock import FileLock
 
+from edgekit.devices import RUNTIMES
 from edgekit.devices._arm_cpus import AT_HWCAP, AT_HWCAP2, CPUS, feature_names
+from edgekit.devices._host import installed
 from edgekit.devices._process import runtime_env
 from edgekit.devices._sysroot import (
     EMULATOR,
@@ -54,7 +56,8 @@ INSTALL = {
     "gcc": "apt install gcc libc6-dev",
 }
 # What the runner imports: loaded once with bytecode written, since compiling it under emulation takes seconds a start.
-WARM_UP = "import contextlib, gc, hashlib, json, platform, re, resource, traceback, zipfile, numpy, onnxruntime"
+WARM_UP = "import contextlib, gc, hashlib, json, platform, re, resource, traceback, zipfile, numpy"
+MODULES = {"onnxruntime": "onnxruntime", "litert": "ai_edge_litert.interpreter"}
 ASK_HWCAP = (
     "import ctypes; ask = ctypes.CDLL(None).getauxval; ask.restype = ctypes.c_ulong;"
     f" print(ask({AT_HWCAP}), ask({AT_HWCAP2}))"
@@ -75,7 +78,7 @@ def build(uri: str, report: Report) -> None:
     try:
         final.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(final.with_suffix(".lock")), tempfile.TemporaryDirectory(dir=final.parent) as temporary:
-            if not_ready(uri) is None:
+            if all(not_ready(uri, runtime) is None for runtime in runtimes_here()):
                 report(f"{uri}: ready in {final}")
                 return
             made = Path(temporary) / "made"
@@ -97,7 +100,7 @@ def check_programs(uri: str) -> None:
     missing = [f"{name} ({how})" for name, how in INSTALL.items() if shutil.which(name) is None]
     if util.find_spec("pip") is None:
         missing.append(f"pip ({sys.executable} -m ensurepip)")
-    if wanted_stamp()["onnxruntime"] == "none":
+    if "onnxruntime" not in runtimes_here():
         missing.append("onnxruntime (pip install onnxruntime)")
     if missing:
         raise DeviceError(f"{uri} cannot be prepared here, there is no {', no '.join(missing)}")
@@ -119,9 +122,10 @@ def fill(folder: Path, scratch: Path, report: Report) -> None:
     if not (root / "lib").exists():
         (root / "lib").symlink_to("usr/lib")  # distributions that have merged the two ship files under usr alone
     python = interpreter_name(root)
-    wanted = wanted_stamp()
-    report(f"downloading onnxruntime {wanted['onnxruntime']} and numpy for aarch64 and {python}")
-    install_wheels(folder / "site", python, [f"onnxruntime=={wanted['onnxruntime']}", NUMPY])
+    wanted, runtimes = wanted_stamp(), runtimes_here()
+    report(f"downloading {', '.join(f'{one} {wanted[one]}' for one in runtimes)} and numpy for aarch64 and {python}")
+    wheels = [f"{RUNTIMES[one][0]}=={wanted[one]}" for one in runtimes]
+    install_wheels(folder / "site", python, [*wheels, NUMPY])
     sysroot = Sysroot(folder, python)
     report("compiling the instruction counter, asking the emulated processors")
     features = {cpu: ask_features(sysroot, cpu) for cpu in CPUS}
@@ -136,6 +140,11 @@ def fill(folder: Path, scratch: Path, report: Report) -> None:
         "features": features,
     }
     (folder / STAMP).write_text(json.dumps(stamp, indent=1))
+
+
+def runtimes_here() -> list[str]:
+    """Names the runtimes that are installed on this machine: those that a sysroot gets."""
+    return [name for name, (package, _) in RUNTIMES.items() if installed(package) is not None]
 
 
 def run(command: Sequence[str], purpose: str, env: Mapping[str, str] | None = None) -> str:
@@ -276,4 +285,5 @@ def warm_up(sysroot: Sysroot, scratch: Path, features: Mapping[str, str]) -> Non
     del env["PYTHONDONTWRITEBYTECODE"]
     for cpu in features:
         overlay = sysroot.write_overlay(scratch / f"overlay-{cpu}", cpu, features[cpu])
-        run([*sysroot.command(cpu, overlay), "-c", WARM_UP], f"import onnxruntime on an emulated {cpu}", env)
+        imports = ", ".join([WARM_UP, *(MODULES[one] for one in runtimes_here())])
+        run([*sysroot.command(cpu, overlay), "-c", imports], f"import the runtimes on an emulated {cpu}", env)

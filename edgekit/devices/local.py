@@ -13,7 +13,6 @@ import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +20,7 @@ import numpy as np
 from filelock import FileLock
 
 from edgekit.devices import (
+    RUNTIMES,
     Device,
     InstructionCount,
     LatencyPlan,
@@ -31,23 +31,15 @@ from edgekit.devices import (
     TokenRows,
     Unavailable,
 )
-from edgekit.devices._host import architecture, cpu_model, isa_flags, usable_cores
+from edgekit.devices._host import architecture, cpu_model, installed, isa_flags, usable_cores
 from edgekit.devices._process import OUT, Event, Job, Run, read_logits, run_jobs, runner_digest, runtime_env, write_job
 from edgekit.errors import DeviceError, InputError
 from edgekit.paths import cache_dir
 from edgekit.provenance import Provenance
 
-SUMMARY = "this machine, ONNX Runtime in a process of its own"
+SUMMARY = "this machine, the runtime in a process of its own"
 MEMORY_ROWS = 4
 LOCK = "timing.lock"
-
-
-def runtime_version() -> str | None:
-    """Returns the version of the installed onnxruntime without importing it, None if there is none."""
-    try:
-        return metadata.version("onnxruntime")
-    except metadata.PackageNotFoundError:
-        return None
 
 
 def longest_rows(rows: TokenRows, count: int) -> TokenRows:
@@ -61,13 +53,14 @@ class LocalDevice:
 
     uri: str = "local"
 
-    def unavailable(self) -> Unavailable | None:
-        """Says that onnxruntime is missing, or None."""
-        if runtime_version() is None:
-            return Unavailable(f"onnxruntime is not installed for {sys.executable}: pip install onnxruntime")
+    def unavailable(self, runtime: str = "onnxruntime") -> Unavailable | None:
+        """Says that the runtime is missing, or None."""
+        package, install = RUNTIMES[runtime]
+        if installed(package) is None:
+            return Unavailable(f"{package} is not installed for {sys.executable}: pip install {install}")
         return None
 
-    def fingerprint(self) -> Mapping[str, str]:
+    def fingerprint(self, runtime: str = "onnxruntime") -> Mapping[str, str]:
         """Identifies processor, system, runtime and runner."""
         return {
             "device": self.uri,
@@ -76,7 +69,7 @@ class LocalDevice:
             "cpu": cpu_model(),
             "isa": " ".join(isa_flags()),
             "cores": str(usable_cores()),
-            "onnxruntime": runtime_version() or "none",
+            runtime: installed(RUNTIMES[runtime][0]) or "none",
             "runner": runner_digest(),
         }
 
@@ -156,9 +149,9 @@ class LocalDevice:
         return self.countless()
 
     def _run(self, folder: Path, job: Job, progress: Progress | None) -> tuple[Run, Event]:
-        missing = self.unavailable()
-        if missing is not None:
-            raise DeviceError(f"{self.uri}: {missing.reason}")
+        for runtime in sorted({model.runtime for model, _ in job.models.values()}):
+            if (missing := self.unavailable(runtime)) is not None:
+                raise DeviceError(f"{self.uri}: {missing.reason}")
         env = {**os.environ, **runtime_env(job.threads)}
         run = Run((sys.executable,), env, write_job(folder, job))
         (event,) = run_jobs(self.uri, [run], progress)
@@ -205,7 +198,7 @@ def connect(uri: str) -> Device:
 
 
 def prepare(uri: str, report: Callable[[str], None]) -> None:
-    """Checks that the runtime is there; there is nothing to install.
+    """Checks that a runtime is there; there is nothing to install.
 
     Raises:
         DeviceError: onnxruntime is not installed.
@@ -213,4 +206,5 @@ def prepare(uri: str, report: Callable[[str], None]) -> None:
     missing = connect(uri).unavailable()
     if missing is not None:
         raise DeviceError(f"{uri}: {missing.reason}")
-    report(f"{uri}: onnxruntime {runtime_version()} is installed")
+    here = {name: version for name, (package, _) in RUNTIMES.items() if (version := installed(package)) is not None}
+    report(f"{uri}: {', '.join(f'{name} {version}' for name, version in here.items())} installed")

@@ -57,12 +57,12 @@ class QemuDevice:
         """What the device was connected by."""
         return f"qemu:{self.cpu}"
 
-    def unavailable(self) -> Unavailable | None:
-        """Says what is missing: the emulator, or the userland, which `prepare` makes."""
-        reason = not_ready(self.uri)
+    def unavailable(self, runtime: str = "onnxruntime") -> Unavailable | None:
+        """Says what is missing: the emulator, the userland, which `prepare` makes, or the runtime in it."""
+        reason = not_ready(self.uri, runtime)
         return None if reason is None else Unavailable(reason)
 
-    def fingerprint(self) -> Mapping[str, str]:
+    def fingerprint(self, runtime: str = "onnxruntime") -> Mapping[str, str]:
         """Identifies emulator, processor, userland and runner; the host does not matter to what is taken here."""
         stamp = read_stamp()
         return {
@@ -70,7 +70,7 @@ class QemuDevice:
             "machine": "aarch64",
             "cpu": self.cpu,
             "qemu": qemu_version(),
-            "onnxruntime": "none" if stamp is None else str(stamp["onnxruntime"]),
+            runtime: "none" if stamp is None else str(stamp[runtime]),
             "sysroot": "none" if stamp is None else stamp_digest(stamp),
             "runner": runner_digest(),
         }
@@ -141,7 +141,7 @@ class QemuDevice:
         with tempfile.TemporaryDirectory(prefix="edgekit-qemu-") as name:
             folder = Path(name)
             # Models of the same inputs and rows have the same overhead, which is then counted once.
-            empties = {key: write_empty_model(model.path, folder / "empty") for key, (model, _) in models.items()}
+            empties = {key: write_empty_model(model, folder / "empty") for key, (model, _) in models.items()}
             overheads = {
                 (empties[key].sha256, rows_key(rows)): (empties[key], rows) for key, (_, rows) in models.items()
             }
@@ -173,7 +173,7 @@ class QemuDevice:
 
     def _runs(self, folder: Path, jobs: Sequence[Job], count_into: str | None = None) -> list[Run]:
         """Writes jobs below a folder and returns the processes that run them here."""
-        sysroot, stamp = open_sysroot(self.uri)
+        sysroot, stamp = open_sysroot(self.uri, sorted({m.runtime for job in jobs for m, _ in job.models.values()}))
         overlay = sysroot.write_overlay(folder / "overlay", self.cpu, stamp["features"][self.cpu])
         command = sysroot.command(self.cpu, overlay, count_into)
         return [

@@ -1,13 +1,15 @@
 """Runs model files on the device: the program that every device of edgekit pushes and drives.
 
 `python runner.py JOB.json` reads one job, prints one JSON object a line on stdout (the events) and writes its arrays
-to the job's `out`. It needs only the standard library, numpy and onnxruntime, and Python 3.9, because that is what a
-board has; it imports nothing of edgekit, so that a figure from a board was taken by the very program tested here.
+to the job's `out`. It needs only the standard library, numpy, the runtimes that its models name, each behind a module
+of its own beside it (`runner_onnxruntime.py`), and Python 3.9, because that is what a board has; it imports nothing of
+edgekit, so that a figure from a board was taken by the very program tested here.
 
 The job:
 
     {"mode": "logits" | "latency" | "passes",
-     "models": [{"name", "path", "sha256", "rows", "pad_id", "min_runtime" (or ""), "options" (of the session)}],
+     "models": [{"name", "path", "sha256", "runtime" ("onnxruntime", "litert"), "rows", "pad_id", "min_runtime" (or ""),
+        "options" (of the session)}],
      "threads": 1, "out": "file.npy (logits) or file.npz (latency)",
      "latency": {"rounds", "block_runs", "warmup_runs", "first_round" (0 by default)}, "passes": 5,
      "mark_fd": 1000003}
@@ -35,6 +37,7 @@ from __future__ import annotations
 import contextlib
 import gc
 import hashlib
+import importlib
 import json
 import os
 import platform
@@ -45,18 +48,14 @@ import traceback
 from dataclasses import dataclass
 from typing import Any
 
-# onnxruntime 1.29 and later reports to its maker from the moment it is loaded, unless this is set before: nothing that
-# a device runs shall leave it, and the thread that reports would be timed too.
-os.environ["ORT_DISABLE_TELEMETRY"] = "1"
-
 try:
     import numpy as np
-    import onnxruntime as ort
-except ImportError as missing:  # a board without the runtime is the user's to mend, so say it as an event
-    print(json.dumps({"event": "error", "message": f"{missing}; install numpy and onnxruntime for {sys.executable}"}))
+except ImportError as missing:  # a board without it is the user's to mend, so say it as an event
+    print(json.dumps({"event": "error", "message": f"{missing}; install numpy for {sys.executable}"}))
     sys.exit(1)
 
-INPUT_TYPES = {"tensor(int64)": np.int64, "tensor(int32)": np.int32}
+RUNTIMES = {"onnxruntime": "onnxruntime", "litert": "ai-edge-litert"}  # the packages that they come in
+INPUT_TYPES = {"int64": np.int64, "int32": np.int32}
 PROGRESS_EVERY_S = 0.5
 NS_PER_MS = 1e6
 
@@ -71,21 +70,19 @@ class Model:
 
     Attributes:
         name: as in the job.
-        session: the runtime's session.
-        output: name of the one output that is read.
+        session: of its runtime's module.
         feeds: one input mapping a row.
         load_ms: time to make the session.
         cold_ms: the first inference after load.
-        options: the target's entries of the session's configuration, read back from it.
+        runtime: name and version.
     """
 
     name: str
     session: Any
-    output: str
     feeds: list[dict[str, Any]]
     load_ms: float
     cold_ms: float
-    options: dict[str, str]
+    runtime: tuple[str, str]
 
 
 def load_model(entry: dict[str, Any], threads: int, spinning: bool) -> Model:
@@ -95,24 +92,39 @@ def load_model(entry: dict[str, Any], threads: int, spinning: bool) -> Model:
         JobError: the file, the runtime or the rows do not fit.
     """
     check_digest(entry["path"], entry["sha256"])
-    check_runtime(entry["name"], entry["min_runtime"])
+    runtime = load_runtime(entry["runtime"])
+    check_runtime(entry, runtime.VERSION)
     start = time.perf_counter_ns()
-    session = make_session(entry["path"], threads, spinning, entry["options"])
+    try:
+        session = runtime.Session(entry["path"], threads, spinning, entry["options"])
+    except Exception as error:  # the runtimes' exceptions share no base class, and differ from version to version
+        name = f"{entry['runtime']} {runtime.VERSION}"
+        raise JobError(f"{name} cannot load {entry['path']}: {error}") from error
     load_ms = (time.perf_counter_ns() - start) / NS_PER_MS
-    names = [output.name for output in session.get_outputs()]
-    output = "logits" if "logits" in names else names[0]
-    feeds = make_feeds(session, read_rows(entry["rows"]), entry["pad_id"])
-    cold_ms = time_run(session, output, feeds[0])
-    in_use = session.get_session_options()
-    options = {key: in_use.get_session_config_entry(key) for key in entry["options"]}
-    return Model(entry["name"], session, output, feeds, load_ms, cold_ms, options)
+    feeds = make_feeds(session.inputs, read_rows(entry["rows"]), entry["pad_id"])
+    cold_ms = time_run(session, feeds[0])
+    return Model(entry["name"], session, feeds, load_ms, cold_ms, (entry["runtime"], runtime.VERSION))
 
 
-def time_run(session: Any, output: str, feed: dict[str, Any]) -> float:
+def load_runtime(name: str) -> Any:
+    """Imports the module of a runtime.
+
+    Raises:
+        JobError: there is none of that name, or the runtime is not installed.
+    """
+    if name not in RUNTIMES:
+        raise JobError(f"unknown runtime {name!r}: expected one of {sorted(RUNTIMES)}")
+    try:
+        return importlib.import_module(f"runner_{name}")
+    except ImportError as missing:
+        raise JobError(f"{missing}; install {RUNTIMES[name]} for {sys.executable}") from missing
+
+
+def time_run(session: Any, feed: dict[str, Any]) -> float:
     """Runs one row and returns the milliseconds it took."""
-    run, outputs = session.run, [output]
+    run = session.run
     start = time.perf_counter_ns()
-    run(outputs, feed)
+    run(feed)
     return (time.perf_counter_ns() - start) / NS_PER_MS
 
 
@@ -138,7 +150,7 @@ def check_digest(path: str, expected: str) -> None:
         raise JobError(f"sha256 of {path} is {digest.hexdigest()}, expected {expected}: not loaded; push it again")
 
 
-def check_runtime(name: str, min_runtime: str) -> None:
+def check_runtime(entry: dict[str, Any], version: str) -> None:
     """Checks that the runtime here is new enough for a model that says what it needs.
 
     Raises:
@@ -148,30 +160,10 @@ def check_runtime(name: str, min_runtime: str) -> None:
     def parts(version: str) -> list[int]:
         return [int(part) for part in re.findall(r"\d+", version)[:3]]
 
-    if min_runtime and parts(ort.__version__) < parts(min_runtime):
-        raise JobError(
-            f"model {name} needs onnxruntime >= {min_runtime}, here is {ort.__version__}: upgrade it on the device"
-        )
-
-
-def make_session(path: str, threads: int, spinning: bool, entries: dict[str, str]) -> Any:
-    """Makes a session on the CPU provider with every option fixed that timing depends on, and the target's own.
-
-    Raises:
-        JobError: the runtime refuses the model.
-    """
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.inter_op_num_threads = 1
-    options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
-    options.log_severity_level = 3
-    options.add_session_config_entry("session.intra_op.allow_spinning", "1" if spinning else "0")
-    for key, value in entries.items():
-        options.add_session_config_entry(key, value)
-    try:
-        return ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # the runtime's exceptions share no base class, and differ from version to version
-        raise JobError(f"onnxruntime {ort.__version__} cannot load {path}: {error}") from error
+    wanted = entry["min_runtime"]
+    if wanted and parts(version) < parts(wanted):
+        name, runtime = entry["name"], entry["runtime"]
+        raise JobError(f"model {name} needs {runtime} >= {wanted}, here is {version}: upgrade it on the device")
 
 
 def read_rows(path: str) -> list[Any]:
@@ -191,13 +183,13 @@ def read_rows(path: str) -> list[Any]:
     return rows
 
 
-def make_feeds(session: Any, rows: list[Any], pad_id: int) -> list[dict[str, Any]]:
-    """Makes the input mapping of each row, by the names, dtypes and static lengths of the model's inputs.
+def make_feeds(given: list[Any], rows: list[Any], pad_id: int) -> list[dict[str, Any]]:
+    """Makes the input mapping of each row, by the names, dtypes and shapes of the model's inputs.
 
     Raises:
         JobError: an input is unknown, or a row does not fit a static length.
     """
-    inputs = [(node.name, input_type(node), static_length(node)) for node in session.get_inputs()]
+    inputs = [(name, input_type(name, dtype), static_length(name, shape)) for name, dtype, shape in given]
     if "input_ids" not in [name for name, _, _ in inputs]:
         raise JobError(f"the model has no input named input_ids, only {[name for name, _, _ in inputs]}")
     feeds = []
@@ -217,28 +209,27 @@ def make_feeds(session: Any, rows: list[Any], pad_id: int) -> list[dict[str, Any
     return feeds
 
 
-def input_type(node: Any) -> Any:
+def input_type(name: str, dtype: str) -> Any:
     """Returns the numpy dtype of a model input.
 
     Raises:
         JobError: the input is none of those that a text encoder has.
     """
-    if node.name not in ("input_ids", "attention_mask", "token_type_ids"):
-        raise JobError(f"unknown model input {node.name}: expected input_ids, attention_mask or token_type_ids")
-    if node.type not in INPUT_TYPES:
-        raise JobError(f"model input {node.name} is {node.type}: expected one of {sorted(INPUT_TYPES)}")
-    return INPUT_TYPES[node.type]
+    if name not in ("input_ids", "attention_mask", "token_type_ids"):
+        raise JobError(f"unknown model input {name}: expected input_ids, attention_mask or token_type_ids")
+    if dtype not in INPUT_TYPES:
+        raise JobError(f"model input {name} is {dtype}: expected one of {sorted(INPUT_TYPES)}")
+    return INPUT_TYPES[dtype]
 
 
-def static_length(node: Any) -> int | None:
+def static_length(name: str, shape: list[Any]) -> int | None:
     """Returns the static sequence length of a model input, None if it is dynamic.
 
     Raises:
         JobError: the input is not (1 or dynamic, sequence).
     """
-    shape = list(node.shape)
     if len(shape) != 2 or (isinstance(shape[0], int) and shape[0] != 1):
-        raise JobError(f"model input {node.name} has shape {shape}: expected (1, sequence)")
+        raise JobError(f"model input {name} has shape {shape}: expected (1, sequence)")
     return shape[1] if isinstance(shape[1], int) else None
 
 
@@ -276,9 +267,9 @@ def run_logits(models: list[Model], job: dict[str, Any]) -> None:
     logits = []
     said = time.monotonic()
     for row, feed in enumerate(model.feeds):
-        output = np.asarray(model.session.run([model.output], feed)[0])
+        output = np.asarray(model.session.run(feed))
         if output.ndim != 2 or output.shape[0] != 1:
-            raise JobError(f"output {model.output} has shape {output.shape}: expected (1, classes)")
+            raise JobError(f"output {model.session.output} has shape {output.shape}: expected (1, classes)")
         logits.append(output[0].astype(np.float32))
         if time.monotonic() - said > PROGRESS_EVERY_S or row == total - 1:
             emit("progress", done=row + 1, total=total)
@@ -313,11 +304,11 @@ def run_latency(models: list[Model], job: dict[str, Any]) -> None:
             gc.collect()
             gc.disable()  # a collection within a block would be charged to whichever model runs
             feeds = [model.feeds[(first + run) % len(model.feeds)] for run in range(max(block_runs, warmup_runs))]
-            block_cold_ms[index, turn] = time_run(model.session, model.output, feeds[0])
+            block_cold_ms[index, turn] = time_run(model.session, feeds[0])
             for run in range(1, warmup_runs):
-                time_run(model.session, model.output, feeds[run])
+                time_run(model.session, feeds[run])
             for run in range(block_runs):
-                block_ms[index, turn, run] = time_run(model.session, model.output, feeds[run])
+                block_ms[index, turn, run] = time_run(model.session, feeds[run])
             gc.enable()
             emit("progress", done=turn * len(models) + slot + 1, total=rounds * len(models))
     np.savez(job["out"], block_ms=block_ms, block_cold_ms=block_cold_ms, order=order)
@@ -341,7 +332,7 @@ def run_passes(models: list[Model], job: dict[str, Any]) -> None:
     for _ in range(job["passes"]):
         for model in models:
             for feed in model.feeds:
-                model.session.run([model.output], feed)
+                model.session.run(feed)
                 mark(job["mark_fd"])
     emit("result", passes=job["passes"])
 
@@ -366,12 +357,12 @@ def run_job(job: dict[str, Any]) -> None:
         "ready",
         python=platform.python_version(),
         numpy=np.__version__,
-        onnxruntime=ort.__version__,
+        runtimes=dict(model.runtime for model in models),
         machine=platform.machine(),
         threads=threads,
         inter_op_threads=1,
         allow_spinning=spinning,
-        options={model.name: model.options for model in models},
+        options={model.name: model.session.options for model in models},
         load_ms={model.name: model.load_ms for model in models},
         cold_ms={model.name: model.cold_ms for model in models},
     )

@@ -162,7 +162,7 @@ def setting_of(target: TargetView, device: str, hidden: int, head_dim: int) -> S
         threads=target["device.threads"],
         quant=encode(target["quant"]),
         options=target["runtime.options"],
-        fingerprint=dict(devices.connect(device).fingerprint()),
+        fingerprint=dict(devices.connect(device).fingerprint(target["runtime.name"])),
     )
 
 

@@ -152,7 +152,7 @@ def test_a_machine_without_the_targets_extensions_only_estimates(monkeypatch: py
 
 def test_the_device_chosen_is_the_best_that_is_ready(monkeypatch: pytest.MonkeyPatch) -> None:
     arm = processor("aarch64", "cortex-a76", ("asimd", "asimddp"))
-    ready, missing = (lambda self: None), (lambda self: Unavailable("no emulator"))
+    ready, missing = (lambda self, runtime: None), (lambda self, runtime: Unavailable("no emulator"))
     monkeypatch.setattr(local, "architecture", lambda name=None: name or "x86_64")
     monkeypatch.setattr(qemu.QemuDevice, "unavailable", ready)
     assert devices.choose("t", arm, "") == ("qemu:cortex-a76", "")
@@ -162,7 +162,7 @@ def test_the_device_chosen_is_the_best_that_is_ready(monkeypatch: pytest.MonkeyP
     assert note == "t: figures are estimated with this machine's kernels; no emulator"
     with pytest.raises(DeviceError, match="device qemu:cortex-a76 cannot be used: no emulator"):
         devices.choose("t", arm, "qemu:cortex-a76")
-    monkeypatch.setattr(local.LocalDevice, "unavailable", lambda self: Unavailable("no runtime"))
+    monkeypatch.setattr(local.LocalDevice, "unavailable", lambda self, runtime: Unavailable("no runtime"))
     with pytest.raises(DeviceError, match="t: no device is ready: no emulator; no runtime"):
         devices.choose("t", arm, "")
 
@@ -201,7 +201,11 @@ def test_a_mac_is_described_by_sysctl(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_without_the_runtime_local_is_unavailable(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(local, "runtime_version", lambda: None)
+    monkeypatch.setattr(local, "installed", lambda package: None)
+    lacks = connect("local").unavailable("litert")
+    assert isinstance(lacks, Unavailable)
+    assert "ai-edge-litert is not installed" in lacks.reason
+    assert lacks.reason.endswith("pip install edgekit[litert]")
     missing = connect("local").unavailable()
     assert isinstance(missing, Unavailable)
     assert "pip install onnxruntime" in missing.reason

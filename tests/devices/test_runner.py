@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import ast
 import json
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +16,14 @@ import numpy as np
 import pytest
 from tiny_models import CLASSES, expected, masked_classifier, mean_classifier, token_rows
 
-from edgekit.devices import ModelFile, TokenRows
+from edgekit.devices import FORMATS, ModelFile, TokenRows
 
 RUNNER = Path(__file__).parents[2] / "edgekit" / "devices" / "runner.py"
 
 
-def run(folder: Path, models: dict[str, tuple[ModelFile, TokenRows]], **job: Any) -> tuple[list[dict[str, Any]], int]:
+def run(
+    folder: Path, models: dict[str, tuple[ModelFile, TokenRows]], runner: Path = RUNNER, **job: Any
+) -> tuple[list[dict[str, Any]], int]:
     """Writes a job, runs it, and returns its events and exit status."""
     entries = []
     for name, (model, rows) in models.items():
@@ -30,6 +34,7 @@ def run(folder: Path, models: dict[str, tuple[ModelFile, TokenRows]], **job: Any
                 "name": name,
                 "path": str(model.path),
                 "sha256": model.sha256,
+                "runtime": model.runtime,
                 "rows": str(folder / f"{name}.npz"),
                 "pad_id": model.pad_id,
                 "min_runtime": model.min_runtime,
@@ -39,7 +44,7 @@ def run(folder: Path, models: dict[str, tuple[ModelFile, TokenRows]], **job: Any
     (folder / "job.json").write_text(
         json.dumps({"threads": 1, "out": str(folder / "out.npy"), "models": entries, **job})
     )
-    done = subprocess.run([sys.executable, RUNNER, folder / "job.json"], capture_output=True, text=True, check=False)
+    done = subprocess.run([sys.executable, runner, folder / "job.json"], capture_output=True, text=True, check=False)
     return [json.loads(line) for line in done.stdout.splitlines()], done.returncode
 
 
@@ -50,15 +55,23 @@ def error_of(events: list[dict[str, Any]], status: int) -> str:
     return str(events[-1]["message"])
 
 
-def test_it_is_python_3_9_and_needs_only_numpy_and_the_runtime() -> None:
-    tree = ast.parse(RUNNER.read_text(), feature_version=(3, 9))
+@pytest.mark.parametrize(
+    ("module", "needs"),
+    [
+        ("runner", {"numpy"}),
+        ("runner_onnxruntime", {"onnxruntime"}),
+        ("runner_litert", {"numpy", "ai_edge_litert.interpreter"}),
+    ],
+)
+def test_it_is_python_3_9_and_needs_only_numpy_and_the_runtime(module: str, needs: set[str]) -> None:
+    tree = ast.parse(RUNNER.with_stem(module).read_text(), feature_version=(3, 9))
     imported = {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
     imported |= {str(node.module) for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
-    assert imported - set(sys.stdlib_module_names) == {"numpy", "onnxruntime"}
+    assert imported - set(sys.stdlib_module_names) == needs
 
 
 def test_telemetry_is_off_before_the_runtime_is_loaded() -> None:
-    text = RUNNER.read_text()
+    text = RUNNER.with_stem("runner_onnxruntime").read_text()
     assert text.index('os.environ["ORT_DISABLE_TELEMETRY"] = "1"') < text.index("import onnxruntime")
 
 
@@ -70,7 +83,8 @@ def test_logits_agree_with_numpy(tmp_path: Path) -> None:
     assert [event["event"] for event in events] == ["ready", "progress", "result"]
     assert events[0]["threads"] == 1
     assert events[0]["allow_spinning"] is False
-    assert {"python", "numpy", "onnxruntime", "machine", "inter_op_threads"} <= set(events[0])
+    assert {"python", "numpy", "runtimes", "machine", "inter_op_threads"} <= set(events[0])
+    assert events[0]["runtimes"] == {"onnxruntime": version("onnxruntime")}
     assert events[0]["load_ms"]["m"] > 0
     assert events[1] == {"event": "progress", "done": 9, "total": 9}
     assert events[2]["peak_rss_bytes"] > 1_000_000
@@ -131,6 +145,18 @@ def test_a_file_that_the_runtime_refuses_is_an_error_event(tmp_path: Path) -> No
     (tmp_path / "m.onnx").write_bytes(b"no model")
     model = ModelFile(tmp_path / "m.onnx", hashlib.sha256(b"no model").hexdigest())
     assert "cannot load" in error_of(*run(tmp_path, {"m": (model, token_rows(1))}, mode="logits"))
+
+
+def test_a_runtime_that_is_not_there_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = mean_classifier(tmp_path / "m.onnx")
+    monkeypatch.setitem(FORMATS, ".onnx", "tea")
+    message = error_of(*run(tmp_path, {"m": (model, token_rows(1))}, mode="logits"))
+    assert message == "unknown runtime 'tea': expected one of ['litert', 'onnxruntime']"
+    (tmp_path / "alone").mkdir()
+    shutil.copyfile(RUNNER, tmp_path / "alone" / "runner.py")  # without the module of any runtime
+    monkeypatch.setitem(FORMATS, ".onnx", "litert")
+    message = error_of(*run(tmp_path, {"m": (model, token_rows(1))}, tmp_path / "alone" / "runner.py", mode="logits"))
+    assert "install ai-edge-litert for" in message
 
 
 def test_an_empty_row_and_an_unknown_mode_are_refused(tmp_path: Path) -> None:

@@ -41,7 +41,7 @@ class PricedDevice(NullDevice):
         super().__init__(Provenance.MEASURED if timed else Provenance.SIMULATED)
         self.times, self.factor = timed, factor
 
-    def fingerprint(self) -> dict[str, str]:
+    def fingerprint(self, runtime: str) -> dict[str, str]:
         return {"device": "null", "cpu": "none", "onnxruntime": "1.31.1"}
 
     def costs(self, models: Any) -> Iterator[tuple[str, list[float]]]:
@@ -246,7 +246,7 @@ def test_what_nothing_can_time_is_told(tmp_path: Path) -> None:
     class Silent(NullDevice):
         uri = "null"
 
-        def fingerprint(self) -> dict[str, str]:
+        def fingerprint(self, runtime: str) -> dict[str, str]:
             return {"device": "null"}
 
         def instructions(self, models: Any, threads: int, together: bool = False) -> Any:
