@@ -7,6 +7,7 @@ from pathlib import Path
 from edgekit import devices, frontends
 from edgekit.action import Observer
 from edgekit.artifact import json_text
+from edgekit.backends import load_backend
 from edgekit.checkpoint import inspect, locate
 from edgekit.codec import encode
 from edgekit.devices import processor_of
@@ -45,6 +46,7 @@ def make(
 
     Raises:
         RecipeError: no width, two, or one that cannot be; too few rounds.
+        TargetError: no backend serves the target's runtime.
         ModelError: the model cannot be read, or no frontend serves it.
         UnmeasurableError: the device gives neither times nor counts.
         DeviceError: the device cannot be used.
@@ -52,6 +54,7 @@ def make(
     check_seed(seed)
     stage = make_stage(Profile, {} if rounds is None else {"rounds": rounds})
     width = _width(model, hidden, head_dim)
+    load_backend(target.runtime.name)  # before a device is asked for a runtime that there is not
     uri, note = devices.choose(target.name, processor_of(target.device), device, target.runtime.name)
     if note:
         observer.noted(note)

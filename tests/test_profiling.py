@@ -89,6 +89,15 @@ def test_what_cannot_be_taken_is_refused_before_anything_runs(
     assert not measured
 
 
+def test_a_runtime_that_nothing_serves_is_refused(measured: dict[str, Any], tmp_path: Path) -> None:
+    target = builds.write_target(tmp_path / "other.toml", ('name = "onnxruntime"', 'name = "onnxruntme"'))
+    args = ("--target", target, "--hidden", "32", "--head-dim", "8", "--out", tmp_path / "costs.json")
+    result = builds.cli("profile", *args, cache=tmp_path)
+    assert result.exit_code == 2
+    assert "no backend for runtime 'onnxruntme'; did you mean 'onnxruntime'" in result.stderr
+    assert not measured
+
+
 def test_a_model_and_a_width_are_one_too_many(measured: dict[str, Any], sources: Sources, tmp_path: Path) -> None:
     with pytest.raises(RecipeError, match="width of its own"):
         edgekit.profile("x86-64", model=sources.teacher, hidden=32, head_dim=8)

@@ -70,7 +70,7 @@ class QemuDevice:
             "machine": "aarch64",
             "cpu": self.cpu,
             "qemu": qemu_version(),
-            runtime: "none" if stamp is None else str(stamp[runtime]),
+            runtime: "none" if stamp is None else str(stamp.get(runtime, "none")),
             "sysroot": "none" if stamp is None else stamp_digest(stamp),
             "runner": runner_digest(),
         }
