@@ -27,7 +27,7 @@ from filelock import FileLock
 from edgekit.devices import RUNTIMES
 from edgekit.devices._arm_cpus import AT_HWCAP, AT_HWCAP2, CPUS, feature_names
 from edgekit.devices._host import installed
-from edgekit.devices._process import runtime_env
+from edgekit.devices._process import copy_runner, runtime_env
 from edgekit.devices._sysroot import (
     EMULATOR,
     INSTALL_EMULATOR,
@@ -55,9 +55,9 @@ INSTALL = {
     "dpkg": "apt install dpkg",
     "gcc": "apt install gcc libc6-dev",
 }
-# What the runner imports: loaded once with bytecode written, since compiling it under emulation takes seconds a start.
-WARM_UP = "import contextlib, gc, hashlib, json, platform, re, resource, traceback, zipfile, numpy"
-MODULES = {"onnxruntime": "onnxruntime", "litert": "ai_edge_litert.interpreter"}
+# What the runner imports, at its start and later: loaded once with bytecode written, since compiling it under emulation
+# takes seconds a start.
+WARM_UP = "import runner, resource, zipfile"
 ASK_HWCAP = (
     "import ctypes; ask = ctypes.CDLL(None).getauxval; ask.restype = ctypes.c_ulong;"
     f" print(ask({AT_HWCAP}), ask({AT_HWCAP2}))"
@@ -276,14 +276,16 @@ def compile_plugin(sysroot: Sysroot, scratch: Path) -> int:
 
 
 def warm_up(sysroot: Sysroot, scratch: Path, features: Mapping[str, str]) -> None:
-    """Imports what the runner imports on every processor, which also leaves the bytecode.
+    """Imports the runner and its runtimes on every processor, which also leaves the bytecode of what they import.
 
     Raises:
-        DeviceError: the runtime does not start.
+        DeviceError: a runtime does not start.
     """
+    copy_runner(scratch)
     env = {**runtime_env(1), **sysroot.env()}
+    env["PYTHONPATH"] = os.pathsep.join([str(scratch), env["PYTHONPATH"]])
     del env["PYTHONDONTWRITEBYTECODE"]
+    imports = ", ".join([WARM_UP, *(f"runner_{runtime}" for runtime in runtimes_here())])
     for cpu in features:
         overlay = sysroot.write_overlay(scratch / f"overlay-{cpu}", cpu, features[cpu])
-        imports = ", ".join([WARM_UP, *(MODULES[one] for one in runtimes_here())])
         run([*sysroot.command(cpu, overlay), "-c", imports], f"import the runtimes on an emulated {cpu}", env)

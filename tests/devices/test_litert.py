@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from hashlib import sha256
 from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
 import pytest
+from tiny_litert import litert_classifier
 from tiny_models import CLASSES, expected, mean_classifier, token_rows
 
 from edgekit.devices import LatencyPlan, ModelFile, TokenRows, connect
@@ -25,8 +28,6 @@ def device(request: pytest.FixtureRequest) -> str:
 
 
 def test_logits_of_rows_of_any_length_agree_with_numpy(device: str, tmp_path: Path) -> None:
-    from tiny_litert import litert_classifier
-
     rows = token_rows(20)
     logits = connect(device).logits(litert_classifier(tmp_path / "m.tflite"), rows, 1, None)
     assert logits.dtype == np.float32
@@ -35,8 +36,6 @@ def test_logits_of_rows_of_any_length_agree_with_numpy(device: str, tmp_path: Pa
 
 
 def test_a_static_length_is_filled_up(tmp_path: Path) -> None:
-    from tiny_litert import litert_classifier
-
     rows = token_rows(5, longest=6)
     model = litert_classifier(tmp_path / "m.tflite", length=8, pad_id=3)
     padded = TokenRows([np.pad(ids, (0, 8 - len(ids)), constant_values=3) for ids in rows.ids])
@@ -46,8 +45,6 @@ def test_a_static_length_is_filled_up(tmp_path: Path) -> None:
 
 
 def test_models_of_both_runtimes_are_timed_in_one_run(tmp_path: Path) -> None:
-    from tiny_litert import litert_classifier
-
     rows = token_rows(5)
     models = {
         "onnx": (mean_classifier(tmp_path / "m.onnx"), rows),
@@ -60,8 +57,6 @@ def test_models_of_both_runtimes_are_timed_in_one_run(tmp_path: Path) -> None:
 
 
 def test_instructions_are_net_of_the_call_and_the_same_each_time(tmp_path: Path) -> None:
-    from tiny_litert import litert_classifier
-
     arm = connect("qemu:cortex-a76")
     if (missing := arm.unavailable("litert")) is not None:
         pytest.skip(missing.reason)
@@ -76,23 +71,15 @@ def test_instructions_are_net_of_the_call_and_the_same_each_time(tmp_path: Path)
 
 @pytest.mark.parametrize("damage", ["cut", "other"])
 def test_a_damaged_file_is_refused(damage: str, tmp_path: Path) -> None:
-    from hashlib import sha256
-
-    from tiny_litert import litert_classifier
-
     whole = litert_classifier(tmp_path / "m.tflite").path.read_bytes()
     data = whole[: len(whole) // 3] if damage == "cut" else b"no model"
     (tmp_path / "bad.tflite").write_bytes(data)
     bad = ModelFile(tmp_path / "bad.tflite", sha256(data).hexdigest())
-    with pytest.raises(DeviceError, match=r"litert \S+ cannot load|the runner was ended"):
+    with pytest.raises(DeviceError, match=r"litert \S+ cannot load .*not a valid Flatbuffer"):
         connect("local").logits(bad, token_rows(1), 1, None)
 
 
 def test_session_options_are_refused(tmp_path: Path) -> None:
-    from dataclasses import replace
-
-    from tiny_litert import litert_classifier
-
     model = replace(litert_classifier(tmp_path / "m.tflite"), options={"a.b": "1"})
     with pytest.raises(DeviceError, match=r"LiteRT has no session options, but the target gives a\.b"):
         connect("local").logits(model, token_rows(1), 1, None)

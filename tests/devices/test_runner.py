@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from tiny_models import CLASSES, expected, masked_classifier, mean_classifier, token_rows
 
-from edgekit.devices import FORMATS, ModelFile, TokenRows
+from edgekit.devices import FORMATS, RUNTIMES, ModelFile, TokenRows
 
 RUNNER = Path(__file__).parents[2] / "edgekit" / "devices" / "runner.py"
 
@@ -68,6 +68,19 @@ def test_it_is_python_3_9_and_needs_only_numpy_and_the_runtime(module: str, need
     imported = {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
     imported |= {str(node.module) for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
     assert imported - set(sys.stdlib_module_names) == needs
+
+
+def test_the_runner_knows_the_runtimes_that_devices_do() -> None:
+    assigned = {
+        target.id: node.value
+        for node in ast.parse(RUNNER.read_text()).body
+        if isinstance(node, ast.Assign)
+        for target in node.targets
+        if isinstance(target, ast.Name)
+    }
+    assert ast.literal_eval(assigned["RUNTIMES"]) == {name: package for name, (package, _) in RUNTIMES.items()}
+    assert set(FORMATS.values()) == set(RUNTIMES)
+    assert all(RUNNER.with_stem(f"runner_{name}").is_file() for name in RUNTIMES)
 
 
 def test_telemetry_is_off_before_the_runtime_is_loaded() -> None:
