@@ -221,29 +221,28 @@ def test_costs_are_those_of_the_form_that_the_recipe_names(scheme: str | None, f
     assert Search().knowing({"quantize": {"scheme": scheme}} if scheme else {}).families == families
 
 
-def test_where_none_passes_the_nearest_is_taken(
-    artifacts: dict[Any, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def far(teacher: Any, student: Any, expected: Any, known: bool) -> Estimate:
+@pytest.fixture
+def far(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Has every student fall behind by fifty points, and a little that tells one from another."""
+
+    def behind(teacher: Any, student: Any, expected: Any, known: bool) -> Estimate:
         return Estimate(50.0 + float(student[0, 0]), 1.0, 0.1)
 
-    monkeypatch.setattr("edgekit.stages._trainer.estimate", far)
+    monkeypatch.setattr("edgekit.stages._trainer.estimate", behind)
     # By divergence, which chance moves less than a drop: here the one goes by the other.
     monkeypatch.setattr("edgekit.stages._trainer.divergence", lambda _, student: 50.0 + float(student[0, 0]))
-    plan, _ = search(artifacts, tmp_path)
+
+
+def test_where_none_passes_the_nearest_is_taken(artifacts: dict[Any, Any], tmp_path: Path, far: None) -> None:
+    plan, _ = search(artifacts, tmp_path, margin=0.0)
     assert [one["check"] for one in plan.facts["findings"]] == ["no-structure-within-drop"]
     points = plan.facts["points"]
     assert plan.facts["drop"] == pytest.approx(min(point["drop"] for point in points), abs=1e-3)
 
 
 def test_where_none_passes_a_dearer_one_must_be_nearer_by_more_than_chance(
-    artifacts: dict[Any, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    artifacts: dict[Any, Any], tmp_path: Path, far: None
 ) -> None:
-    def far(teacher: Any, student: Any, expected: Any, known: bool) -> Estimate:
-        return Estimate(50.0 + float(student[0, 0]), 1.0, 0.1)
-
-    monkeypatch.setattr("edgekit.stages._trainer.estimate", far)
-    monkeypatch.setattr("edgekit.stages._trainer.divergence", lambda _, student: 50.0 + float(student[0, 0]))
     plan, _ = search(artifacts, tmp_path, narrow_target(tmp_path), margin=1000.0)
     points = plan.facts["points"]
     assert len(points) > 1
