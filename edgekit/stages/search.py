@@ -76,6 +76,9 @@ QUANTILES = (5, 50, 95)
 ROUNDING = 1e-9
 """Of sums that are equal in theory."""
 
+ALIKE = 0.5
+"""Standard errors that two estimated drops must differ by for the dearer student to be worth it where none passes."""
+
 SWEPT = 0.5
 """Share of the work from which on `sweep` trains all rungs."""
 
@@ -101,8 +104,7 @@ class Search(Pass):
         effort: how long all trainings together may take, short ones too, in whole ones of a student of a tenth of
             MiniLM's work, on texts of 10 tokens; one takes a third of it at most. The first whole one is made whatever
             the short ones took.
-        margin: standard errors of the estimated drop that it must be within the limit by, and that two drops must
-            differ by for the dearer student to be worth it where none is. Where the gate asks for a
+        margin: standard errors of the estimated drop that it must be within the limit by. Where the gate asks for a
             confidence, what that takes on the rows of test is kept free too. Where dev has so few rows that not even a
             student that answers as the teacher does would pass, such a one does, and no other.
         sweep: whether to train the best structure of every rung whole too, for a front of all that can be had; what is
@@ -126,7 +128,7 @@ class Search(Pass):
     embedding_rate: float = 1.0
     trainings: int = 8
     effort: float = 6.0
-    margin: float = 0.5
+    margin: float = 1.0
     sweep: bool = False
     given: Mapping[str, Mapping[str, Any]] = field(default_factory=dict, metadata=INTERNAL)
     conducted: Mapping[str, Mapping[str, Any]] = field(default_factory=dict, metadata=INTERNAL)
@@ -137,7 +139,7 @@ class Search(Pass):
     word_forms: tuple[str, ...] = field(default=("int8", SMALLER), metadata=INTERNAL)
 
     NAME: ClassVar[str] = "search"
-    VERSION: ClassVar[int] = 18
+    VERSION: ClassVar[int] = 19
     IN: ClassVar = (Teacher, LabelledData, Vocabulary, TeacherOutputs, TeacherOutline, Costs)
     OUT: ClassVar = Plan
     READS: ClassVar[tuple[str, ...]] = (
@@ -241,7 +243,7 @@ class Search(Pass):
         nobody would pay.
         """
         nearest = min(trained, key=lambda one: one.divergence).behind
-        return [one for one in trained if one.behind.drop <= nearest.drop + self.margin * nearest.error]
+        return [one for one in trained if one.behind.drop <= nearest.drop + ALIKE * nearest.error]
 
     def _reachable(
         self, outline: Outline, dataset: data.Dataset, inputs: Inputs, ctx: Context
