@@ -8,19 +8,25 @@ import numpy as np
 
 
 def bisection(
-    first: int, count: int, passes: Callable[[int], bool], nearer: Callable[[int, int], bool]
+    first: int,
+    count: int,
+    passes: Callable[[int], bool],
+    nearer: Callable[[int, int], bool],
+    close: Callable[[int], bool] = lambda place: False,
 ) -> Iterator[int]:
     """Yields places on a ladder to look at, until the last one that passes is found.
 
     Places are assumed to pass up to some one and to fail behind it. From the first place strides of two go towards the
-    change; then what lies between is halved. A place that fails and is no nearer to passing than the one behind it ends
-    the way up: what is dearer may have to give more than it gains, as a file that is full gives words for layers.
+    change, and of one from a place that all but passes; then what lies between is halved. A place that fails and is no
+    nearer to passing than the one behind it ends the way up: what is dearer may have to give more than it gains, as a
+    file that is full gives words for layers.
 
     Args:
         first: where to begin.
         count: places there are.
         passes: whether a place that was yielded passes; asked when the next is wanted.
         nearer: whether the first of two places that failed is nearer to passing than the second, which is behind it.
+        close: whether a place that failed all but passes.
     """
     low, high = -1, count  # what is sought lies between: the last that passes, or the end of the way up; one that fails
     place = first
@@ -35,7 +41,7 @@ def bisection(
         if high == count:
             place = min(low + 2, count - 1)
         elif low == -1:
-            place = max(high - 2, 0)
+            place = max(high - (1 if close(high) else 2), 0)
         else:
             place = (low + high) // 2
 

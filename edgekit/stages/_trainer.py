@@ -163,7 +163,12 @@ class Trainer:
         return found
 
     def walk(
-        self, rungs: Sequence[Sequence[Structure]], first: int, passes: Callable[[Trained], bool], limit: float
+        self,
+        rungs: Sequence[Sequence[Structure]],
+        first: int,
+        passes: Callable[[Trained], bool],
+        close: Callable[[Trained], bool],
+        limit: float,
     ) -> dict[int, Trained]:
         """Trains structures whole, from one rung towards the last that passes, as long as there is time.
 
@@ -171,6 +176,7 @@ class Trainer:
             rungs: structures of falling work.
             first: rung to begin on.
             passes: whether a structure is near enough to the teacher.
+            close: whether one is all but near enough, so that the next dearer one probably is.
             limit: of the drop, in points.
 
         Returns:
@@ -187,7 +193,10 @@ class Trainer:
                 return True
             return dearer in whole and whole[dearer].divergence < whole[cheaper].divergence
 
-        for place in bisection(first, len(rungs), passed, nearer):
+        def almost(place: int) -> bool:
+            return place in whole and close(whole[place])
+
+        for place in bisection(first, len(rungs), passed, nearer, almost):
             looked.append(place)
             structure = self.best(rungs, place)
             cheaper = None if any(map(passed, whole)) else min((at for at in whole if at > place), default=None)

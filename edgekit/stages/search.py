@@ -139,7 +139,7 @@ class Search(Pass):
     word_forms: tuple[str, ...] = field(default=("int8", SMALLER), metadata=INTERNAL)
 
     NAME: ClassVar[str] = "search"
-    VERSION: ClassVar[int] = 19
+    VERSION: ClassVar[int] = 20
     IN: ClassVar = (Teacher, LabelledData, Vocabulary, TeacherOutputs, TeacherOutline, Costs)
     OUT: ClassVar = Plan
     READS: ClassVar[tuple[str, ...]] = (
@@ -204,11 +204,17 @@ class Search(Pass):
         allowed = max(limit, least) + ROUNDING
         judged = self.judging.rows(len(dataset.test), forecast.table.provenance)
 
-        def passes(one: Trained) -> bool:
+        def within(one: Trained, margin: float) -> bool:
             asked = confidence_width(one.behind.disagreeing, judged, ctx.target["gate.confidence"])
-            return bool(one.behind.drop + self.margin * one.behind.error + asked <= allowed)
+            return bool(one.behind.drop + margin * one.behind.error + asked <= allowed)
 
-        whole = trainer.walk(rungs, nearest(shares, START), passes, limit)
+        def passes(one: Trained) -> bool:
+            return within(one, self.margin)
+
+        def close(one: Trained) -> bool:
+            return within(one, self.margin / 2)
+
+        whole = trainer.walk(rungs, nearest(shares, START), passes, close, limit)
         # Chosen before a sweep adds more: of many that are tried one passes by luck.
         passing = [one for one in whole.values() if passes(one)]
         chosen = min(passing or self._nearest(whole.values()), key=lambda one: forecast.cost(one.structure))

@@ -20,6 +20,19 @@ def test_bisection_finds_the_last_place_that_passes(first: int, last: int) -> No
     assert last == 11 or last + 1 in looked, "the next one was seen to fail"
 
 
+@pytest.mark.parametrize("last", range(-1, 12))
+@pytest.mark.parametrize("first", [0, 4, 11])
+@pytest.mark.parametrize("within", [1, 2, 3, 12])
+def test_a_place_that_all_but_passes_is_a_place_away_from_one_that_does(first: int, last: int, within: int) -> None:
+    looked = list(
+        bisection(first, 12, lambda at: at <= last, lambda dearer, cheaper: True, lambda at: at - last <= within)
+    )
+    assert len(looked) == len(set(looked))
+    assert max((place for place in looked if place <= last), default=-1) == last
+    if first == last + 1 and last >= 0:
+        assert looked == [first, last], "none is looked at in vain"
+
+
 @pytest.mark.parametrize(
     ("first", "nearest", "places"),
     [
