@@ -77,7 +77,8 @@ ROUNDING = 1e-9
 """Of sums that are equal in theory."""
 
 ALIKE = 0.5
-"""Standard errors that two estimated drops must differ by for the dearer student to be worth it where none passes."""
+"""Standard errors that the drops of two students are to be expected to differ by for the dearer one to be worth it
+where none passes."""
 
 SWEPT = 0.5
 """Share of the work from which on `sweep` trains all rungs."""
@@ -139,7 +140,7 @@ class Search(Pass):
     word_forms: tuple[str, ...] = field(default=("int8", SMALLER), metadata=INTERNAL)
 
     NAME: ClassVar[str] = "search"
-    VERSION: ClassVar[int] = 20
+    VERSION: ClassVar[int] = 21
     IN: ClassVar = (Teacher, LabelledData, Vocabulary, TeacherOutputs, TeacherOutline, Costs)
     OUT: ClassVar = Plan
     READS: ClassVar[tuple[str, ...]] = (
@@ -217,7 +218,7 @@ class Search(Pass):
         whole = trainer.walk(rungs, nearest(shares, START), passes, close, limit)
         # Chosen before a sweep adds more: of many that are tried one passes by luck.
         passing = [one for one in whole.values() if passes(one)]
-        chosen = min(passing or self._nearest(whole.values()), key=lambda one: forecast.cost(one.structure))
+        chosen = min(passing or about_as_near(whole.values()), key=lambda one: forecast.cost(one.structure))
         if not passing:
             findings.append(too_far_behind(chosen.structure, chosen.behind, limit, len(trainer.teacher)))
         for place in range(nearest(shares, SWEPT), len(shares)) if self.sweep else ():
@@ -241,15 +242,6 @@ class Search(Pass):
             "findings": [dataclasses.asdict(finding) for finding in findings],
         }
         write_json(out_dir / FACTS, facts)
-
-    def _nearest(self, trained: Collection[Trained]) -> list[Trained]:
-        """Returns the student that is nearest the teacher, and those that are estimated to fall behind no farther.
-
-        Nearest by divergence, which chance moves less than a drop; no farther by part of a standard error, for which
-        nobody would pay.
-        """
-        nearest = min(trained, key=lambda one: one.divergence).behind
-        return [one for one in trained if one.behind.drop <= nearest.drop + ALIKE * nearest.error]
 
     def _reachable(
         self, outline: Outline, dataset: data.Dataset, inputs: Inputs, ctx: Context
@@ -301,6 +293,19 @@ class Search(Pass):
 
         within = ladder(forecast.outline, *multiples, fits) or [ladder(forecast.outline, *multiples)[-1]]
         return [[fitted(one) for one in rung] for rung in within]
+
+
+def about_as_near(trained: Collection[Trained]) -> list[Trained]:
+    """Returns the student that is nearest the teacher, and those that are to be expected to fall behind no farther.
+
+    By divergence, which chance moves less than a drop: two students of one divergence differ by as much in their
+    drops as the estimate of each is off (docs/log.md). What a divergence that is larger by some share adds to the
+    drop is about that share of it; nobody would pay for part of a standard error.
+    """
+    nearest = min(trained, key=lambda one: one.divergence)
+    drop, error = nearest.behind.drop, nearest.behind.error
+    most = nearest.divergence * (1 + ALIKE * error / max(drop, error))
+    return [one for one in trained if one.divergence <= most]
 
 
 def _refined(forecast: Forecast, edge: Sequence[Structure], rounds: int, inputs: Inputs, ctx: Context) -> Forecast:

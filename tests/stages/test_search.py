@@ -21,12 +21,12 @@ from edgekit.search.findings import knows_dev
 from edgekit.search.limits import ROOM, Forecast, Limits
 from edgekit.search.request import wanted
 from edgekit.search.structure import Structure
-from edgekit.stages._trainer import SHALLOW, Trainer
+from edgekit.stages._trainer import SHALLOW, Trained, Trainer
 from edgekit.stages.distill import Distill
 from edgekit.stages.prune import Prune
 from edgekit.stages.refine import Refine
 from edgekit.stages.score import Score
-from edgekit.stages.search import Search
+from edgekit.stages.search import Search, about_as_near
 
 
 @pytest.mark.parametrize(
@@ -231,6 +231,27 @@ def far(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("edgekit.stages._trainer.estimate", behind)
     # By divergence, which chance moves less than a drop: here the one goes by the other.
     monkeypatch.setattr("edgekit.stages._trainer.divergence", lambda _, student: 50.0 + float(student[0, 0]))
+
+
+@pytest.mark.parametrize(
+    ("divergences", "kept"),
+    [
+        ((0.0631, 0.0672, 0.0711), (0.0631, 0.0672)),  # half of the error, 0.1, is a tenth of the nearest one's drop
+        ((0.0631, 0.0711), (0.0631,)),
+        ((0.2, 0.1), (0.1,)),
+    ],
+)
+def test_of_those_that_fail_the_ones_about_as_near_are_told_by_divergence(
+    divergences: tuple[float, ...], kept: tuple[float, ...]
+) -> None:
+    structure = Structure((0,), (1,), (1,))
+    drops = np.linspace(0.97, 3.0, len(divergences))  # the drops of the others, mostly chance, do not count
+    order = np.argsort(np.argsort(divergences))
+    trained = [
+        Trained(structure, 1, {}, Estimate(float(drops[place]), 0.2, 0.1), divergence, 90.0)
+        for place, divergence in zip(order, divergences, strict=True)
+    ]
+    assert sorted(one.divergence for one in about_as_near(trained)) == sorted(kept)
 
 
 def test_where_none_passes_the_nearest_is_taken(artifacts: dict[Any, Any], tmp_path: Path, far: None) -> None:
