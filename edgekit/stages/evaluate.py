@@ -42,7 +42,7 @@ class Evaluate(Pass):
     """
 
     examples: int = 0
-    simulated_examples: int = 4000
+    simulated_examples: int = 5000
 
     NAME: ClassVar[str] = "evaluate"
     VERSION: ClassVar[int] = 2
