@@ -35,7 +35,7 @@ from edgekit.target import shipped_folder
 SCHEMA: Literal[1] = 1
 MAX_BYTES = 4 << 20
 FAMILIES = ("static", "dynamic")
-KERNELS = ("device", "system", "machine", "cpu", "isa", "onnxruntime")
+KERNELS = ("device", "system", "machine", "cpu", "isa", "onnxruntime", "litert")
 """Entries of a device's fingerprint that decide what runs there: the others do not change what a table holds."""
 
 FASTER = 0.9

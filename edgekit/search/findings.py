@@ -28,17 +28,19 @@ def too_far_behind(structure: Structure, behind: Estimate, limit: float, rows: i
     """Says how near the structure that was trained came to the allowed drop.
 
     Args:
-        structure: the one whose answers are nearest the teacher's.
+        structure: the one that was chosen: the nearest to the teacher's answers, or cheaper and about as near.
         behind: its drop, as estimated.
         limit: the drop allowed, in points.
         rows: of dev.
     """
+    beyond = behind.drop > limit
     return Finding(
         "no-structure-within-drop",
         "structure",
-        f"the nearest of those that were trained ({structure}) is foretold {behind.drop:.2f} points behind, with an "
-        f"error of {behind.error:.2f} on {rows:,} rows of dev, against {limit:g} points allowed",
-        "the gate will probably fail, or dev has too few rows to tell; this structure is built all the same",
+        f"none that was trained is surely within it; the cheapest of the nearest ({structure}) is foretold "
+        f"{behind.drop:.2f} points behind, with an error of {behind.error:.2f} on {rows:,} rows of dev, against "
+        f"{limit:g} points allowed",
+        f"the gate {'will probably' if beyond else 'may'} fail, or dev has too few rows to tell; it is built anyway",
         "more rows of dev, a wider --max-drop, wider other limits, more text with --unlabelled",
     )
 

@@ -28,9 +28,12 @@ SMALLER = "int4-blocks"
 """Form of the word table that is taken where the file would be too large: little more than half of the size, and what
 it loses of a student was not to be seen (docs/log.md)."""
 
-RESTORED = {"ms": 1.1, "instructions": 1.03}
-"""What reading words from four bits makes of what an inference takes, by the table's unit: of a student of three narrow
-layers, larger ones take less (docs/log.md)."""
+RESTORING_MS = 1.1
+"""What reading words from four bits makes of an inference's time: of a student of three narrow layers, others differ
+(docs/log.md)."""
+
+RESTORING_INSTRUCTIONS = 18
+"""Instructions that reading words from four bits adds, for each token and column (docs/log.md)."""
 
 ROOM = 0.97
 """Share of a limit that a figure foretold may reach: tables are off by a few percent."""
@@ -98,7 +101,8 @@ class Forecast:
 
     def cost(self, structure: Structure) -> float:
         """Returns the mean cost of an inference, in the table's unit."""
-        return self.table.cost(self.shape(structure), self.lengths, self.families)
+        cost = self.table.cost(self.shape(structure), self.lengths, self.families)
+        return self._restoring(structure, cost, float(np.mean(self.lengths)))
 
     def file_bytes(self, structure: Structure) -> int:
         """Returns the size of the static form's file: weights and words as they are stored, all else as it is there.
@@ -127,14 +131,24 @@ class Forecast:
     def foretold(self, structure: Structure) -> dict[str, float]:
         """Returns the figures that limits are held against, by the limit's name."""
         found = {"file_bytes": float(self.file_bytes(structure))}
-        restored = RESTORED[self.table.unit] if self._form(structure) == SMALLER else 1.0
         if self.judged and self.table.unit == "ms":
             shape, long = self.shape(structure), [int(np.ceil(np.percentile(self.lengths, 95)))]
             family = self.table.shipped(shape, self.lengths, self.families)
-            found["latency_p95_ms"] = restored * TAIL * self.table.cost_of(shape, long, family)
+            cost = self._restoring(structure, self.table.cost_of(shape, long, family), float(long[0]))
+            found["latency_p95_ms"] = TAIL * cost
         elif self.judged:
-            found["instructions"] = restored * self.cost(structure)
+            found["instructions"] = self.cost(structure)
         return found
+
+    def _restoring(self, structure: Structure, cost: float, tokens: float) -> float:
+        """Returns a cost with what reading the words of so many tokens from four bits takes."""
+        if self._form(structure) != SMALLER:
+            return cost
+        if self.table.unit == "ms":
+            return RESTORING_MS * cost
+        fixed = self.table.setting.sequence_length
+        read = tokens if fixed == "dynamic" else fixed
+        return cost + RESTORING_INSTRUCTIONS * read * (structure.word_rank or self.outline.embedding)
 
     def misses(self, structure: Structure, limits: Limits) -> list[str]:
         """Names the limits that a structure is foretold to be beyond."""

@@ -41,7 +41,7 @@ REFERENCE = 0.3
 """Share of the work of the student that others are compared with where dev tells nothing of the teacher."""
 
 SHALLOW = 2
-"""Layers of a student up to which the whole learning rate is right; deeper ones get less by the root (docs/log.md)."""
+"""Layers of a student up to which a learning rate is taken as it is; deeper ones get less by the root (docs/log.md)."""
 
 SHORT = 10
 """Tokens of a text up to which a student may take all steps; of longer ones fewer, so that they take no longer."""
@@ -122,7 +122,8 @@ class Trainer:
 
     Attributes:
         teacher: the teacher's logits on dev.
-        rate: learning rate of students of up to `SHALLOW` layers; deeper ones get less.
+        rate: learning rate of short trainings of students of up to `SHALLOW` layers; deeper ones and whole trainings
+            get less.
         probes: each structure's logits on dev after a short training, and its steps, by structure and rate.
         spent: time of all trainings, in whole ones of the usual student, on texts of `SHORT` tokens.
     """
@@ -276,7 +277,7 @@ class Trainer:
         """
         epochs = self._epochs(structure)
         few = self._steps(self._short_options(structure, self.rate))
-        many = self._steps(self._options(structure, epochs, self.rate))
+        many = max(1, self._steps(self._options(structure, epochs, self.rate)))  # 0 where the recipe wants no training
         return self._options(structure, epochs, self.rate * min(1.0, few / many) ** 0.5)
 
     def _short_options(self, structure: Structure, rate: float) -> dict[str, dict[str, Any]]:

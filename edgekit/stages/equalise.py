@@ -62,7 +62,7 @@ class Equalise(Pass):
     rows: int = 128
 
     NAME: ClassVar[str] = "equalise"
-    VERSION: ClassVar[int] = 6
+    VERSION: ClassVar[int] = 7
     IN: ClassVar = (Student, Vocabulary, LabelledData)
     OUT: ClassVar = EqualisedStudent
     TOOLS: ClassVar[tuple[str, ...]] = ("torch", "transformers", "tokenizers", "numpy")

@@ -38,7 +38,8 @@ class Evaluate(Pass):
 
     Attributes:
         examples: test rows to run, drawn by the seed; 0 runs all.
-        simulated_examples: the same where the device only simulates the target, which is slow.
+        simulated_examples: the same where the device only simulates the target, which is slow: whole test splits of
+            the usual sizes, and so the same rows on every target.
     """
 
     examples: int = 0

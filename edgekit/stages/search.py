@@ -8,7 +8,7 @@ trained for one target is found by the next. Of what was trained the target take
 table of costs, which is scaled first to what shapes at the edge of its limits take (`edgekit.stages.refine`).
 
 How far a student falls behind is estimated on dev (`edgekit.search.estimate`). A structure passes where the estimate is
-within the limit by part of its standard error: of many that are tried the one that passes by luck would be taken. A
+within the limit by `margin` standard errors: of many that are tried the one that passes by luck would be taken. A
 teacher that was trained on dev has answers there that it has nowhere else; the drop is then estimated against a large
 student, not against the teacher, and only by its probabilities. Which of two students is nearer the teacher, the
 divergence of their answers says either way.
@@ -80,6 +80,13 @@ ALIKE = 0.5
 """Standard errors that the drops of two students are to be expected to differ by for the dearer one to be worth it
 where none passes."""
 
+CLOSE = 0.5
+"""Standard errors less than `margin` by which a student that fails all but passes: the next dearer one may do, and two
+rungs on students cost twice as much."""
+
+SURELY = 2.0
+"""Standard errors that a drop is beyond what it is compared with to be surely beyond it."""
+
 SWEPT = 0.5
 """Share of the work from which on `sweep` trains all rungs."""
 
@@ -140,7 +147,7 @@ class Search(Pass):
     word_forms: tuple[str, ...] = field(default=("int8", SMALLER), metadata=INTERNAL)
 
     NAME: ClassVar[str] = "search"
-    VERSION: ClassVar[int] = 21
+    VERSION: ClassVar[int] = 22
     IN: ClassVar = (Teacher, LabelledData, Vocabulary, TeacherOutputs, TeacherOutline, Costs)
     OUT: ClassVar = Plan
     READS: ClassVar[tuple[str, ...]] = (
@@ -213,12 +220,12 @@ class Search(Pass):
             return within(one, self.margin)
 
         def close(one: Trained) -> bool:
-            return within(one, self.margin / 2)
+            return within(one, self.margin - CLOSE)
 
         whole = trainer.walk(rungs, nearest(shares, START), passes, close, limit)
         # Chosen before a sweep adds more: of many that are tried one passes by luck.
         passing = [one for one in whole.values() if passes(one)]
-        chosen = min(passing or about_as_near(whole.values()), key=lambda one: forecast.cost(one.structure))
+        chosen = min(passing or about_as_near(whole.values(), allowed), key=lambda one: forecast.cost(one.structure))
         if not passing:
             findings.append(too_far_behind(chosen.structure, chosen.behind, limit, len(trainer.teacher)))
         for place in range(nearest(shares, SWEPT), len(shares)) if self.sweep else ():
@@ -230,7 +237,7 @@ class Search(Pass):
             "drop": chosen.behind.drop,
             "error": chosen.behind.error,
             "limit": limit,
-            "learning_rate": trainer.rate,
+            "short_learning_rate": trainer.rate,
             "short_trainings": len(trainer.probes),
             "effort": round(trainer.spent, 2),
             "foretold": forecast.foretold(chosen.structure),
@@ -295,17 +302,18 @@ class Search(Pass):
         return [[fitted(one) for one in rung] for rung in within]
 
 
-def about_as_near(trained: Collection[Trained]) -> list[Trained]:
+def about_as_near(trained: Collection[Trained], allowed: float) -> list[Trained]:
     """Returns the student that is nearest the teacher, and those that are to be expected to fall behind no farther.
 
     By divergence, which chance moves less than a drop: two students of one divergence differ by as much in their
     drops as the estimate of each is off (docs/log.md). What a divergence that is larger by some share adds to the
-    drop is about that share of it; nobody would pay for part of a standard error.
+    drop is about that share of it; nobody would pay for part of a standard error. One whose own drop is surely beyond
+    both the nearest one's and what is allowed is none of them.
     """
     nearest = min(trained, key=lambda one: one.divergence)
     drop, error = nearest.behind.drop, nearest.behind.error
-    most = nearest.divergence * (1 + ALIKE * error / max(drop, error))
-    return [one for one in trained if one.divergence <= most]
+    most, worst = nearest.divergence * (1 + ALIKE * error / max(drop, error)), max(allowed, drop)
+    return [one for one in trained if one.divergence <= most and one.behind.drop - SURELY * one.behind.error <= worst]
 
 
 def _refined(forecast: Forecast, edge: Sequence[Structure], rounds: int, inputs: Inputs, ctx: Context) -> Forecast:

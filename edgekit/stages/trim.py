@@ -87,9 +87,9 @@ class Trim(Pass):
             raise ValueError(f"max_length is {self.max_length}; it must lie between 8 and 512 tokens, or be 0")
 
     def knowing(self, options: Mapping[str, Mapping[str, Any]]) -> Trim:
-        """Returns the stage knowing whether the search may store the table in four bits."""
-        smaller = wanted(options) and "embedding" not in options.get("quantize", {})
-        return dataclasses.replace(self, word_form=SMALLER) if smaller else self
+        """Returns the stage knowing the form of the table that the recipe names, or that a search may take."""
+        named = options.get("quantize", {}).get("embedding", SMALLER if wanted(options) else self.word_form)
+        return dataclasses.replace(self, word_form=named) if named in ROW_BYTES else self
 
     def resolved(self, target: Target) -> Trim:
         """Returns the stage with `enabled` decided by a limit of the file's size, and a fixed input length taken over.

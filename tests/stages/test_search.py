@@ -104,7 +104,7 @@ def test_all_are_trained_at_the_rate_that_a_short_training_shows_to_be_better(
     plan, _ = search(
         artifacts, tmp_path, given_options={"prune": {"min_steps": 0}}, learning_rates=(3e-3, 1e-3), trainings=2
     )
-    assert plan.facts["learning_rate"] == better
+    assert plan.facts["short_learning_rate"] == better
     assert ran[:2] == pytest.approx([3e-3, 1e-3])
     whole = [one["options"]["prune"]["learning_rate"] for one in plan.facts["points"]]
     assert all(rate < better for rate in whole), "whole trainings have more steps"
@@ -135,7 +135,7 @@ def test_the_rate_does_not_depend_on_the_limits(
 def test_a_rate_that_the_recipe_gives_is_not_tried_against_others(artifacts: dict[Any, Any], tmp_path: Path) -> None:
     plan, ran = search(artifacts, tmp_path / "two", trainings=1, learning_rates=(1e-3, 1e-4))
     one, other = search(artifacts, tmp_path / "one", trainings=1, learning_rates=(1e-3,))
-    assert plan.facts["learning_rate"] == one.facts["learning_rate"] == 3e-3
+    assert plan.facts["short_learning_rate"] == one.facts["short_learning_rate"] == 3e-3
     assert plan.facts["short_trainings"] == one.facts["short_trainings"]
     assert len(ran) == len(other)
 
@@ -221,16 +221,17 @@ def test_costs_are_those_of_the_form_that_the_recipe_names(scheme: str | None, f
     assert Search().knowing({"quantize": {"scheme": scheme}} if scheme else {}).families == families
 
 
-@pytest.fixture
-def far(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Has every student fall behind by fifty points, and a little that tells one from another."""
+def leave_behind(monkeypatch: pytest.MonkeyPatch, spread: float) -> None:
+    """Has every student fall behind by fifty points, with an error of one, and by its first logit times `spread`."""
 
     def behind(teacher: Any, student: Any, expected: Any, known: bool) -> Estimate:
-        return Estimate(50.0 + float(student[0, 0]), 1.0, 0.1)
+        return Estimate(apart(teacher, student), 1.0, 0.1)
+
+    def apart(teacher: Any, student: Any) -> float:
+        return 50.0 + spread * abs(float(student[0, 0]))
 
     monkeypatch.setattr("edgekit.stages._trainer.estimate", behind)
-    # By divergence, which chance moves less than a drop: here the one goes by the other.
-    monkeypatch.setattr("edgekit.stages._trainer.divergence", lambda _, student: 50.0 + float(student[0, 0]))
+    monkeypatch.setattr("edgekit.stages._trainer.divergence", apart)
 
 
 @pytest.mark.parametrize(
@@ -251,20 +252,41 @@ def test_of_those_that_fail_the_ones_about_as_near_are_told_by_divergence(
         Trained(structure, 1, {}, Estimate(float(drops[place]), 0.2, 0.1), divergence, 90.0)
         for place, divergence in zip(order, divergences, strict=True)
     ]
-    assert sorted(one.divergence for one in about_as_near(trained)) == sorted(kept)
+    assert sorted(one.divergence for one in about_as_near(trained, allowed=4.0)) == sorted(kept)
 
 
-def test_where_none_passes_the_nearest_is_taken(artifacts: dict[Any, Any], tmp_path: Path, far: None) -> None:
-    plan, _ = search(artifacts, tmp_path, margin=0.0)
+@pytest.mark.parametrize(
+    ("near", "other", "kept"),
+    [
+        (Estimate(0.8, 0.4, 0.1), Estimate(1.7, 0.4, 0.1), True),
+        (Estimate(0.8, 0.4, 0.1), Estimate(1.9, 0.4, 0.1), False),  # two errors off, it is still not allowed
+        (Estimate(1.2, 0.4, 0.1), Estimate(1.9, 0.4, 0.1), True),  # neither is
+        (Estimate(-0.2, 0.4, 0.1), Estimate(0.9, 0.4, 0.1), True),
+    ],
+)
+def test_one_that_is_about_as_near_is_not_known_to_be_beyond_the_limit(
+    near: Estimate, other: Estimate, kept: bool
+) -> None:
+    structure = Structure((0,), (1,), (1,))
+    trained = [Trained(structure, 1, {}, near, 0.06, 90.0), Trained(structure, 1, {}, other, 0.068, 90.0)]
+    assert len(about_as_near(trained, allowed=1.0)) == 1 + kept
+
+
+def test_where_none_passes_the_nearest_is_taken(
+    artifacts: dict[Any, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    leave_behind(monkeypatch, spread=1000.0)
+    plan, _ = search(artifacts, tmp_path)
     assert [one["check"] for one in plan.facts["findings"]] == ["no-structure-within-drop"]
     points = plan.facts["points"]
     assert plan.facts["drop"] == pytest.approx(min(point["drop"] for point in points), abs=1e-3)
 
 
 def test_where_none_passes_a_dearer_one_must_be_nearer_by_more_than_chance(
-    artifacts: dict[Any, Any], tmp_path: Path, far: None
+    artifacts: dict[Any, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    plan, _ = search(artifacts, tmp_path, narrow_target(tmp_path), margin=1000.0)
+    leave_behind(monkeypatch, spread=1e-6)
+    plan, _ = search(artifacts, tmp_path, narrow_target(tmp_path))
     points = plan.facts["points"]
     assert len(points) > 1
     least = min(point["foretold"]["instructions"] for point in points)

@@ -19,6 +19,7 @@ from edgekit.stages._trainer import FARTHER, LEAST_LEFT, LEAST_TOLD, Trained, Tr
 from edgekit.stages.outline import read_outline
 from edgekit.stages.prune import Prune
 from edgekit.stages.search import Search
+from edgekit.target import load_target
 
 
 @dataclasses.dataclass
@@ -26,6 +27,7 @@ class Untrained:
     """Stands in for trainings: how far a structure is from the teacher goes by its work alone, and none passes."""
 
     nearest: float
+    behind: Estimate = dataclasses.field(default_factory=lambda: Estimate(9.0, 0.5, 0.1))
     whole: list[float] = dataclasses.field(default_factory=list)
 
     def apart(self, trainer: Trainer, structure: Structure) -> float:
@@ -39,8 +41,7 @@ class Untrained:
             work = float(trainer._outline.work(structure))
             self.whole.append(work)
             options = trainer._options(structure, 1, trainer.rate)
-            behind = Estimate(9.0, 0.5, 0.1)
-            return Trained(structure, 1, options, behind, self.apart(trainer, structure), 50.0)
+            return Trained(structure, 1, options, self.behind, self.apart(trainer, structure), 50.0)
 
         def probed(trainer: Trainer, structure: Structure, rate: float) -> float:
             trainer.probes[structure, rate] = np.zeros((3, 2)), LEAST_TOLD
@@ -71,6 +72,22 @@ def test_where_none_passes_what_lies_beside_the_nearest_is_trained_too(
         assert cheaper - best <= 1, "nothing is left between the nearest and the next cheaper one"
         chosen = min(plan.facts["points"], key=lambda one: abs(one["work"] - works[best]))
         assert plan.facts["structure"] == chosen["structure"]
+
+
+@pytest.mark.parametrize(("errors", "stride"), [(0.75, 1), (0.25, 2)])
+def test_from_one_that_all_but_passes_the_way_goes_a_single_rung(
+    artifacts: dict[Any, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, errors: float, stride: int
+) -> None:
+    works, first = rungs_of(artifacts), 3
+    monkeypatch.setattr("edgekit.stages.search.START", works[first] / works[0])
+    monkeypatch.setattr("edgekit.stages.search.least_drop", lambda rows, margin: 0.0)
+    target = narrow_target(tmp_path)
+    limit, error = load_target(target).gate.max_drop, 0.5
+    untrained = Untrained(nearest=works[0], behind=Estimate(limit - errors * error, error, 0.1))
+    untrained.take_over(monkeypatch)
+    search(artifacts, tmp_path, target, trainings=2)
+    looked = [int(np.argmin(np.abs(np.log(np.array(works) / work)))) for work in untrained.whole]
+    assert looked == [first, first - stride]
 
 
 def test_a_dearer_structure_that_a_short_training_shows_to_be_farther_is_not_trained_whole(

@@ -348,3 +348,5 @@ def test_the_table_has_room_for_rows_of_the_form_that_the_search_may_store_them_
     assert Trim().knowing({}).word_form == SMALLER
     assert Trim().knowing({"quantize": {"embedding": "int8"}}).word_form == "int8"
     assert Trim().knowing({"distill": {"layers": "2"}}).word_form == "int8"
+    named = {"quantize": {"embedding": "int4-blocks"}}
+    assert Trim().knowing(named).word_form == Trim().knowing({"distill": {"layers": "2"}} | named).word_form == SMALLER
