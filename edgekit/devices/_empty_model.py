@@ -56,13 +56,16 @@ def _empty_tflite(path: Path) -> bytes:
     try:
         given = schema.ModelT.InitFromPackedBuf(path.read_bytes())
         graph, (signature,) = given.subgraphs[0], given.signatureDefs
+        inputs = [graph.tensors[place] for place in graph.inputs]
+        first = inputs[0]
+        places = {old: new for new, old in enumerate(graph.inputs)}
+        for one in signature.inputs:
+            one.tensorIndex = places[one.tensorIndex]
     except Exception as error:  # flatbuffers checks nothing: a damaged file ends in whatever its offsets lead to
-        raise ModelError(f"cannot read {path} as a .tflite model of one signature: {error}") from error
-    inputs = [graph.tensors[place] for place in graph.inputs]
-    places = {old: new for new, old in enumerate(graph.inputs)}
+        raise ModelError(f"cannot read {path} as a .tflite model of one signature: {error!r}") from error
     for tensor in inputs:
         tensor.buffer = 0
-    first, out = inputs[0], schema.TensorT()
+    out = schema.TensorT()
     out.name, out.type, out.buffer = "out", schema.TensorType.FLOAT32, 0
     out.shape, out.shapeSignature = first.shape, first.shapeSignature
     code, operator, options = schema.OperatorCodeT(), schema.OperatorT(), schema.CastOptionsT()
@@ -74,8 +77,6 @@ def _empty_tflite(path: Path) -> bytes:
     graph.inputs, graph.outputs = list(range(len(inputs))), [len(inputs)]
     result = schema.TensorMapT()
     result.name, result.tensorIndex = "out", len(inputs)
-    for one in signature.inputs:
-        one.tensorIndex = places[one.tensorIndex]
     signature.outputs = [result]
     given.subgraphs, given.operatorCodes, given.buffers = [graph], [code], [schema.BufferT()]
     given.metadata, given.metadataBuffer = None, None

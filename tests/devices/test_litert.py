@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from hashlib import sha256
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,7 +15,8 @@ from tiny_litert import litert_classifier
 from tiny_models import CLASSES, expected, mean_classifier, token_rows
 
 from edgekit.devices import LatencyPlan, ModelFile, TokenRows, connect
-from edgekit.errors import DeviceError
+from edgekit.devices._empty_model import write_empty_model
+from edgekit.errors import DeviceError, ModelError
 
 pytestmark = pytest.mark.skipif(find_spec("ai_edge_litert") is None, reason="ai-edge-litert is not installed")
 
@@ -83,3 +86,28 @@ def test_session_options_are_refused(tmp_path: Path) -> None:
     model = replace(litert_classifier(tmp_path / "m.tflite"), options={"a.b": "1"})
     with pytest.raises(DeviceError, match=r"LiteRT has no session options, but the target gives a\.b"):
         connect("local").logits(model, token_rows(1), 1, None)
+
+
+def without_inputs(model: Any) -> None:
+    """Damages a graph: it has no inputs, though its signature names one."""
+    model.subgraphs[0].inputs = []
+
+
+def with_another_input(model: Any) -> None:
+    """Damages a signature: what it names is no input of the graph."""
+    model.signatureDefs[0].inputs[0].tensorIndex = 3
+
+
+@pytest.mark.parametrize("damage", [without_inputs, with_another_input])
+def test_an_empty_model_is_not_made_of_a_damaged_one(damage: Callable[[Any], None], tmp_path: Path) -> None:
+    import flatbuffers
+    from ai_edge_litert import schema_py_generated as schema
+
+    made = schema.ModelT.InitFromPackedBuf(litert_classifier(tmp_path / "m.tflite").path.read_bytes())
+    damage(made)
+    builder = flatbuffers.Builder(1024)
+    builder.Finish(made.Pack(builder), b"TFL3")
+    (tmp_path / "bad.tflite").write_bytes(bytes(builder.Output()))
+    with pytest.raises(ModelError, match=r"cannot read .*bad\.tflite as a \.tflite model of one signature"):
+        write_empty_model(ModelFile(tmp_path / "bad.tflite", ""), tmp_path / "empty")
+    assert not (tmp_path / "empty").exists()
