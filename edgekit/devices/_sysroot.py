@@ -93,9 +93,10 @@ def read_stamp() -> Mapping[str, Any] | None:
     return stamp
 
 
-def stamp_digest(stamp: Mapping[str, Any]) -> str:
-    """Returns the sha256 of a stamp, hex."""
-    return hashlib.sha256(json.dumps(stamp, sort_keys=True).encode()).hexdigest()
+def stamp_digest(stamp: Mapping[str, Any], runtime: str) -> str:
+    """Returns the sha256 of a stamp, hex, without the runtimes beside one: those change nothing that it does."""
+    kept = {name: value for name, value in stamp.items() if name == runtime or name not in RUNTIMES}
+    return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()
 
 
 def wanted_stamp() -> dict[str, Any]:

@@ -71,7 +71,7 @@ class QemuDevice:
             "cpu": self.cpu,
             "qemu": qemu_version(),
             runtime: "none" if stamp is None else str(stamp.get(runtime, "none")),
-            "sysroot": "none" if stamp is None else stamp_digest(stamp),
+            "sysroot": "none" if stamp is None else stamp_digest(stamp, runtime),
             "runner": runner_digest(),
         }
 

@@ -19,6 +19,7 @@ from edgekit.devices import (
     _sysroot,
     connect,
     module_for,
+    qemu,
 )
 from edgekit.devices._arm_cpus import CPUS, cpuinfo, feature_names
 from edgekit.errors import DeviceError, InputError
@@ -209,6 +210,17 @@ def test_each_row_has_a_count_also_of_models_that_share_a_process(prepared: None
         assert counted.per_inference == pytest.approx((short + long + middle) / 3)
     assert together["rows"].by_row == pytest.approx(apart["rows"].by_row, rel=0.02)
     assert together["few"].by_row == pytest.approx([apart["rows"].by_row[1]], rel=0.02)
+
+
+def test_a_runtime_that_comes_into_the_userland_leaves_the_others_figures(monkeypatch: pytest.MonkeyPatch) -> None:
+    arm, stamp = connect("qemu:cortex-a76"), {"layout": 1, "onnxruntime": "1.31.1", "litert": "none", "features": {}}
+    monkeypatch.setattr(qemu, "read_stamp", lambda: stamp)
+    before = arm.fingerprint("onnxruntime"), arm.fingerprint("litert")
+    monkeypatch.setattr(qemu, "read_stamp", lambda: {**stamp, "litert": "2.3.0"})
+    assert arm.fingerprint("onnxruntime") == before[0]
+    assert arm.fingerprint("litert")["sysroot"] != before[1]["sysroot"]
+    monkeypatch.setattr(qemu, "read_stamp", lambda: {**stamp, "layout": 2})
+    assert arm.fingerprint("onnxruntime")["sysroot"] != before[0]["sysroot"]
 
 
 def test_fingerprint_identifies_emulator_userland_and_runner(prepared: None) -> None:
