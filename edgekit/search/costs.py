@@ -26,6 +26,7 @@ import numpy as np
 
 from edgekit import codec
 from edgekit.codec import Within
+from edgekit.devices import RUNTIMES
 from edgekit.errors import ArtifactError, RecipeError
 from edgekit.provenance import Provenance
 from edgekit.search.nnls import nnls
@@ -35,7 +36,7 @@ from edgekit.target import shipped_folder
 SCHEMA: Literal[1] = 1
 MAX_BYTES = 4 << 20
 FAMILIES = ("static", "dynamic")
-KERNELS = ("device", "system", "machine", "cpu", "isa", "onnxruntime", "litert")
+KERNELS = ("device", "system", "machine", "cpu", "isa", *RUNTIMES)
 """Entries of a device's fingerprint that decide what runs there: the others do not change what a table holds."""
 
 FASTER = 0.9
