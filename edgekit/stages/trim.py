@@ -57,8 +57,8 @@ class Trim(Pass):
         share: whether the others read the row of the nearest token; otherwise WordPiece loses them, and tokenizers of
             another kind keep all rows.
         max_length: longest input in tokens; 0 takes it from the training split, at most 256.
-        word_form: of the table (`edgekit.search.limits.ROW_BYTES`), filled in by `knowing`: the smallest that there may
-            be.
+        word_form: of the table (`edgekit.search.limits.ROW_BYTES`), filled in by `knowing`: the one that the recipe
+            names, else the smallest that there may be.
     """
 
     enabled: bool | None = None
