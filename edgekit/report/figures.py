@@ -82,12 +82,12 @@ def percent(value: float) -> str:
 
 def points(value: float) -> str:
     """Returns a difference in points with its sign where it is negative."""
-    return f"{_signed(value)} points"
+    return f"{signed(value)} points"
 
 
 def interval(low: float, high: float) -> str:
     """Returns an interval of points, without the unit."""
-    return f"{_signed(low)} to {_signed(high)}"
+    return f"{signed(low)} to {signed(high)}"
 
 
 def ratio(value: float) -> str:
@@ -157,7 +157,7 @@ _BY_NAME: dict[str, Callable[[float], str]] = {
 }
 
 
-def _signed(value: float) -> str:
+def signed(value: float) -> str:
     text = f"{value:.2f}"
     return "0.00" if text == "-0.00" else text.replace("-", "−")
 

@@ -16,14 +16,15 @@ from edgekit.report import figures
 from edgekit.store import write_file
 
 WIDTH, HEIGHT, MARGIN = 640, 320, 48
+NAMES = ("Test %", "Drop", "Inference", "× teacher", "File")
 
 
 def table(target: str, points: Sequence[Point]) -> Table:
     """Returns the front as rows, the most accurate first; the one in the bundle is marked."""
-    drawn = Table(title=f"{figures.clean(target)}: what can be had", title_justify="left", box=None, padding=(0, 2))
+    drawn = Table(title=f"{figures.clean(target)}: what can be had", title_justify="left", box=None, padding=(0, 1))
     drawn.add_column("")
-    drawn.add_column("Student")
-    for name in ("Artifact %", "Drop", "Inference", "× teacher", "File"):
+    drawn.add_column("Student", min_width=22)
+    for name in NAMES:
         drawn.add_column(name, justify="right", no_wrap=True)
     for one in points:
         drawn.add_row(
@@ -34,7 +35,7 @@ def table(target: str, points: Sequence[Point]) -> Table:
 
 def page(target: str, points: Sequence[Point]) -> str:
     """Returns the front as HTML: the table, and accuracy against cost on a logarithmic axis."""
-    head = "".join(f"<th>{name}</th>" for name in ("Student", "Artifact %", "Drop", "Inference", "× teacher", "File"))
+    head = "".join(f"<th>{name}</th>" for name in ("Student", *NAMES))
     rows = "".join(
         f"<tr{' class=chosen' if one.chosen else ''}><td>{_text(one.structure)}</td>"
         + "".join(f"<td class=number>{_text(cell)}</td>" for cell in _cells(one))
@@ -87,8 +88,8 @@ def _cells(one: Point) -> list[str]:
     mark = figures.MARKS[Provenance(one.provenance)]
     cost = figures.milliseconds(one.cost) if one.measure == MILLISECONDS else f"{figures.amount(one.cost)} instr."
     return [
-        figures.digits(one.score, 2),
-        figures.points(one.drop),
+        f"{one.score:.2f}",
+        figures.signed(one.drop),
         f"{cost} {mark}",
         figures.ratio(one.ratio),
         figures.size(one.bytes),

@@ -171,6 +171,28 @@ def ladder(
     return [rung for place, rung in enumerate(made) if rung and rung not in made[:place]]
 
 
+def between(
+    outline: Outline, dearer: Structure, cheaper: Structure, head_multiple: int, ffn_multiple: int
+) -> list[Structure]:
+    """Returns structures whose work lies between those of two, as near the middle of the ratio as widths allow.
+
+    One of the layers of either, the shallower first; none where multiples leave nothing in between.
+    """
+    least, middle = outline.work(cheaper), (outline.work(cheaper) * outline.work(dearer)) ** 0.5
+    found = (
+        best_widths(outline, layers, middle, head_multiple, ffn_multiple)
+        for layers in sorted({dearer.layers, cheaper.layers}, key=len)
+    )
+    return [one for one in found if one is not None and outline.work(one) > least]
+
+
+def narrowest(outline: Outline, layers: Sequence[int], head_multiple: int, ffn_multiple: int) -> Structure:
+    """Returns the structure of the given layers that keeps least of each."""
+    heads = (min(choices(len(outline.head_loss[layer]) - 1, head_multiple)) for layer in layers)
+    ffn = (min(choices(len(outline.channel_loss[layer]) - 1, ffn_multiple)) for layer in layers)
+    return Structure(tuple(layers), tuple(heads), tuple(ffn))
+
+
 def _dearest(
     outline: Outline,
     layers: Sequence[int],

@@ -163,6 +163,10 @@ class Trainer:
         self._depths[place] = len(found.layers)
         return found
 
+    def nearest(self, structures: Sequence[Structure]) -> Structure:
+        """Returns the one that a short training brings nearest the teacher."""
+        return min(structures, key=lambda one: self._probed(one, self.rate)) if len(structures) > 1 else structures[0]
+
     def walk(
         self,
         rungs: Sequence[Sequence[Structure]],

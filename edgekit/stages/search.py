@@ -19,6 +19,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, cast
 
@@ -47,6 +48,7 @@ from edgekit.search.limits import SMALLER, Forecast, Limits, with_form, with_wor
 from edgekit.search.request import ENABLED, FIXES
 from edgekit.search.structure import Outline, Structure, ladder
 from edgekit.stage import INTERNAL, Context, Inputs, Pass
+from edgekit.stages._sweep import swept
 from edgekit.stages._trainer import MOST_STEPS, START, Trained, Trainer
 from edgekit.stages.distill import Distill
 from edgekit.stages.evaluate import Evaluate, draw
@@ -87,9 +89,6 @@ rungs on students cost twice as much."""
 SURELY = 2.0
 """Standard errors that a drop is beyond what it is compared with to be surely beyond it."""
 
-SWEPT = 0.5
-"""Share of the work from which on `sweep` trains all rungs."""
-
 
 @dataclass(frozen=True)
 class Search(Pass):
@@ -115,8 +114,8 @@ class Search(Pass):
         margin: standard errors of the estimated drop that it must be within the limit by. Where the gate asks for a
             confidence, what that takes on the rows of test is kept free too. Where dev has so few rows that not even a
             student that answers as the teacher does would pass, such a one does, and no other.
-        sweep: whether to train the best structure of every rung whole too, for a front of all that can be had; what is
-            chosen does not depend on it.
+        sweep: whether to train whole what lies around too (`edgekit.stages._sweep`), for a front of all that can be
+            had; what is chosen does not depend on it.
         given: options of `distill`, `score` and `prune` that the recipe sets, filled in by the pipeline.
         conducted: versions and defaults of the stages that it has run, likewise: what the search finds depends on them.
         rounds: of the table of costs, likewise: shapes at the edge of a limit are measured in as many.
@@ -147,7 +146,7 @@ class Search(Pass):
     word_forms: tuple[str, ...] = field(default=("int8", SMALLER), metadata=INTERNAL)
 
     NAME: ClassVar[str] = "search"
-    VERSION: ClassVar[int] = 22
+    VERSION: ClassVar[int] = 23
     IN: ClassVar = (Teacher, LabelledData, Vocabulary, TeacherOutputs, TeacherOutline, Costs)
     OUT: ClassVar = Plan
     READS: ClassVar[tuple[str, ...]] = (
@@ -228,9 +227,10 @@ class Search(Pass):
         chosen = min(passing or about_as_near(whole.values(), allowed), key=lambda one: forecast.cost(one.structure))
         if not passing:
             findings.append(too_far_behind(chosen.structure, chosen.behind, limit, len(trainer.teacher)))
-        for place in range(nearest(shares, SWEPT), len(shares)) if self.sweep else ():
-            if place not in whole:
-                whole[place] = trainer.whole(trainer.best(rungs, place))
+        found = [whole[place] for place in sorted(whole)]
+        if self.sweep:
+            fitting = partial(self._fitting, forecast, _limits(ctx.target["budget"]))
+            found = swept(trainer, outline, rungs, whole, _multiples(ctx), fitting)
         write_json(out_dir / "plan.json", chosen.options)
         facts = {
             "structure": str(chosen.structure),
@@ -242,10 +242,9 @@ class Search(Pass):
             "effort": round(trainer.spent, 2),
             "foretold": forecast.foretold(chosen.structure),
             "tried": [
-                f"{one.structure}: {one.behind.drop:.2f} points behind after {one.steps:,} steps"
-                for one in (whole[place] for place in sorted(whole))
+                f"{one.structure}: {one.behind.drop:.2f} points behind after {one.steps:,} steps" for one in found
             ],
-            "points": [_point(whole[place], forecast) for place in sorted(whole)],
+            "points": [_point(one, forecast) for one in found],
             "findings": [dataclasses.asdict(finding) for finding in findings],
         }
         write_json(out_dir / FACTS, facts)
@@ -288,18 +287,24 @@ class Search(Pass):
     def _within(self, forecast: Forecast, limits: Limits, multiples: tuple[int, int]) -> list[list[Structure]]:
         """Returns the rungs of structures within the limits; the cheapest alone where there are none."""
 
-        def fitted(structure: Structure) -> Structure:
-            given = self.given.get("prune", {})
-            if not set(WORDS) & set(given):
-                return with_words(forecast, limits, structure)
-            rows, rank = (int(given.get(name, 0)) for name in WORDS)
-            return with_form(forecast, limits, dataclasses.replace(structure, word_rows=rows, word_rank=rank))
-
         def fits(structure: Structure) -> bool:
-            return not forecast.misses(fitted(structure), limits)
+            return self._fitting(forecast, limits, structure) is not None
 
         within = ladder(forecast.outline, *multiples, fits) or [ladder(forecast.outline, *multiples)[-1]]
-        return [[fitted(one) for one in rung] for rung in within]
+        return [[self._fitted(forecast, limits, one) for one in rung] for rung in within]
+
+    def _fitting(self, forecast: Forecast, limits: Limits, structure: Structure) -> Structure | None:
+        """Returns a structure with a word table that fits the limits; None where it does not fit them with any."""
+        fitted = self._fitted(forecast, limits, structure)
+        return None if forecast.misses(fitted, limits) else fitted
+
+    def _fitted(self, forecast: Forecast, limits: Limits, structure: Structure) -> Structure:
+        """Returns a structure with the word table that the recipe gives, or else the largest within the limits."""
+        given = self.given.get("prune", {})
+        if not set(WORDS) & set(given):
+            return with_words(forecast, limits, structure)
+        rows, rank = (int(given.get(name, 0)) for name in WORDS)
+        return with_form(forecast, limits, dataclasses.replace(structure, word_rows=rows, word_rank=rank))
 
 
 def about_as_near(trained: Collection[Trained], allowed: float) -> list[Trained]:

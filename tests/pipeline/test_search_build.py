@@ -129,7 +129,7 @@ def test_a_sweep_leaves_what_nothing_beats(searched: Searched) -> None:
     assert result.exit_code == 0, result.output
     written = json.loads((searched.out / f"{builds.TARGET}.sweep.json").read_text())
     points = written["points"]
-    assert len(points) + written["beaten"] == 2, "the rungs that so small a teacher has"
+    assert len(points) + written["beaten"] > 2, "more than the rungs that so small a teacher has"
     for better in points:
         for worse in points:
             assert better is worse or better["score"] > worse["score"] or better["ratio"] > worse["ratio"]

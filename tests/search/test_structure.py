@@ -7,7 +7,17 @@ import itertools
 import numpy as np
 import pytest
 
-from edgekit.search.structure import FACTOR, Outline, Structure, alternatives, best_widths, choices, rungs
+from edgekit.search.structure import (
+    FACTOR,
+    Outline,
+    Structure,
+    alternatives,
+    best_widths,
+    between,
+    choices,
+    narrowest,
+    rungs,
+)
 
 
 def outline(seed: int = 0, layers: int = 3, heads: int = 4, ffn: int = 16) -> Outline:
@@ -58,9 +68,21 @@ def test_widths_lose_hardly_more_than_the_best_of_all_combinations(seed: int) ->
 
 def test_a_bound_below_the_narrowest_structure_has_none() -> None:
     given = outline()
-    narrowest = given.work(Structure((1,), (2,), (8,)))
-    assert best_widths(given, (1,), 0.99 * narrowest, 2, 8) is None
-    assert best_widths(given, (1,), 1.0001 * narrowest, 2, 8) == Structure((1,), (2,), (8,))
+    least = Structure((1,), (2,), (8,))
+    assert narrowest(given, (1,), 2, 8) == least
+    assert best_widths(given, (1,), 0.99 * given.work(least), 2, 8) is None
+    assert best_widths(given, (1,), 1.0001 * given.work(least), 2, 8) == least
+
+
+def test_between_two_structures_lie_those_of_either_ones_layers() -> None:
+    given = outline(layers=4, heads=12, ffn=64)
+    dearer, cheaper = Structure((1, 2, 3), (12, 12, 12), (64, 64, 64)), Structure((2, 3), (6, 6), (32, 32))
+    found = between(given, dearer, cheaper, 2, 8)
+    assert [one.layers for one in found] == [cheaper.layers, dearer.layers]
+    middle = (given.work(dearer) * given.work(cheaper)) ** 0.5
+    assert all(given.work(cheaper) < given.work(one) <= middle for one in found)
+    least = narrowest(given, (3,), 2, 8)
+    assert between(given, least, least, 2, 8) == []
 
 
 def test_the_last_layer_is_charged_for_one_row() -> None:

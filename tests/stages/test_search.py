@@ -383,6 +383,7 @@ def test_a_sweep_trains_every_rung_that_is_left(artifacts: dict[Any, Any], tmp_p
     works = [point["work"] for point in swept.facts["points"]]
     assert works == sorted(works, reverse=True)
     assert all({"distill", "prune"} == set(point["options"]) for point in swept.facts["points"])
+    assert len({point["structure"] for point in swept.facts["points"]}) == len(works)
 
 
 def test_a_teacher_that_knows_dev_is_told_and_students_are_held_against_a_large_one(
