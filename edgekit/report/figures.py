@@ -158,6 +158,7 @@ _BY_NAME: dict[str, Callable[[float], str]] = {
 
 
 def signed(value: float) -> str:
+    """Returns a number with two decimals, its sign where it is negative, and none for what rounds to zero."""
     text = f"{value:.2f}"
     return "0.00" if text == "-0.00" else text.replace("-", "−")
 

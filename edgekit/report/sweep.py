@@ -21,7 +21,8 @@ NAMES = ("Test %", "Drop", "Inference", "× teacher", "File")
 
 def table(target: str, points: Sequence[Point]) -> Table:
     """Returns the front as rows, the most accurate first; the one in the bundle is marked."""
-    drawn = Table(title=f"{figures.clean(target)}: what can be had", title_justify="left", box=None, padding=(0, 1))
+    title = f"{figures.clean(target)}: what can be had, drops in points"
+    drawn = Table(title=title, title_justify="left", box=None, padding=(0, 1))
     drawn.add_column("")
     drawn.add_column("Student", min_width=22)
     for name in NAMES:
@@ -61,7 +62,8 @@ svg text {{ font: 12px system-ui, sans-serif; fill: currentColor }}
 .axis {{ stroke: #8888 }}
 </style></head><body>
 <h1>{_text(target)}: what can be had</h1>
-<p>Each student was built and measured; none is beaten by another in accuracy and cost. {_which(points)}</p>
+<p>Each student was built and measured; none is beaten by another in accuracy and cost. Drops are in
+points, against the teacher on the same rows. {_which(points)}</p>
 {_plot(points)}
 <table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>
 </body></html>

@@ -110,6 +110,10 @@ class Outline:
         words = self.tokens * self.embedding * structure.word_rank + self.tokens * self.hidden * self.projected
         return sum(layers) + words + ONE_ROW * self.hidden * (self.hidden + self.labels)
 
+    def share(self, structure: Structure) -> float:
+        """Returns the work of a structure as a share of the whole teacher's."""
+        return self.work(structure) / self.work(self.whole(range(len(self.head_loss))))
+
     @property
     def projected(self) -> int:
         """Inputs of the product that follows the tables; 0 where there is none."""

@@ -41,9 +41,7 @@ def swept(
     Returns:
         All that there are now, by falling work, those of the search among them.
     """
-    dearest = outline.work(outline.whole(range(len(outline.head_loss))))
-    shares = [outline.work(rung[-1]) / dearest for rung in rungs]
-    places = range(nearest(shares, SWEPT), len(rungs))
+    places = range(nearest([outline.share(rung[-1]) for rung in rungs], SWEPT), len(rungs))
     known = {
         one.structure: one
         for one in (*whole.values(), *(trainer.whole(trainer.best(rungs, at)) for at in places if at not in whole))
@@ -59,8 +57,8 @@ def swept(
         return known[structure]
 
     def fill(dearer: Trained, cheaper: Trained) -> None:
-        work = outline.work(dearer.structure)
-        if work > FACTOR * START * dearest or work < GAP * outline.work(cheaper.structure):
+        share = outline.share(dearer.structure)
+        if share > FACTOR * START or share < GAP * outline.share(cheaper.structure):
             return
         middle = add(between(outline, dearer.structure, cheaper.structure, *multiples))
         if middle is not None:

@@ -198,8 +198,7 @@ class Search(Pass):
         outline = read_outline(inputs[TeacherOutline].file)
         dataset, limit = data.read(inputs[LabelledData].path), ctx.target["gate.max_drop"]
         forecast, rungs, findings = self._reachable(outline, dataset, inputs, ctx)
-        dearest = outline.work(outline.whole(range(len(outline.head_loss))))
-        shares = [outline.work(rung[-1]) / dearest for rung in rungs]
+        shares = [outline.share(rung[-1]) for rung in rungs]
         trainer = Trainer(self, inputs, ctx, outline, dataset)
         trainer.settle_rate(*_multiples(ctx))
         held_out = dataset.facts["dev_source"] == data.DRAWN and not (inputs[Teacher].path / FACTS).exists()

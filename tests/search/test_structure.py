@@ -83,6 +83,8 @@ def test_between_two_structures_lie_those_of_either_ones_layers() -> None:
     assert all(given.work(cheaper) < given.work(one) <= middle for one in found)
     least = narrowest(given, (3,), 2, 8)
     assert between(given, least, least, 2, 8) == []
+    assert given.share(given.whole(range(4))) == 1.0
+    assert given.share(least) == pytest.approx(given.work(least) / given.work(given.whole(range(4))))
 
 
 def test_the_last_layer_is_charged_for_one_row() -> None:
