@@ -21,13 +21,11 @@ from edgekit.report import sweep
 def points(seed: int = 0, count: int = 30) -> list[Point]:
     """Returns random points, some of them alike in one figure."""
     random = np.random.default_rng(seed)
+    figures = zip(random.integers(80, 95, count), random.integers(1, 12, count), strict=True)
     return [
-        Point(
-            f"layers {i}", float(random.integers(80, 95)), 1.0, float(random.integers(1, 12)), "ms",
-            float(random.integers(1, 12)), 1000, "measured", False,
-        )
-        for i in range(count)
-    ]  # fmt: skip
+        Point(f"layers {i}", float(score), 1.0, 12 / ratio, "ms", float(ratio), 1000, "measured", False)
+        for i, (score, ratio) in enumerate(figures)
+    ]
 
 
 def beats(a: Point, b: Point) -> bool:
@@ -45,6 +43,16 @@ def test_what_is_left_is_beaten_by_nothing_and_what_is_not_is(seed: int) -> None
         same = any((one.score, one.ratio) == (other.score, other.ratio) for other in left)
         assert one in left or same or any(beats(other, one) for other in left)
     assert [p.ratio for p in left] == sorted(p.ratio for p in left)
+
+
+def test_a_ratio_that_the_cost_itself_does_not_bear_out_is_left_out() -> None:
+    dearer, cheaper = (
+        dataclasses.replace(points()[0], score=score, cost=cost, ratio=ratio)
+        for score, cost, ratio in ((91.9, 48.6, 70.4), (91.7, 49.1, 74.8))
+    )
+    assert unbeaten([cheaper, dearer]) == [dearer]
+    slower = dataclasses.replace(dearer, cost=49.5)
+    assert unbeaten([cheaper, slower]) == [slower, cheaper]
 
 
 def test_a_front_reads_back(tmp_path: Path) -> None:

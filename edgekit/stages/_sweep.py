@@ -13,8 +13,8 @@ from edgekit.search.bisection import nearest
 from edgekit.search.structure import FACTOR, Outline, Structure, between, narrowest
 from edgekit.stages._trainer import START, Trained, Trainer
 
-SWEPT = 0.5
-"""Share of the teacher's work from which on all rungs are trained."""
+SWEPT = 0.7
+"""Share of the teacher's work from which on all rungs are trained: more is hardly cheaper than the teacher as it is."""
 
 GAP = 1.25
 """Between the works of two students from which on one between them is trained, no dearer than a rung above `START`."""
