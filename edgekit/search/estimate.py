@@ -74,6 +74,19 @@ def estimate(teacher: np.ndarray, student: np.ndarray, expected: np.ndarray, kno
     return Estimate(drop, float((1 / (1 / variance + 1 / doubt)) ** 0.5), disagreeing)
 
 
+def cautious_drop(behind: Estimate, rows: int, margin: float, confidence: float | None) -> float:
+    """Returns the drop, in points, that a limit is held against for the gate to be expected to pass.
+
+    Args:
+        behind: estimated on dev.
+        rows: of test, which the gate judges by.
+        margin: standard errors of what the gate will find: of the estimate and of the rows of test together.
+        confidence: that the gate asks for, as in `confidence_width`.
+    """
+    error = math.hypot(behind.error, scatter(behind.disagreeing, rows))
+    return behind.drop + margin * error + confidence_width(behind.disagreeing, rows, confidence)
+
+
 def least_drop(rows: int, margin: float) -> float:
     """Returns the drop of a student that answers so many rows as its teacher does, and some of its standard errors.
 
@@ -89,17 +102,24 @@ def rows_within(points: float, margin: float) -> int:
     return max(0, math.ceil((ONE_GAP + margin * _ONE_ROW) / points) - 2)
 
 
-def confidence_width(disagreeing: float, rows: int, confidence: float | None) -> float:
-    """Returns how far below its limit a drop must lie for the gate to be sure of it, in points.
+def scatter(disagreeing: float, rows: int) -> float:
+    """Returns the standard error of a drop that is found on so many rows, in points: what chance alone moves it by.
 
     Args:
         disagreeing: share of the rows on which teacher and student answer differently.
         rows: of test.
+    """
+    return float(100 * (disagreeing / max(1, rows)) ** 0.5)
+
+
+def confidence_width(disagreeing: float, rows: int, confidence: float | None) -> float:
+    """Returns how far below its limit a drop must lie for the gate to be sure of it, in points.
+
+    Args:
+        disagreeing, rows: as in `scatter`.
         confidence: that the gate asks for, in (0.5, 1); None asks for none.
     """
-    if confidence is None:
-        return 0.0
-    return float(100 * NormalDist().inv_cdf(confidence) * (disagreeing / max(1, rows)) ** 0.5)
+    return 0.0 if confidence is None else NormalDist().inv_cdf(confidence) * scatter(disagreeing, rows)
 
 
 def gaps(teacher: np.ndarray, student: np.ndarray, heard: float = HEARD) -> np.ndarray:

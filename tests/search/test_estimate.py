@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 
 from edgekit.search import estimate as es
+from edgekit.stages.search import Search
 
 
 def test_a_gate_that_must_be_sure_leaves_room_for_chance() -> None:
@@ -132,3 +135,15 @@ def test_how_far_a_student_that_answers_as_its_teacher_does_may_be_behind(rows: 
         within = es.rows_within(least, margin)
         assert abs(within - rows) <= 1
         assert es.least_drop(within, margin) <= least * (1 + 1e-9)
+
+
+@pytest.mark.parametrize(("error", "disagreeing", "rows"), [(0.54, 0.027, 3080), (0.9, 0.09, 1033), (0.2, 0.02, 2000)])
+def test_the_gate_passes_in_three_builds_of_four_at_the_margin(error: float, disagreeing: float, rows: int) -> None:
+    random, builds, limit = np.random.default_rng(0), 20_000, 1.0
+    behind = es.Estimate(0.0, error, disagreeing)
+    behind = dataclasses.replace(behind, drop=limit - es.cautious_drop(behind, rows, Search.margin, None))
+    drops = behind.drop + error * random.standard_normal(builds)
+    lost = np.clip((disagreeing + drops / 100) / 2, 0, disagreeing)
+    found = random.binomial(rows, lost) - random.binomial(rows, disagreeing - lost)
+    assert np.mean(100 * found / rows <= limit) == pytest.approx(0.76, abs=0.04)
+    assert es.cautious_drop(behind, rows, 0.0, 0.9) == behind.drop + es.confidence_width(disagreeing, rows, 0.9)
