@@ -80,6 +80,7 @@ class Forecast:
         lengths: tokens of typical rows.
         tokens: that the student's tokenizer knows.
         rows: of its word table; fewer than the tokens where some share them.
+        read_rows: of these, those that some text reads that students learn from.
         positions: rows of its position table.
         judged: whether the gate judges costs like the table's: not where they are estimates.
         families: of integer forms that may be shipped; all that the table has by default.
@@ -93,6 +94,7 @@ class Forecast:
     lengths: Sequence[int]
     tokens: int
     rows: int
+    read_rows: int
     positions: int
     judged: bool
     families: Sequence[str] = ()
@@ -173,23 +175,31 @@ class Forecast:
 def with_words(forecast: Forecast, limits: Limits, structure: Structure) -> Structure:
     """Returns a structure with as much of the word table as its file has room for.
 
-    All of it, where that fits, in the first form in which it does. Else, in the smallest, as many rows as there is room
-    for, in steps of `ROWS_STEP`, where words may share rows; and where even few are too many, fewer columns too, in
-    steps of 32, at least a quarter of the width.
+    All of it, where that fits, or all rows that some text reads and as many more as there is room for, in steps of
+    `ROWS_STEP`, where words may share rows: nothing trains the others, and smaller forms take time. Else all of it in
+    the first smaller form in which that fits. Else, in the smallest, as many rows as there is room for; and where even
+    few are too many, fewer columns too, in steps of 32, at least a quarter of the width.
     """
     forms = _forms(forecast, structure)
-    smallest = forms[-1]
-    rows = range((forecast.rows - 1) // ROWS_STEP * ROWS_STEP, LEAST_ROWS - 1, -ROWS_STEP)
-    cut = [replace(smallest, word_rows=count) for count in (rows if forecast.rows < forecast.tokens else ())]
+    unread = _fewer_rows(forecast, forms[0], max(LEAST_ROWS, forecast.read_rows))
+    cut = _fewer_rows(forecast, forms[-1], LEAST_ROWS)
     step, width = 32, forecast.outline.embedding
     ranks = range(width // 2 // step * step, max(step, width // 4) - 1, -step)
-    least = cut[-1] if cut else smallest
-    return _first_within(forecast, limits, [*forms, *cut, *(replace(least, word_rank=rank) for rank in ranks)])
+    narrow = [replace((cut or forms)[-1], word_rank=rank) for rank in ranks]
+    return _first_within(forecast, limits, [forms[0], *unread, *forms[1:], *cut, *narrow])
 
 
 def with_form(forecast: Forecast, limits: Limits, structure: Structure) -> Structure:
     """Returns a structure with its word table, as it is cut, in the first form in which its file has room for it."""
     return _first_within(forecast, limits, _forms(forecast, structure))
+
+
+def _fewer_rows(forecast: Forecast, structure: Structure, least: int) -> list[Structure]:
+    """Returns a structure with fewer and fewer rows of words, where words may share rows."""
+    if forecast.rows == forecast.tokens:
+        return []
+    counts = range((forecast.rows - 1) // ROWS_STEP * ROWS_STEP, least - 1, -ROWS_STEP)
+    return [replace(structure, word_rows=count) for count in counts]
 
 
 def _forms(forecast: Forecast, structure: Structure) -> list[Structure]:

@@ -148,7 +148,7 @@ class Search(Pass):
     word_forms: tuple[str, ...] = field(default=("int8", SMALLER), metadata=INTERNAL)
 
     NAME: ClassVar[str] = "search"
-    VERSION: ClassVar[int] = 25
+    VERSION: ClassVar[int] = 26
     IN: ClassVar = (Teacher, LabelledData, Vocabulary, TeacherOutputs, TeacherOutline, Costs)
     OUT: ClassVar = Plan
     READS: ClassVar[tuple[str, ...]] = (
@@ -256,8 +256,8 @@ class Search(Pass):
 
         Where a limit is on what the table foretells, shapes at its edge are measured first.
         """
-        lengths = _lengths(dataset.train, inputs[Vocabulary], ctx.seed)
-        forecast, limits = self._forecast(inputs, outline, lengths, ctx), _limits(ctx.target["budget"])
+        limits = _limits(ctx.target["budget"])
+        forecast = self._forecast(inputs, outline, dataset, limits.file_bytes is not None, ctx)
         rungs = self._within(forecast, limits, _multiples(ctx))
         if set(COSTS) & set(forecast.misses(outline.whole(range(len(outline.head_loss))), limits)):
             forecast = _refined(forecast, rungs[0], self.rounds, inputs, ctx)
@@ -266,7 +266,8 @@ class Search(Pass):
         findings = [out_of_reach(forecast, limits, cheapest)] if forecast.misses(cheapest, limits) else []
         return forecast, rungs, findings
 
-    def _forecast(self, inputs: Inputs, outline: Outline, lengths: Sequence[int], ctx: Context) -> Forecast:
+    def _forecast(self, inputs: Inputs, outline: Outline, dataset: data.Dataset, sized: bool, ctx: Context) -> Forecast:
+        """Returns what is foretold; which rows of the word table texts read only where the file's size is limited."""
         vocabulary, table, ops = inputs[Vocabulary], read_costs(inputs[Costs].file), ctx.target["quant.ops"]
         owners, judged = vocabulary.row_owners, table.provenance is not Provenance.ESTIMATED
         # Costs that are estimates do not decide between forms.
@@ -274,9 +275,10 @@ class Search(Pass):
         return Forecast(
             table,
             outline,
-            lengths,
+            _lengths(dataset.train, vocabulary, ctx.seed),
             tokens=len(owners),
             rows=len(set(owners)),
+            read_rows=_read_rows(dataset.train, inputs) if sized else len(set(owners)),
             positions=vocabulary.max_length,
             judged=judged,
             families=[family for family in families if family in table.families],
@@ -336,6 +338,14 @@ def _lengths(train: data.Pairs, vocabulary: Vocabulary, seed: int) -> list[int]:
     """Returns the tokens of a draw of training rows."""
     tokenizer = load_tokenizer(vocabulary.tokenizer, vocabulary.max_length)
     return [len(row) for row in encode(tokenizer, [train[i][0] for i in draw(len(train), LENGTH_ROWS, seed)])]
+
+
+def _read_rows(train: data.Pairs, inputs: Inputs) -> int:
+    """Returns how many rows of the word table the texts read that students learn from."""
+    vocabulary, outputs = inputs[Vocabulary], inputs[TeacherOutputs]
+    tokenizer = load_tokenizer(vocabulary.tokenizer, vocabulary.max_length)
+    texts = [*(text for text, _ in train), *outputs.unlabelled, *outputs.views]
+    return len(np.unique(np.array(vocabulary.row_owners)[np.concatenate(encode(tokenizer, texts))]))
 
 
 def _multiples(ctx: Context) -> tuple[int, int]:

@@ -13,9 +13,10 @@ import numpy as np
 import pytest
 from builds import write_target
 from searches import QUICK, narrow_target, search
+from tokenizers import Tokenizer
 
 from edgekit import data
-from edgekit.artifact import LabelledData
+from edgekit.artifact import LabelledData, TeacherOutputs, Vocabulary
 from edgekit.search.estimate import Estimate, least_drop
 from edgekit.search.findings import knows_dev
 from edgekit.search.limits import ROOM, Forecast, Limits
@@ -374,6 +375,25 @@ def test_the_word_table_is_cut_only_where_a_file_would_be_too_large(
     made = [point["options"]["prune"] for point in plan.facts["points"]]
     assert [one["word_rank"] for one in made] == [8 if size == max(sizes) else 0 for size in sizes]
     assert [one["word_rows"] for one in made] == [40 if size == max(sizes) else 0 for size in sizes]
+
+
+def test_rows_that_texts_read_are_those_of_train_and_of_its_views(
+    artifacts: dict[Any, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[Forecast] = []
+
+    def words(forecast: Forecast, limits: Limits, structure: Structure) -> Structure:
+        seen.append(forecast)
+        return structure
+
+    monkeypatch.setattr("edgekit.stages.search.with_words", words)
+    search(artifacts, tmp_path, trainings=1)
+    vocabulary = artifacts[Vocabulary]
+    tokenizer = Tokenizer.from_file(str(vocabulary.tokenizer / "tokenizer.json"))
+    texts = [text for text, _ in data.read(artifacts[LabelledData].path).train] + artifacts[TeacherOutputs].views
+    read = {vocabulary.row_owners[token] for one in tokenizer.encode_batch(texts) for token in one.ids}
+    assert {forecast.read_rows for forecast in seen} == {len(read)}
+    assert len(read) < seen[0].rows
 
 
 def test_a_sweep_trains_every_rung_that_is_left(artifacts: dict[Any, Any], tmp_path: Path) -> None:
