@@ -150,7 +150,7 @@ def test_rates_are_positive_and_at_least_one(rates: tuple[float, ...]) -> None:
 def test_of_those_that_pass_the_cheapest_is_taken(
     artifacts: dict[Any, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("edgekit.stages._trainer.estimate", lambda *_: Estimate(1.0, 0.1, 0.1))
+    monkeypatch.setattr("edgekit.stages._trainer.estimate", lambda *_: Estimate(1.0, 0.1, 0.0))
     monkeypatch.setattr("edgekit.stages.search.START", 1.0)
     plan, _ = search(artifacts, tmp_path)
     points = plan.facts["points"]
@@ -161,7 +161,7 @@ def test_of_those_that_pass_the_cheapest_is_taken(
 def test_what_is_chosen_does_not_depend_on_a_sweep(
     artifacts: dict[Any, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("edgekit.stages._trainer.estimate", lambda *_: Estimate(1.0, 0.1, 0.1))
+    monkeypatch.setattr("edgekit.stages._trainer.estimate", lambda *_: Estimate(1.0, 0.1, 0.0))
     plain, _ = search(artifacts, tmp_path / "plain", trainings=1)
     swept, _ = search(artifacts, tmp_path / "swept", trainings=1, sweep=True)
     assert len(swept.facts["points"]) > len(plain.facts["points"])
@@ -341,8 +341,8 @@ def test_shapes_at_the_edge_of_a_limit_are_measured(artifacts: dict[Any, Any], t
     assert set(refine.families) == {"static", "dynamic"}
     assert refine.lengths == tuple(sorted(set(refine.lengths)))
     assert "limits-out-of-reach" not in [one["check"] for one in found.facts["findings"]]
-    for factor, reached in ((1.5, True), (4.0, False)):
-        dearer, _ = search(artifacts, tmp_path / f"{factor}", limit, factor=factor, sweep=True)
+    for factor, reached in ((1.5, True), (2 * max(costs.values()) / min(costs.values()), False)):
+        dearer, _ = search(artifacts, tmp_path / f"{reached}", limit, factor=factor, sweep=True)
         for point in dearer.facts["points"]:
             told = point["foretold"]["instructions"]
             assert told == pytest.approx(factor * costs[point["structure"]])
