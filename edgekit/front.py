@@ -2,8 +2,8 @@
 
 A point is beaten where another is at least as accurate and costs at most as much, and is better in one of the two. The
 points of one front were measured on the same rows and the same device, each beside the teacher; costs are compared as
-the teacher's ratio to them, because a machine is not as fast in one run as in the next. One whose ratio is better and
-whose own cost is not, differs by no more than chance, and is left out too.
+the teacher's ratio to them, because a machine is not as fast in one run as in the next. A point that is cheaper by its
+ratio than a more accurate one, but not by its own cost, is beaten too: who reads the table sees both.
 """
 
 from __future__ import annotations
@@ -71,15 +71,14 @@ def point(
 
 def unbeaten(points: Iterable[Point]) -> list[Point]:
     """Returns the points that no other beats, by ratio or by cost, the cheapest last; of equal ones the first."""
-    by_ratio: list[Point] = []
-    for one in sorted(points, key=lambda p: (-p.ratio, -p.score)):
-        if not by_ratio or one.score > by_ratio[-1].score:
-            by_ratio.append(one)
     left: list[Point] = []
-    for one in reversed(by_ratio):
-        if not left or one.cost < left[-1].cost:
-            left.append(one)
-    return left
+    for one in sorted(points, key=lambda p: (-p.ratio, -p.score)):
+        if left and one.score <= left[-1].score:
+            continue
+        while left and one.cost <= left[-1].cost:
+            left.pop()
+        left.append(one)
+    return left[::-1]
 
 
 def front_file(out: Path, target: str) -> Path:

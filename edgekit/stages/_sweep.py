@@ -14,7 +14,8 @@ from edgekit.search.structure import FACTOR, Outline, Structure, between, narrow
 from edgekit.stages._trainer import START, Trained, Trainer
 
 SWEPT = 0.7
-"""Share of the teacher's work from which on all rungs are trained: more is hardly cheaper than the teacher as it is."""
+"""Share of the teacher's work from which on all rungs are trained. Each above takes minutes, and the one that was tried
+was beaten by the next (docs/log.md)."""
 
 GAP = 1.25
 """Between the works of two students from which on one between them is trained, no dearer than a rung above `START`."""

@@ -58,6 +58,7 @@ from edgekit.stages.prune import Prune
 from edgekit.stages.quantize import SCHEMES, Quantize
 from edgekit.stages.refine import Refine
 from edgekit.stages.score import Score
+from edgekit.stages.teach import answered
 from edgekit.tokenization import encode, load_tokenizer
 
 LENGTH_ROWS = 500
@@ -114,8 +115,8 @@ class Search(Pass):
         margin: standard errors that the estimated drop must be within the limit by: of the estimate and of the rows of
             test together, since the gate judges by those. With 0.7 the gate is to be expected to pass in three builds
             of four where the drop is as near the limit as it may be. Where the gate asks for a confidence, what that
-            takes on the rows of test is kept free too. Where dev has so few rows that not even a
-            student that answers as the teacher does would pass, such a one does, and no other.
+            takes on the rows of test is kept free too. Where dev has so few rows that not even a student that answers
+            as the teacher does would pass, such a one does, and no other.
         sweep: whether to train whole what lies around too (`edgekit.stages._sweep`), for a front of all that can be
             had; what is chosen does not depend on it.
         given: options of `distill`, `score` and `prune` that the recipe sets, filled in by the pipeline.
@@ -148,7 +149,7 @@ class Search(Pass):
     word_forms: tuple[str, ...] = field(default=("int8", SMALLER), metadata=INTERNAL)
 
     NAME: ClassVar[str] = "search"
-    VERSION: ClassVar[int] = 26
+    VERSION: ClassVar[int] = 27
     IN: ClassVar = (Teacher, LabelledData, Vocabulary, TeacherOutputs, TeacherOutline, Costs)
     OUT: ClassVar = Plan
     READS: ClassVar[tuple[str, ...]] = (
@@ -256,8 +257,7 @@ class Search(Pass):
 
         Where a limit is on what the table foretells, shapes at its edge are measured first.
         """
-        limits = _limits(ctx.target["budget"])
-        forecast = self._forecast(inputs, outline, dataset, limits.file_bytes is not None, ctx)
+        forecast, limits = self._forecast(inputs, outline, dataset, ctx), _limits(ctx.target["budget"])
         rungs = self._within(forecast, limits, _multiples(ctx))
         if set(COSTS) & set(forecast.misses(outline.whole(range(len(outline.head_loss))), limits)):
             forecast = _refined(forecast, rungs[0], self.rounds, inputs, ctx)
@@ -266,8 +266,7 @@ class Search(Pass):
         findings = [out_of_reach(forecast, limits, cheapest)] if forecast.misses(cheapest, limits) else []
         return forecast, rungs, findings
 
-    def _forecast(self, inputs: Inputs, outline: Outline, dataset: data.Dataset, sized: bool, ctx: Context) -> Forecast:
-        """Returns what is foretold; which rows of the word table texts read only where the file's size is limited."""
+    def _forecast(self, inputs: Inputs, outline: Outline, dataset: data.Dataset, ctx: Context) -> Forecast:
         vocabulary, table, ops = inputs[Vocabulary], read_costs(inputs[Costs].file), ctx.target["quant.ops"]
         owners, judged = vocabulary.row_owners, table.provenance is not Provenance.ESTIMATED
         # Costs that are estimates do not decide between forms.
@@ -278,7 +277,7 @@ class Search(Pass):
             _lengths(dataset.train, vocabulary, ctx.seed),
             tokens=len(owners),
             rows=len(set(owners)),
-            read_rows=_read_rows(dataset.train, inputs) if sized else len(set(owners)),
+            read_rows=_read_rows(dataset, inputs),
             positions=vocabulary.max_length,
             judged=judged,
             families=[family for family in families if family in table.families],
@@ -340,10 +339,11 @@ def _lengths(train: data.Pairs, vocabulary: Vocabulary, seed: int) -> list[int]:
     return [len(row) for row in encode(tokenizer, [train[i][0] for i in draw(len(train), LENGTH_ROWS, seed)])]
 
 
-def _read_rows(train: data.Pairs, inputs: Inputs) -> int:
+def _read_rows(dataset: data.Dataset, inputs: Inputs) -> int:
     """Returns how many rows of the word table the texts read that students learn from."""
     vocabulary, outputs = inputs[Vocabulary], inputs[TeacherOutputs]
     tokenizer = load_tokenizer(vocabulary.tokenizer, vocabulary.max_length)
+    train = answered(dataset, outputs).train
     texts = [*(text for text, _ in train), *outputs.unlabelled, *outputs.views]
     return len(np.unique(np.array(vocabulary.row_owners)[np.concatenate(encode(tokenizer, texts))]))
 

@@ -388,9 +388,10 @@ def test_rows_that_texts_read_are_those_of_train_and_of_its_views(
 
     monkeypatch.setattr("edgekit.stages.search.with_words", words)
     search(artifacts, tmp_path, trainings=1)
-    vocabulary = artifacts[Vocabulary]
+    vocabulary, outputs = artifacts[Vocabulary], artifacts[TeacherOutputs]
     tokenizer = Tokenizer.from_file(str(vocabulary.tokenizer / "tokenizer.json"))
-    texts = [text for text, _ in data.read(artifacts[LabelledData].path).train] + artifacts[TeacherOutputs].views
+    train = data.read(artifacts[LabelledData].path).train
+    texts = [*(train[i][0] for i in outputs.rows), *outputs.unlabelled, *outputs.views]
     read = {vocabulary.row_owners[token] for one in tokenizer.encode_batch(texts) for token in one.ids}
     assert {forecast.read_rows for forecast in seen} == {len(read)}
     assert len(read) < seen[0].rows
