@@ -1,9 +1,8 @@
 """What a sweep finds: students of falling cost with their measured figures, those left out that another beats.
 
-A point is beaten where another is at least as accurate and costs at most as much, and is better in one of the two. The
-points of one front were measured on the same rows and the same device, each beside the teacher; costs are compared as
-the teacher's ratio to them, because a machine is not as fast in one run as in the next. A point that is cheaper by its
-ratio than a more accurate one, but not by its own cost, is beaten too: who reads the table sees both.
+The points of one front were measured on the same rows and the same device, each in a run of its own beside the teacher.
+A machine is not as fast in one run as in the next, so that a point counts as cheaper only where both figures say so:
+the teacher's ratio to its cost, and the cost itself. Where one of them does not, a more accurate point beats it.
 """
 
 from __future__ import annotations
@@ -70,15 +69,15 @@ def point(
 
 
 def unbeaten(points: Iterable[Point]) -> list[Point]:
-    """Returns the points that no other beats, by ratio or by cost, the cheapest last; of equal ones the first."""
+    """Returns points of falling accuracy, each cheaper than all before it, by ratio and by cost; of equals the first.
+
+    Each that is left out is no more accurate than one that is returned, and by one of the two figures no cheaper.
+    """
     left: list[Point] = []
-    for one in sorted(points, key=lambda p: (-p.ratio, -p.score)):
-        if left and one.score <= left[-1].score:
-            continue
-        while left and one.cost <= left[-1].cost:
-            left.pop()
-        left.append(one)
-    return left[::-1]
+    for one in sorted(points, key=lambda p: (-p.score, -p.ratio)):
+        if not left or (one.ratio > left[-1].ratio and one.cost < left[-1].cost):
+            left.append(one)
+    return left
 
 
 def front_file(out: Path, target: str) -> Path:
