@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from edgekit.quant.findings import Finding
-from edgekit.search.estimate import Estimate, least_drop, rows_within
+from edgekit.search.estimate import Estimate, least_drop, rows_within, test_error
 from edgekit.search.limits import Forecast, Limits
 from edgekit.search.structure import Structure
 
@@ -24,7 +24,7 @@ def out_of_reach(forecast: Forecast, limits: Limits, cheapest: Structure) -> Fin
     )
 
 
-def too_far_behind(structure: Structure, behind: Estimate, limit: float, rows: int) -> Finding:
+def too_far_behind(structure: Structure, behind: Estimate, limit: float, rows: int, judged: int) -> Finding:
     """Says how near the structure that was trained came to the allowed drop.
 
     Args:
@@ -32,16 +32,18 @@ def too_far_behind(structure: Structure, behind: Estimate, limit: float, rows: i
         behind: its drop, as estimated.
         limit: the drop allowed, in points.
         rows: of dev.
+        judged: rows of test that the gate goes by.
     """
-    beyond = behind.drop > limit
+    beyond, on_test = behind.drop > limit, test_error(behind.flipped, judged)
+    few = "test" if on_test > behind.error else "dev"
     return Finding(
         "no-structure-within-drop",
         "structure",
         f"none that was trained is surely within it; the cheapest of the nearest ({structure}) is foretold "
-        f"{behind.drop:.2f} points behind, with an error of {behind.error:.2f} on {rows:,} rows of dev, against "
-        f"{limit:g} points allowed",
-        f"the gate {'will probably' if beyond else 'may'} fail, or dev has too few rows to tell; it is built anyway",
-        "more rows of dev, a wider --max-drop, wider other limits, more text with --unlabelled",
+        f"{behind.drop:.2f} points behind, with an error of {behind.error:.2f} on {rows:,} rows of dev and of "
+        f"{on_test:.2f} on {judged:,} of test, against {limit:g} points allowed",
+        f"the gate {'will probably' if beyond else 'may'} fail, or {few} has too few rows to tell; it is built anyway",
+        f"more rows of {few}, a wider --max-drop, wider other limits, more text with --unlabelled",
     )
 
 

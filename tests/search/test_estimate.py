@@ -112,7 +112,8 @@ def test_right_answers_on_rows_that_the_teacher_knows_are_not_counted() -> None:
     assert told_of.drop == pytest.approx(es.gaps(teacher, student).mean(), abs=0.01)
     assert abs(told_of.drop - seen.drop) < told_of.error
     assert es.estimate(teacher, student, told).drop > told_of.drop + 3
-    assert told_of.error == pytest.approx(100 * es.DOUBT * told_of.disagreeing, rel=0.01)
+    differing = np.mean(told != student.argmax(axis=1))
+    assert told_of.error == pytest.approx(100 * es.DOUBT * differing, rel=0.01)
 
 
 def test_the_first_disagreement_does_not_make_it_surer() -> None:
@@ -137,13 +138,36 @@ def test_how_far_a_student_that_answers_as_its_teacher_does_may_be_behind(rows: 
         assert es.least_drop(within, margin) <= least * (1 + 1e-9)
 
 
-@pytest.mark.parametrize(("error", "disagreeing", "rows"), [(0.54, 0.027, 3080), (0.9, 0.09, 1033), (0.2, 0.02, 2000)])
-def test_the_gate_passes_in_three_builds_of_four_at_the_margin(error: float, disagreeing: float, rows: int) -> None:
+def test_what_a_drop_on_test_scatters_by_is_of_the_rows_that_one_of_the_two_has_right() -> None:
+    """Rows on which both are wrong, in different ways, move no drop."""
+    random, rows = np.random.default_rng(0), 2000
+    right, student = np.eye(4)[np.zeros(rows, dtype=int)] * 5, np.eye(4)[np.zeros(rows, dtype=int)] * 5
+    student[:40] = np.eye(4)[1] * 5  # lost
+    right[40:60] = np.eye(4)[1] * 5  # gained
+    right[60:300], student[60:300] = np.eye(4)[2] * 5, np.eye(4)[3] * 5
+    expected = np.zeros(rows, dtype=int)
+    flipped = es.estimate(right, student, expected).flipped
+    assert flipped == 60 / rows
+    lost = (right.argmax(1) == expected) * 1.0 - (student.argmax(1) == expected)
+    drops = 100 * lost[random.integers(rows, size=(4000, rows))].mean(axis=1)
+    assert es.test_error(flipped, rows) == pytest.approx(np.std(drops), rel=0.05)
+    assert es.test_error(flipped, 4 * rows) == pytest.approx(es.test_error(flipped, rows) / 2)
+
+
+@pytest.mark.parametrize(("error", "flipped", "rows"), [(0.54, 0.027, 3080), (0.9, 0.09, 1033), (0.2, 0.02, 2000)])
+def test_the_gate_passes_three_students_of_four_at_the_margin(error: float, flipped: float, rows: int) -> None:
     random, builds, limit = np.random.default_rng(0), 20_000, 1.0
-    behind = es.Estimate(0.0, error, disagreeing)
+    behind = es.Estimate(0.0, error, flipped)
     behind = dataclasses.replace(behind, drop=limit - es.cautious_drop(behind, rows, Search.margin, None))
     drops = behind.drop + error * random.standard_normal(builds)
-    lost = np.clip((disagreeing + drops / 100) / 2, 0, disagreeing)
-    found = random.binomial(rows, lost) - random.binomial(rows, disagreeing - lost)
+    lost = np.clip((flipped + drops / 100) / 2, 0, flipped)
+    found = random.binomial(rows, lost) - random.binomial(rows, flipped - lost)
     assert np.mean(100 * found / rows <= limit) == pytest.approx(0.76, abs=0.04)
-    assert es.cautious_drop(behind, rows, 0.0, 0.9) == behind.drop + es.confidence_width(disagreeing, rows, 0.9)
+
+
+def test_a_confidence_comes_on_top_of_the_margin() -> None:
+    behind = es.Estimate(0.3, 0.4, 0.04)  # 0.9 points on 484 rows
+    assert es.test_error(0.04, 400) == pytest.approx(1.0)
+    assert es.cautious_drop(behind, 400, 2.0, None) == pytest.approx(0.3 + 2 * (0.4**2 + 1) ** 0.5)
+    assert es.cautious_drop(behind, 400, 2.0, 0.95) == pytest.approx(0.3 + 2 * (0.4**2 + 1) ** 0.5 + 1.645, abs=1e-3)
+    assert es.cautious_drop(behind, 400, 0.0, 0.5000001) == pytest.approx(0.3)
