@@ -32,7 +32,7 @@ seed = 0
 # [set.data]
 # text = "utterance"    # name of the column that holds the text
 # [set.search]
-# margin = 2.0    # more certainty that the drop is within max_drop, for a larger student
+# margin = 1.4    # more certainty that the drop is within max_drop, for a larger student
 """
 
 

@@ -1,12 +1,25 @@
-"""Rows of a word table that are near one another."""
+"""Rows of a word table: which stay where only some can, and which are near one another."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import numpy as np
 
 CHUNK = 1024  # rows compared at a time: a table of 250,000 against itself would not fit memory
+
+
+def rows_by_use(reads: np.ndarray, seen: np.ndarray, special: Collection[int]) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the rows that stay in any case, and the others, those that texts read most first, of equals the first.
+
+    Args:
+        reads: the row of each token, (tokens,).
+        seen: how often texts read each row, (rows,).
+        special: tokens that stand for no text: their rows stay.
+    """
+    reserved = np.unique(reads[sorted(special)])
+    order = np.setdiff1d(np.arange(len(seen)), reserved)
+    return reserved, order[np.argsort(-seen[order], kind="stable")]
 
 
 def nearest_rows(table: np.ndarray, rows: Sequence[int] | np.ndarray, among: Sequence[int] | np.ndarray) -> np.ndarray:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from edgekit.ir.config import EdgekitConfig
 from edgekit.ir.encoder import EdgekitForSequenceClassification
-from edgekit.ir.neighbours import nearest_rows
+from edgekit.ir.neighbours import nearest_rows, rows_by_use
 
 
 def _per_row(model: EdgekitForSequenceClassification, counts: Sequence[int] | np.ndarray) -> np.ndarray:
@@ -161,16 +161,14 @@ def fewer_rows(
     seen = _per_row(model, counts)
     row_of = model.embeddings.row_of
     reads = np.arange(config.vocab_size) if row_of is None else row_of.numpy()
-    reserved = sorted({int(reads[token]) for token in special})
-    order = np.setdiff1d(np.arange(len(table)), reserved)
-    order = order[np.argsort(-seen[order], kind="stable")]
+    reserved, order = rows_by_use(reads, seen, special)
     left = order[: max(1, rows - len(reserved))]
     goes = order[len(left) :]
     if not len(goes):
         return model
     owner = np.arange(len(table))
     owner[goes] = nearest_rows(table.numpy(), goes, np.sort(left))
-    kept = np.sort(np.concatenate([left, np.array(reserved, dtype=left.dtype)]))
+    kept = np.sort(np.concatenate([left, reserved]))
     state["embeddings.word.weight"] = table[torch.from_numpy(kept)]
     state["embeddings.row_of"] = torch.from_numpy(np.searchsorted(kept, owner[reads]).astype(np.int32))
     return _built(_resized(config, word_rows=len(kept)), state)

@@ -80,7 +80,7 @@ class Forecast:
         lengths: tokens of typical rows.
         tokens: that the student's tokenizer knows.
         rows: of its word table; fewer than the tokens where some share them.
-        read_rows: of these, those that some text reads that students learn from.
+        needed_rows: of these, those that texts need: students learn by them, or dev's words have no others.
         positions: rows of its position table.
         judged: whether the gate judges costs like the table's: not where they are estimates.
         families: of integer forms that may be shipped; all that the table has by default.
@@ -94,7 +94,7 @@ class Forecast:
     lengths: Sequence[int]
     tokens: int
     rows: int
-    read_rows: int
+    needed_rows: int
     positions: int
     judged: bool
     families: Sequence[str] = ()
@@ -175,18 +175,18 @@ class Forecast:
 def with_words(forecast: Forecast, limits: Limits, structure: Structure) -> Structure:
     """Returns a structure with as much of the word table as its file has room for.
 
-    All of it, where that fits, or all rows that some text reads and as many more as there is room for, in steps of
+    All of it, where that fits, or all rows that texts need and as many more as there is room for, in steps of
     `ROWS_STEP`, where words may share rows: nothing trains the others, and smaller forms take time. Else all of it in
     the first smaller form in which that fits. Else, in the smallest, as many rows as there is room for; and where even
     few are too many, fewer columns too, in steps of 32, at least a quarter of the width.
     """
     forms = _forms(forecast, structure)
-    unread = _fewer_rows(forecast, forms[0], max(LEAST_ROWS, forecast.read_rows))
+    spare = _fewer_rows(forecast, forms[0], max(LEAST_ROWS, forecast.needed_rows))
     cut = _fewer_rows(forecast, forms[-1], LEAST_ROWS)
     step, width = 32, forecast.outline.embedding
     ranks = range(width // 2 // step * step, max(step, width // 4) - 1, -step)
     narrow = [replace((cut or forms)[-1], word_rank=rank) for rank in ranks]
-    return _first_within(forecast, limits, [forms[0], *unread, *forms[1:], *cut, *narrow])
+    return _first_within(forecast, limits, [forms[0], *spare, *forms[1:], *cut, *narrow])
 
 
 def with_form(forecast: Forecast, limits: Limits, structure: Structure) -> Structure:

@@ -1,4 +1,4 @@
-"""Which students a sweep trains beside those of the search: all rungs of a ladder, and what lies between them.
+"""Which students a sweep trains beside those of the search: the rungs of a ladder, and what lies between them.
 
 Rungs are as far apart as a search may step; of students that near, chance on test beats half (docs/log.md). The cheap
 ones, of which many are trained in the time of a dear one and whose drops differ, are taken closer together.

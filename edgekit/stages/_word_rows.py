@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import math
 import re
 import unicodedata
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from edgekit.errors import RecipeError
-from edgekit.ir.neighbours import nearest_rows
+from edgekit.ir.neighbours import nearest_rows, rows_by_use
 from edgekit.stages.teach import load_teacher
 
 ROWS_STEP = 500
@@ -55,11 +58,37 @@ def covering(candidates: Candidates, asked: Sequence[int], coverage: float, leas
     place = {token: number for number, token in enumerate(candidates.filling, len(candidates.kept))}
     # How many rows it takes until each of them has one; what is no candidate never does.
     takes = sorted(0 if token in candidates.kept else place.get(token, len(place) + wanted) + 1 for token in asked)
-    needed = takes[math.ceil(coverage * len(takes)) - 1] if coverage and takes else 0
+    needed = _reached_by(coverage, takes)
     if needed > wanted:
         steps = math.ceil((needed - wanted) / ROWS_STEP)
         wanted = max(wanted, min(wanted + steps * ROWS_STEP, most))
     return sorted(candidates.kept.union(candidates.filling[: wanted - len(candidates.kept)]))
+
+
+def needed_rows(
+    owners: np.ndarray, special: Collection[int], learned: np.ndarray, asked: np.ndarray, coverage: float
+) -> int:
+    """Counts the rows of a word table that texts need, of those that `surgery.fewer_rows` leaves first.
+
+    Args:
+        owners: for each token the one whose row it reads, (tokens,).
+        special: tokens that stand for no text, whose rows stay.
+        learned: token ids of texts that students learn from: each row that these read is needed.
+        asked: token ids of texts that they do not learn from.
+        coverage: share of `asked` that must have rows of their own, in [0, 1]; all rows are needed where fewer have.
+    """
+    owned, reads = np.unique(owners, return_inverse=True)
+    seen = np.bincount(reads[learned], minlength=len(owned))
+    reserved, order = rows_by_use(reads, seen, special)
+    place = np.zeros(len(owned), dtype=np.int64)
+    place[order] = np.arange(1, len(order) + 1)
+    takes = np.sort(np.where(owners[asked] == asked, place[reads[asked]], len(order)))
+    return len(reserved) + max(int(np.count_nonzero(seen[order])), _reached_by(coverage, takes.tolist()))
+
+
+def _reached_by(share: float, values: Sequence[int]) -> int:
+    """Returns the least number that at least a share of the values, which increase, do not exceed; 0 for none."""
+    return values[math.ceil(share * len(values)) - 1] if share and values else 0
 
 
 def wordpiece_candidates(
@@ -108,6 +137,11 @@ def special_ids(description: Mapping[str, Any]) -> set[int]:
     elif model.get("unk_token") in model["vocab"]:
         special.add(model["vocab"][model["unk_token"]])
     return special
+
+
+def special_tokens(tokenizer: Path) -> set[int]:
+    """Returns the ids of a tokenizer in a folder that stand for no text."""
+    return special_ids(json.loads((tokenizer / "tokenizer.json").read_text(encoding="utf-8")))
 
 
 def row_owners(teacher: Path, ids: Sequence[int], owned: Sequence[int], special: Iterable[int]) -> list[int]:

@@ -19,7 +19,7 @@ from edgekit.artifact import LabelledData, Scores, Student, Teacher, TeacherOutp
 from edgekit.errors import RecipeError
 from edgekit.inference import run_rows
 from edgekit.stage import Context, Inputs, Pass
-from edgekit.stages._word_rows import special_ids
+from edgekit.stages._word_rows import special_tokens
 from edgekit.stages.distill import OPTIMIZERS, TEACHER_LAYERS, save_student, set_dropout, student_rows, taught
 from edgekit.stages.score import read_scores
 from edgekit.tasks import load_task
@@ -118,7 +118,7 @@ class Prune(Pass):
         pruned = keep_widths(model, kept_heads, kept_channels)
         used = np.bincount(np.concatenate(rows.ids), minlength=pruned.config.vocab_size)
         if self.word_rows:
-            pruned = fewer_rows(pruned, self.word_rows, used, _special(vocabulary))
+            pruned = fewer_rows(pruned, self.word_rows, used, special_tokens(vocabulary.tokenizer))
         if self.word_rank:
             if self.word_rank >= pruned.config.embedding_size:
                 raise RecipeError(
@@ -141,11 +141,6 @@ class Prune(Pass):
         np.save(out_dir / DEV_LOGITS, logits)
         facts["dev"] = load_task(ctx.task).metric(logits, dev.expected)
         save_student(pruned, vocabulary, layers, facts, out_dir)
-
-
-def _special(vocabulary: Vocabulary) -> set[int]:
-    description = json.loads((vocabulary.tokenizer / "tokenizer.json").read_text(encoding="utf-8"))
-    return special_ids(description)
 
 
 def best(scores: Sequence[np.ndarray], counts: Sequence[int], option: str) -> list[list[int]]:

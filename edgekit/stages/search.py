@@ -3,15 +3,16 @@
 Structures are tried on rungs of falling work. On a rung the widths of each depth are those that lose least
 (`edgekit.search.structure`), and short trainings tell depths apart, and before that learning rates; the best one is
 then trained whole, and its answers on dev decide whether the next rung is a cheaper or a dearer one, as long as there
-is time (`edgekit.stages._trainer`). Nothing of this depends on the target but the limits that it sets, so what is
-trained for one target is found by the next. Of what was trained the target takes the one that costs least by its own
-table of costs, which is scaled first to what shapes at the edge of its limits take (`edgekit.stages.refine`).
+is time (`edgekit.stages._trainer`). Nothing of this depends on the target but the limits that it sets and how many rows
+of test it is judged by, so what is trained for one target is found by the next. Of what was trained the target takes
+the one that costs least by its own table of costs, which is scaled first to what shapes at the edge of its limits take
+(`edgekit.stages.refine`).
 
 How far a student falls behind is estimated on dev (`edgekit.search.estimate`). A structure passes where the estimate is
-within the limit by `margin` standard errors of what the gate will find, which the rows of test scatter too. A
-teacher that was trained on dev has answers there that it has nowhere else; the drop is then estimated against a large
-student, not against the teacher, and only by its probabilities. Which of two students is nearer the teacher, the
-divergence of their answers says either way.
+within the limit by `margin` standard errors, of the estimate and of what the gate finds on test together: of many that
+are tried the one that passes by luck would be taken. A teacher that was trained on dev has answers there that it has
+nowhere else; the drop is then estimated against a large student, not against the teacher, and only by its
+probabilities. Which of two students is nearer the teacher, the divergence of their answers says either way.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ from edgekit.quant.findings import Finding
 from edgekit.recipe import make_stage
 from edgekit.search.bisection import nearest
 from edgekit.search.costs import FAMILIES, read_costs
-from edgekit.search.estimate import cautious_drop, least_drop
+from edgekit.search.estimate import cautious_drop, least_drop, test_error
 from edgekit.search.findings import dev_known, few_rows, knows_dev, out_of_reach, too_far_behind
 from edgekit.search.limits import SMALLER, Forecast, Limits, with_form, with_words
 from edgekit.search.request import ENABLED, FIXES
@@ -50,6 +51,7 @@ from edgekit.search.structure import Outline, Structure, ladder
 from edgekit.stage import INTERNAL, Context, Inputs, Pass
 from edgekit.stages._sweep import swept
 from edgekit.stages._trainer import MOST_STEPS, START, Trained, Trainer
+from edgekit.stages._word_rows import needed_rows, special_tokens
 from edgekit.stages.distill import Distill
 from edgekit.stages.evaluate import Evaluate, draw
 from edgekit.stages.outline import read_outline
@@ -59,6 +61,7 @@ from edgekit.stages.quantize import SCHEMES, Quantize
 from edgekit.stages.refine import Refine
 from edgekit.stages.score import Score
 from edgekit.stages.teach import answered
+from edgekit.stages.trim import Trim
 from edgekit.tokenization import encode, load_tokenizer
 
 LENGTH_ROWS = 500
@@ -113,10 +116,9 @@ class Search(Pass):
             MiniLM's work, on texts of 10 tokens; one takes a third of it at most. The first whole one is made whatever
             the short ones took.
         margin: standard errors that the estimated drop must be within the limit by: of the estimate and of the rows of
-            test together, since the gate judges by those. With 0.7 the gate is to be expected to pass in three builds
-            of four where the drop is as near the limit as it may be. Where the gate asks for a confidence, what that
-            takes on the rows of test is kept free too. Where dev has so few rows that not even a student that answers
-            as the teacher does would pass, such a one does, and no other.
+            test together, since the gate judges by those (`edgekit.search.estimate.cautious_drop`). Where the gate asks
+            for a confidence, what that takes on the rows of test is kept free too. Where dev has so few rows that not
+            even a student that answers as the teacher does would pass, such a one does, and no other.
         sweep: whether to train whole what lies around too (`edgekit.stages._sweep`), for a front of all that can be
             had; what is chosen does not depend on it.
         given: options of `distill`, `score` and `prune` that the recipe sets, filled in by the pipeline.
@@ -127,6 +129,7 @@ class Search(Pass):
             weights alone the table has no costs: those of the others stand for them.
         weight_bytes: that a weight takes in the form that it names, likewise.
         word_forms: of the word table, likewise: the one that it names, or the default and a smaller one.
+        coverage: share of dev's tokens that rows of their own stay for before words take a smaller form, likewise.
     """
 
     enabled: bool = ENABLED
@@ -147,9 +150,10 @@ class Search(Pass):
     families: tuple[str, ...] = field(default=(), metadata=INTERNAL)
     weight_bytes: float = field(default=1.0, metadata=INTERNAL)
     word_forms: tuple[str, ...] = field(default=("int8", SMALLER), metadata=INTERNAL)
+    coverage: float = field(default=Trim.coverage, metadata=INTERNAL)
 
     NAME: ClassVar[str] = "search"
-    VERSION: ClassVar[int] = 27
+    VERSION: ClassVar[int] = 28
     IN: ClassVar = (Teacher, LabelledData, Vocabulary, TeacherOutputs, TeacherOutline, Costs)
     OUT: ClassVar = Plan
     READS: ClassVar[tuple[str, ...]] = (
@@ -194,6 +198,7 @@ class Search(Pass):
             families=(family,) if family in FAMILIES else (),
             weight_bytes=STORED.get(form.scheme, 1.0),
             word_forms=(words,) if named else (words, SMALLER),
+            coverage=make_stage(Trim, options.get("trim", {})).coverage,
         )
 
     def run(self, inputs: Inputs, out_dir: Path, ctx: Context) -> None:
@@ -211,10 +216,10 @@ class Search(Pass):
         if least > limit:
             findings.append(few_rows(len(trainer.teacher), limit, self.margin))
         allowed = max(limit, least) + ROUNDING
-        judged = self.judging.rows(len(dataset.test), forecast.table.provenance)
+        test_rows = self.judging.rows(len(dataset.test), forecast.table.provenance)
 
         def within(one: Trained, margin: float) -> bool:
-            return bool(cautious_drop(one.behind, judged, margin, ctx.target["gate.confidence"]) <= allowed)
+            return bool(cautious_drop(one.behind, test_rows, margin, ctx.target["gate.confidence"]) <= allowed)
 
         def passes(one: Trained) -> bool:
             return within(one, self.margin)
@@ -227,7 +232,8 @@ class Search(Pass):
         passing = [one for one in whole.values() if passes(one)]
         chosen = min(passing or about_as_near(whole.values(), allowed), key=lambda one: forecast.cost(one.structure))
         if not passing:
-            findings.append(too_far_behind(chosen.structure, chosen.behind, limit, len(trainer.teacher)))
+            rows = len(trainer.teacher)
+            findings.append(too_far_behind(chosen.structure, chosen.behind, limit, rows, test_rows))
         found = [whole[place] for place in sorted(whole)]
         if self.sweep:
             fitting = partial(self._fitting, forecast, _limits(ctx.target["budget"]))
@@ -237,6 +243,7 @@ class Search(Pass):
             "structure": str(chosen.structure),
             "drop": chosen.behind.drop,
             "error": chosen.behind.error,
+            "test_error": test_error(chosen.behind.flipped, test_rows),
             "limit": limit,
             "short_learning_rate": trainer.rate,
             "short_trainings": len(trainer.probes),
@@ -277,7 +284,7 @@ class Search(Pass):
             _lengths(dataset.train, vocabulary, ctx.seed),
             tokens=len(owners),
             rows=len(set(owners)),
-            read_rows=_read_rows(dataset, inputs),
+            needed_rows=_needed_rows(dataset, inputs, self.coverage),
             positions=vocabulary.max_length,
             judged=judged,
             families=[family for family in families if family in table.families],
@@ -339,13 +346,15 @@ def _lengths(train: data.Pairs, vocabulary: Vocabulary, seed: int) -> list[int]:
     return [len(row) for row in encode(tokenizer, [train[i][0] for i in draw(len(train), LENGTH_ROWS, seed)])]
 
 
-def _read_rows(dataset: data.Dataset, inputs: Inputs) -> int:
-    """Returns how many rows of the word table the texts read that students learn from."""
+def _needed_rows(dataset: data.Dataset, inputs: Inputs, coverage: float) -> int:
+    """Returns how many rows of the word table stay where it is cut to those that texts need."""
     vocabulary, outputs = inputs[Vocabulary], inputs[TeacherOutputs]
     tokenizer = load_tokenizer(vocabulary.tokenizer, vocabulary.max_length)
-    train = answered(dataset, outputs).train
-    texts = [*(text for text, _ in train), *outputs.unlabelled, *outputs.views]
-    return len(np.unique(np.array(vocabulary.row_owners)[np.concatenate(encode(tokenizer, texts))]))
+    train, dev = ([text for text, _ in pairs] for pairs in (answered(dataset, outputs).train, dataset.dev))
+    learned = np.concatenate(encode(tokenizer, [*train, *outputs.unlabelled, *outputs.views]))
+    asked = np.concatenate(encode(tokenizer, dev))
+    owners = np.array(vocabulary.row_owners)
+    return needed_rows(owners, special_tokens(vocabulary.tokenizer), learned, asked, coverage)
 
 
 def _multiples(ctx: Context) -> tuple[int, int]:

@@ -25,6 +25,7 @@ from edgekit.ir.surgery import (
     share_words,
     with_rows,
 )
+from edgekit.stages._word_rows import needed_rows
 from edgekit.tokenization import pad
 
 KEPT_HEADS = [[1], [0, 3], [0, 1, 2, 3], [3, 1]]
@@ -316,6 +317,28 @@ def test_rows_that_texts_read_least_go_and_their_tokens_read_the_nearest(shared:
     drawn = tiny.token_rows(60, [3, 12, 29])
     expected = logits_of(model, [np.array([stands[reads[token]] for token in row]) for row in drawn])
     np.testing.assert_allclose(logits_of(found, drawn), expected, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("coverage", [0.0, 0.6, 0.9, 1.0])
+def test_rows_that_texts_need_are_as_few_as_leave_them_theirs(coverage: float) -> None:
+    random, owners, special = np.random.default_rng(0), owners_of(60), {0, 2}
+    model = share_words(uneven(), owners)
+    learned, asked = random.integers(3, 25, 40), random.integers(0, 60, 200)
+    needed = needed_rows(owners, special, learned, asked, coverage)
+
+    def covered(rows: int) -> tuple[bool, float]:
+        """Says whether what was learned keeps its rows, and which share of what is asked has some of its own."""
+        found = fewer_rows(model, rows, np.bincount(learned, minlength=60), special)
+        weights, before = found.embeddings.word.weight.detach(), model.embeddings.word.weight.detach()
+        same = (weights[found.embeddings.row_of] == before[model.embeddings.row_of]).all(dim=1).numpy()
+        return bool(same[learned].all()), float((same & (owners == np.arange(60)))[asked].mean())
+
+    whole, share = covered(needed)
+    assert whole
+    every = float((owners == np.arange(60))[asked].mean())
+    assert share >= coverage or (needed == model.config.word_rows and every < coverage)
+    whole, share = covered(needed - 1)
+    assert not whole or share < coverage
 
 
 def test_a_table_of_few_rows_stays_as_it_is() -> None:

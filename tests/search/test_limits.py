@@ -33,7 +33,7 @@ def forecast(of: Outline | None = None, judged: bool = True, unit: str = "ms") -
     """Returns a forecast by a table of known prices."""
     of = of or wide()
     known = dataclasses.replace(table(), unit=unit)
-    return Forecast(known, of, [5, 8, 8, 20], tokens=100, rows=100, read_rows=100, positions=32, judged=judged)
+    return Forecast(known, of, [5, 8, 8, 20], tokens=100, rows=100, needed_rows=100, positions=32, judged=judged)
 
 
 def wide() -> Outline:
@@ -145,7 +145,7 @@ def words(rows: int) -> tuple[Forecast, Structure]:
     """A student of one narrow layer whose tokenizer knows 20,000 tokens, so that its word table is nearly all of it."""
     setting = dataclasses.replace(table().setting, hidden=384, head_dim=32)
     known = dataclasses.replace(table(), setting=setting)
-    made = dataclasses.replace(forecast(large()), table=known, tokens=20_000, rows=rows, read_rows=rows)
+    made = dataclasses.replace(forecast(large()), table=known, tokens=20_000, rows=rows, needed_rows=rows)
     return made, Structure((3,), (2,), (16,))
 
 
@@ -182,13 +182,13 @@ def test_a_smaller_form_is_taken_before_rows_are_cut() -> None:
 
 def test_rows_that_no_text_reads_are_cut_before_a_smaller_form_is_taken() -> None:
     made, structure = words(rows=6_000)
-    made = dataclasses.replace(made, read_rows=3_548, word_forms=("int8", "int4-blocks"))
+    made = dataclasses.replace(made, needed_rows=3_548, word_forms=("int8", "int4-blocks"))
     whole = made.file_bytes(structure)
     for rows, form in ((5_500, ""), (4_000, ""), (3_500, "int4-blocks")):
         room = made.file_bytes(dataclasses.replace(structure, word_rows=rows))
         found = with_words(made, Limits(file_bytes=int(room / ROOM) + 1), structure)
         assert (found.word_rows, found.word_form) == (0 if form else rows, form)
-    every = dataclasses.replace(made, read_rows=6_000)
+    every = dataclasses.replace(made, needed_rows=6_000)
     found = with_words(every, Limits(file_bytes=int(0.99 * whole)), structure)
     assert (found.word_rows, found.word_form) == (0, "int4-blocks")
 

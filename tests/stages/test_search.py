@@ -11,8 +11,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+import tiny
 from builds import write_target
-from searches import QUICK, narrow_target, search
+from searches import GIVEN, QUICK, narrow_target, search
 from tokenizers import Tokenizer
 
 from edgekit import data
@@ -24,10 +25,12 @@ from edgekit.search.request import wanted
 from edgekit.search.structure import Structure
 from edgekit.stages._trainer import SHALLOW, Trained, Trainer
 from edgekit.stages.distill import Distill
+from edgekit.stages.evaluate import Evaluate
 from edgekit.stages.prune import Prune
 from edgekit.stages.refine import Refine
 from edgekit.stages.score import Score
 from edgekit.stages.search import Search, about_as_near
+from edgekit.stages.teach import Teach
 
 
 @pytest.mark.parametrize(
@@ -214,6 +217,23 @@ def test_a_gate_that_must_be_sure_takes_a_dearer_one(
     assert works[1] > works[0]
 
 
+@pytest.mark.parametrize(("test_rows", "found"), [(10_000, False), (100, True)])
+def test_on_few_rows_of_test_a_student_must_be_nearer(
+    artifacts: dict[Any, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, test_rows: int, found: bool
+) -> None:
+    """Thirty points are allowed; 0.7 of what test scatters by are half a point on 10,000 rows, and five on 100."""
+    monkeypatch.setattr("edgekit.stages._trainer.estimate", lambda *_: Estimate(29.0, 0.1, 0.5))
+    monkeypatch.setattr(Evaluate, "rows", lambda *_: test_rows)
+    plan, _ = search(artifacts, tmp_path, str(write_target(tmp_path / "target.toml")))
+    told = [one for one in plan.facts["findings"] if one["check"] == "no-structure-within-drop"]
+    assert bool(told) is found
+    assert plan.facts["test_error"] == pytest.approx(100 * (0.5 / test_rows) ** 0.5)
+    for one in told:
+        assert "of 7.07 on 100 of test, against 30 points" in one["detail"]
+        assert "test has too few rows" in one["cost"]
+        assert one["cure"].startswith("more rows of test")
+
+
 @pytest.mark.parametrize(
     ("scheme", "families"),
     [("auto", ()), ("static", ("static",)), ("dynamic-int8", ("dynamic",)), ("weight-only-int4", ()), (None, ())],
@@ -377,8 +397,9 @@ def test_the_word_table_is_cut_only_where_a_file_would_be_too_large(
     assert [one["word_rows"] for one in made] == [40 if size == max(sizes) else 0 for size in sizes]
 
 
-def test_rows_that_texts_read_are_those_of_train_and_of_its_views(
-    artifacts: dict[Any, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("coverage", [0.0, 1.0])
+def test_rows_that_texts_need_are_those_of_all_that_students_learn_from_and_of_dev_as_far_as_it_is_covered(
+    artifacts: dict[Any, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, coverage: float
 ) -> None:
     seen: list[Forecast] = []
 
@@ -387,14 +408,27 @@ def test_rows_that_texts_read_are_those_of_train_and_of_its_views(
         return structure
 
     monkeypatch.setattr("edgekit.stages.search.with_words", words)
-    search(artifacts, tmp_path, trainings=1)
+    (tmp_path / "more.jsonl").write_text('{"text": "zebra harbour pyramid"}\n')
+    teach = Teach(views=2, unlabelled=str(tmp_path / "more.jsonl"))
+    given = [artifacts[kind] for kind in teach.IN]
+    artifacts = {**artifacts, TeacherOutputs: tiny.run_stage(teach, given, tmp_path / "outputs")}
+    search(artifacts, tmp_path, given_options={**GIVEN, "trim": {"coverage": coverage}}, trainings=1)
     vocabulary, outputs = artifacts[Vocabulary], artifacts[TeacherOutputs]
     tokenizer = Tokenizer.from_file(str(vocabulary.tokenizer / "tokenizer.json"))
-    train = data.read(artifacts[LabelledData].path).train
-    texts = [*(train[i][0] for i in outputs.rows), *outputs.unlabelled, *outputs.views]
-    read = {vocabulary.row_owners[token] for one in tokenizer.encode_batch(texts) for token in one.ids}
-    assert {forecast.read_rows for forecast in seen} == {len(read)}
-    assert len(read) < seen[0].rows
+    dataset = data.read(artifacts[LabelledData].path)
+    kept = [dataset.train[i][0] for i in outputs.rows]
+
+    def read(*texts: str) -> set[int]:
+        return {vocabulary.row_owners[token] for one in tokenizer.encode_batch(texts) for token in one.ids}
+
+    special = {vocabulary.row_owners[token] for token in tokenizer.get_added_tokens_decoder()}
+    needed = special | read(*kept, *outputs.unlabelled, *outputs.views)
+    assert special | read(*kept) < special | read(*kept, *outputs.unlabelled) <= needed
+    assert outputs.views
+    if coverage:
+        needed |= read(*(text for text, _ in dataset.dev))
+    assert {forecast.needed_rows for forecast in seen} == {len(needed)}
+    assert len(needed) < seen[0].rows
 
 
 def test_a_sweep_trains_every_rung_that_is_left(artifacts: dict[Any, Any], tmp_path: Path) -> None:
