@@ -87,7 +87,7 @@ def cautious_drop(behind: Estimate, rows: int, margin: float, confidence: float 
         margin: standard errors of what the gate will find: of the estimate and of the rows of test together.
         confidence: that the gate asks for, as in `confidence_width`.
     """
-    error = math.hypot(behind.error, test_error(behind.flipped, rows))
+    error = math.hypot(behind.error, error_on_test(behind.flipped, rows))
     return behind.drop + margin * error + confidence_width(behind.flipped, rows, confidence)
 
 
@@ -106,7 +106,7 @@ def rows_within(points: float, margin: float) -> int:
     return max(0, math.ceil((ONE_GAP + margin * _ONE_ROW) / points) - 2)
 
 
-def test_error(flipped: float, rows: int) -> float:
+def error_on_test(flipped: float, rows: int) -> float:
     """Returns the standard error of a small drop that is found on so many rows, in points: what chance moves it by.
 
     Args:
@@ -120,10 +120,10 @@ def confidence_width(flipped: float, rows: int, confidence: float | None) -> flo
     """Returns how far below its limit a drop must lie for the gate to be sure of it, in points.
 
     Args:
-        flipped, rows: as in `test_error`.
+        flipped, rows: as in `error_on_test`.
         confidence: that the gate asks for, in (0.5, 1); None asks for none.
     """
-    return 0.0 if confidence is None else NormalDist().inv_cdf(confidence) * test_error(flipped, rows)
+    return 0.0 if confidence is None else NormalDist().inv_cdf(confidence) * error_on_test(flipped, rows)
 
 
 def gaps(teacher: np.ndarray, student: np.ndarray, heard: float = HEARD) -> np.ndarray:

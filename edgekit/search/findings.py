@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from edgekit.quant.findings import Finding
-from edgekit.search.estimate import Estimate, least_drop, rows_within, test_error
+from edgekit.search.estimate import Estimate, error_on_test, least_drop, rows_within
 from edgekit.search.limits import Forecast, Limits
 from edgekit.search.structure import Structure
 
@@ -34,7 +34,7 @@ def too_far_behind(structure: Structure, behind: Estimate, limit: float, rows: i
         rows: of dev.
         judged: rows of test that the gate goes by.
     """
-    beyond, on_test = behind.drop > limit, test_error(behind.flipped, judged)
+    beyond, on_test = behind.drop > limit, error_on_test(behind.flipped, judged)
     few = "test" if on_test > behind.error else "dev"
     return Finding(
         "no-structure-within-drop",

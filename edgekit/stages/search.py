@@ -43,7 +43,7 @@ from edgekit.quant.findings import Finding
 from edgekit.recipe import make_stage
 from edgekit.search.bisection import nearest
 from edgekit.search.costs import FAMILIES, read_costs
-from edgekit.search.estimate import cautious_drop, least_drop, test_error
+from edgekit.search.estimate import cautious_drop, error_on_test, least_drop
 from edgekit.search.findings import dev_known, few_rows, knows_dev, out_of_reach, too_far_behind
 from edgekit.search.limits import SMALLER, Forecast, Limits, with_form, with_words
 from edgekit.search.request import ENABLED, FIXES
@@ -243,7 +243,7 @@ class Search(Pass):
             "structure": str(chosen.structure),
             "drop": chosen.behind.drop,
             "error": chosen.behind.error,
-            "test_error": test_error(chosen.behind.flipped, test_rows),
+            "test_error": error_on_test(chosen.behind.flipped, test_rows),
             "limit": limit,
             "short_learning_rate": trainer.rate,
             "short_trainings": len(trainer.probes),

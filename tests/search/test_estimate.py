@@ -150,8 +150,8 @@ def test_what_a_drop_on_test_scatters_by_is_of_the_rows_that_one_of_the_two_has_
     assert flipped == 60 / rows
     lost = (right.argmax(1) == expected) * 1.0 - (student.argmax(1) == expected)
     drops = 100 * lost[random.integers(rows, size=(4000, rows))].mean(axis=1)
-    assert es.test_error(flipped, rows) == pytest.approx(np.std(drops), rel=0.05)
-    assert es.test_error(flipped, 4 * rows) == pytest.approx(es.test_error(flipped, rows) / 2)
+    assert es.error_on_test(flipped, rows) == pytest.approx(np.std(drops), rel=0.05)
+    assert es.error_on_test(flipped, 4 * rows) == pytest.approx(es.error_on_test(flipped, rows) / 2)
 
 
 @pytest.mark.parametrize(("error", "flipped", "rows"), [(0.54, 0.027, 3080), (0.9, 0.09, 1033), (0.2, 0.02, 2000)])
@@ -167,7 +167,7 @@ def test_the_gate_passes_three_students_of_four_at_the_margin(error: float, flip
 
 def test_a_confidence_comes_on_top_of_the_margin() -> None:
     behind = es.Estimate(0.3, 0.4, 0.04)  # 0.9 points on 484 rows
-    assert es.test_error(0.04, 400) == pytest.approx(1.0)
+    assert es.error_on_test(0.04, 400) == pytest.approx(1.0)
     assert es.cautious_drop(behind, 400, 2.0, None) == pytest.approx(0.3 + 2 * (0.4**2 + 1) ** 0.5)
     assert es.cautious_drop(behind, 400, 2.0, 0.95) == pytest.approx(0.3 + 2 * (0.4**2 + 1) ** 0.5 + 1.645, abs=1e-3)
     assert es.cautious_drop(behind, 400, 0.0, 0.5000001) == pytest.approx(0.3)
