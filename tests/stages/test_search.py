@@ -4,33 +4,28 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-import tiny
 from builds import write_target
-from searches import GIVEN, QUICK, narrow_target, search
-from tokenizers import Tokenizer
+from searches import QUICK, narrow_target, search
 
 from edgekit import data
-from edgekit.artifact import LabelledData, TeacherOutputs, Vocabulary
-from edgekit.search.estimate import Estimate, least_drop
+from edgekit.artifact import LabelledData
+from edgekit.search.estimate import Estimate
 from edgekit.search.findings import knows_dev
-from edgekit.search.limits import ROOM, Forecast, Limits
+from edgekit.search.limits import ROOM
 from edgekit.search.request import wanted
 from edgekit.search.structure import Structure
 from edgekit.stages._trainer import SHALLOW, Trained, Trainer
 from edgekit.stages.distill import Distill
-from edgekit.stages.evaluate import Evaluate
 from edgekit.stages.prune import Prune
 from edgekit.stages.refine import Refine
 from edgekit.stages.score import Score
 from edgekit.stages.search import Search, about_as_near
-from edgekit.stages.teach import Teach
 
 
 @pytest.mark.parametrize(
@@ -169,69 +164,6 @@ def test_what_is_chosen_does_not_depend_on_a_sweep(
     swept, _ = search(artifacts, tmp_path / "swept", trainings=1, sweep=True)
     assert len(swept.facts["points"]) > len(plain.facts["points"])
     assert plain.options == swept.options
-
-
-def test_on_a_dev_split_that_can_show_nothing_only_a_student_that_answers_as_the_teacher_passes(
-    artifacts: dict[Any, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    rows = len(data.read(artifacts[LabelledData].path).dev)
-    limit = round(0.4 * least_drop(rows, Search.margin), 3)
-    strict = str(write_target(tmp_path / "strict.toml", ("max_drop = 30.0", f"max_drop = {limit}")))
-    perfect = Estimate(least_drop(rows, 0.0), least_drop(rows, 1.0) - least_drop(rows, 0.0), 0.0)
-    monkeypatch.setattr("edgekit.stages._trainer.estimate", lambda *_: perfect)
-    plan, _ = search(artifacts, tmp_path / "perfect", strict, trainings=1)
-    (found,) = plan.facts["findings"]
-    assert found["check"] == "dev-too-small"
-    assert f"{rows} rows cannot show a drop within {limit:g} points" in found["detail"]
-    needed = int(re.search(r"at least (\d+) rows of dev", found["cure"])[1])  # type: ignore[index]
-    assert least_drop(needed, Search.margin) <= limit < least_drop(needed - 1, Search.margin)
-    near = dataclasses.replace(perfect, drop=perfect.drop + 0.1)
-    monkeypatch.setattr("edgekit.stages._trainer.estimate", lambda *_: near)
-    plan, _ = search(artifacts, tmp_path / "near", strict, trainings=1)
-    assert [one["check"] for one in plan.facts["findings"]] == ["dev-too-small", "no-structure-within-drop"]
-
-
-def test_a_drop_of_nothing_is_shown_by_no_dev_split(artifacts: dict[Any, Any], tmp_path: Path) -> None:
-    none = str(write_target(tmp_path / "none.toml", ("max_drop = 30.0", "max_drop = 0.0")))
-    plan, _ = search(artifacts, tmp_path, none, trainings=1)
-    found = next(one for one in plan.facts["findings"] if one["check"] == "dev-too-small")
-    assert found["cure"] == "a limit above 0 (--max-drop)"
-
-
-def test_a_gate_that_must_be_sure_takes_a_dearer_one(
-    artifacts: dict[Any, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Students that are trained first, which are the cheaper ones here, differ in more answers than the gate allows."""
-    seen: list[float] = []
-
-    def near(teacher: Any, student: Any, expected: Any, known: bool) -> Estimate:
-        seen.append(0.0)
-        return Estimate(20.0, 0.0, 0.9 if len(seen) == 1 else 0.0)
-
-    monkeypatch.setattr("edgekit.stages._trainer.estimate", near)
-    plain, _ = search(artifacts, tmp_path / "plain", str(write_target(tmp_path / "plain.toml")))
-    seen.clear()
-    sure = str(write_target(tmp_path / "sure.toml", ("[gate]\n", "[gate]\nconfidence = 0.99\n")))
-    strict, _ = search(artifacts, tmp_path / "sure", sure)
-    works = [max(point["work"] for point in one.facts["points"]) for one in (plain, strict)]
-    assert works[1] > works[0]
-
-
-@pytest.mark.parametrize(("test_rows", "found"), [(10_000, False), (100, True)])
-def test_on_few_rows_of_test_a_student_must_be_nearer(
-    artifacts: dict[Any, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, test_rows: int, found: bool
-) -> None:
-    """Thirty points are allowed; 0.7 of what test scatters by are half a point on 10,000 rows, and five on 100."""
-    monkeypatch.setattr("edgekit.stages._trainer.estimate", lambda *_: Estimate(29.0, 0.1, 0.5))
-    monkeypatch.setattr(Evaluate, "rows", lambda *_: test_rows)
-    plan, _ = search(artifacts, tmp_path, str(write_target(tmp_path / "target.toml")))
-    told = [one for one in plan.facts["findings"] if one["check"] == "no-structure-within-drop"]
-    assert bool(told) is found
-    assert plan.facts["test_error"] == pytest.approx(100 * (0.5 / test_rows) ** 0.5)
-    for one in told:
-        assert "of 7.07 on 100 of test, against 30 points" in one["detail"]
-        assert "test has too few rows" in one["cost"]
-        assert one["cure"].startswith("more rows of test")
 
 
 @pytest.mark.parametrize(
@@ -377,58 +309,6 @@ def test_limits_that_nothing_meets_are_told_with_the_nearest(artifacts: dict[Any
     assert "instructions" in found["detail"]
     assert "against 1,000" in found["detail"]
     assert len(plan.facts["points"]) == 1
-
-
-def test_the_word_table_is_cut_only_where_a_file_would_be_too_large(
-    artifacts: dict[Any, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    free, _ = search(artifacts, tmp_path / "free", trainings=1, sweep=True)
-    sizes = [point["foretold"]["file_bytes"] for point in free.facts["points"]]
-    assert max(sizes) > min(sizes)
-
-    def words(forecast: Forecast, limits: Limits, structure: Structure) -> Structure:
-        large = forecast.file_bytes(structure) == max(sizes)
-        return dataclasses.replace(structure, word_rows=40, word_rank=8) if large else structure
-
-    monkeypatch.setattr("edgekit.stages.search.with_words", words)
-    plan, _ = search(artifacts, tmp_path / "cut", trainings=1, sweep=True)
-    made = [point["options"]["prune"] for point in plan.facts["points"]]
-    assert [one["word_rank"] for one in made] == [8 if size == max(sizes) else 0 for size in sizes]
-    assert [one["word_rows"] for one in made] == [40 if size == max(sizes) else 0 for size in sizes]
-
-
-@pytest.mark.parametrize("coverage", [0.0, 1.0])
-def test_rows_that_texts_need_are_those_of_all_that_students_learn_from_and_of_dev_as_far_as_it_is_covered(
-    artifacts: dict[Any, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, coverage: float
-) -> None:
-    seen: list[Forecast] = []
-
-    def words(forecast: Forecast, limits: Limits, structure: Structure) -> Structure:
-        seen.append(forecast)
-        return structure
-
-    monkeypatch.setattr("edgekit.stages.search.with_words", words)
-    (tmp_path / "more.jsonl").write_text('{"text": "zebra harbour pyramid"}\n')
-    teach = Teach(views=2, unlabelled=str(tmp_path / "more.jsonl"))
-    given = [artifacts[kind] for kind in teach.IN]
-    artifacts = {**artifacts, TeacherOutputs: tiny.run_stage(teach, given, tmp_path / "outputs")}
-    search(artifacts, tmp_path, given_options={**GIVEN, "trim": {"coverage": coverage}}, trainings=1)
-    vocabulary, outputs = artifacts[Vocabulary], artifacts[TeacherOutputs]
-    tokenizer = Tokenizer.from_file(str(vocabulary.tokenizer / "tokenizer.json"))
-    dataset = data.read(artifacts[LabelledData].path)
-    kept = [dataset.train[i][0] for i in outputs.rows]
-
-    def read(*texts: str) -> set[int]:
-        return {vocabulary.row_owners[token] for one in tokenizer.encode_batch(texts) for token in one.ids}
-
-    special = {vocabulary.row_owners[token] for token in tokenizer.get_added_tokens_decoder()}
-    needed = special | read(*kept, *outputs.unlabelled, *outputs.views)
-    assert special | read(*kept) < special | read(*kept, *outputs.unlabelled) <= needed
-    assert outputs.views
-    if coverage:
-        needed |= read(*(text for text, _ in dataset.dev))
-    assert {forecast.needed_rows for forecast in seen} == {len(needed)}
-    assert len(needed) < seen[0].rows
 
 
 def test_a_sweep_trains_every_rung_that_is_left(artifacts: dict[Any, Any], tmp_path: Path) -> None:
