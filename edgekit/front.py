@@ -1,8 +1,6 @@
 """What a sweep finds: students of falling cost with their measured figures, those left out that another beats.
 
-The points of one front were measured on the same rows and the same device, each in a run of its own beside the teacher.
-A machine is not as fast in one run as in the next, so that a point counts as cheaper only where both figures say so:
-the teacher's ratio to its cost, and the cost itself. Where one of them does not, a more accurate point beats it.
+The points of one front were measured on the same rows and the same device, and what they cost in one run.
 """
 
 from __future__ import annotations
@@ -12,7 +10,6 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from edgekit import measured
 from edgekit.artifact import json_text
 from edgekit.errors import ArtifactError, OutputError
 from edgekit.store import write_file
@@ -28,9 +25,9 @@ class Point:
         structure: what it is, in words.
         score: the task's metric of the artifact on test, in percent.
         drop: against the teacher on the same rows, in points.
-        cost: of an inference: p50 in ms, or instructions.
+        cost: of an inference: p50 in ms, all points and the teacher timed beside one another; or instructions.
         measure: "ms" or "instructions".
-        ratio: the teacher's cost ÷ this one's, of the same run.
+        ratio: the teacher's cost ÷ this one's.
         bytes: of the model file.
         provenance: of the cost.
         chosen: whether it is the one in the bundle.
@@ -47,35 +44,11 @@ class Point:
     chosen: bool
 
 
-def point(
-    structure: str,
-    accuracy: measured.Accuracy,
-    latency: measured.Latency | None,
-    instructions: measured.Instructions | None,
-    size: int,
-    chosen: bool,
-) -> Point | None:
-    """Makes a point of a build's figures; None where nothing was taken that it costs."""
-    if latency is not None and latency.speedup is not None:
-        taken = (latency.p50_ms, MILLISECONDS, latency.speedup, str(latency.provenance))
-    elif instructions is not None and instructions.teacher_per_inference is not None:
-        count = instructions.per_inference
-        ratio = instructions.teacher_per_inference / count
-        taken = (float(count), INSTRUCTIONS, ratio, str(instructions.provenance))
-    else:
-        return None
-    cost, measure, ratio, provenance = taken
-    return Point(structure, accuracy.artifact, accuracy.drop, cost, measure, ratio, size, provenance, chosen)
-
-
 def unbeaten(points: Iterable[Point]) -> list[Point]:
-    """Returns points of falling accuracy, each cheaper than all before it, by ratio and by cost; of equals the first.
-
-    Each that is left out is no more accurate than one that is returned, and by one of the two figures no cheaper.
-    """
+    """Returns the points that no other is at least as accurate and as cheap as, most accurate first; of equals one."""
     left: list[Point] = []
-    for one in sorted(points, key=lambda p: (-p.score, -p.ratio)):
-        if not left or (one.ratio > left[-1].ratio and one.cost < left[-1].cost):
+    for one in sorted(points, key=lambda p: (-p.score, p.cost)):
+        if not left or one.cost < left[-1].cost:
             left.append(one)
     return left
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from edgekit import data, devices, frontends, manifest, measured
 from edgekit.action import Actions, Made, Observer, action_components
-from edgekit.artifact import Accuracy, Artifact, Graph, Latency, Plan, QuantizedGraph, RawData
+from edgekit.artifact import Accuracy, Artifact, Latency, Plan, QuantizedGraph, RawData
 from edgekit.backends import load_backend
 from edgekit.checkpoint import Checkpoint, inspect, locate
 from edgekit.devices import processor_of
@@ -24,7 +24,7 @@ from edgekit.errors import (
     UnmeasurableError,
     suggestion,
 )
-from edgekit.front import Point, point, remove_front, unbeaten, write_front
+from edgekit.front import remove_front, unbeaten, write_front
 from edgekit.provenance import Provenance
 from edgekit.publish import check_out, previous_keys, publish
 from edgekit.quant.findings import in_short
@@ -42,10 +42,11 @@ from edgekit.stage import (
     key_of,
 )
 from edgekit.stages import ORDER, SEARCHING
-from edgekit.stages.benchmark import why_no_memory
+from edgekit.stages.benchmark import Benchmark, why_no_memory
 from edgekit.stages.gate import Gate, read_figure
 from edgekit.stages.search import Search
 from edgekit.store import Store
+from edgekit.sweeping import Student, points
 from edgekit.target import Target, load_target
 from edgekit.tasks import load_task
 from edgekit.verdict import limits_of
@@ -234,13 +235,15 @@ def build(
             stages = stages_for(target, recipe.options, source)
             actions = _actions(source, target, stages, store, observer, before, made_now, use_cache)
             artifacts, lineage = _walk(actions, stages, source.artifacts, source)
-            points = _swept(actions, stages, artifacts, source) if sweeps(recipe.options) else None
+            students = _swept(actions, stages, artifacts, source) if sweeps(recipe.options) else []
             if world.leads:
+                benchmark = make_stage(Benchmark, recipe.options.get(Benchmark.NAME, {}))
+                found = points(students, artifacts, target, actions.device, recipe.seed, benchmark) if students else []
                 out[target.name] = publish(source.checkpoint, recipe, target, artifacts, lineage, render, store)
                 remove_front(Path(recipe.out), target.name)
-                if points is not None:
-                    left = unbeaten(points)
-                    write_front(Path(recipe.out), target.name, left, len(points) - len(left))
+                if students:
+                    left = unbeaten(found)
+                    write_front(Path(recipe.out), target.name, left, len(found) - len(left))
     return out
 
 
@@ -339,26 +342,20 @@ def _walk(
 
 def _swept(
     actions: Actions, stages: Sequence[Stage], artifacts: Mapping[type[Artifact], Artifact], source: Source
-) -> list[Point]:
-    """Builds and measures every student that a search trained whole; what costs nobody took is left out."""
+) -> list[Student]:
+    """Builds every student that a search trained whole."""
     plan = artifacts[Plan]
     names = [stage.NAME for stage in stages]
     behind = stages[names.index(Search.NAME) + 1 : names.index(Gate.NAME)]
-    points = []
+    students = []
     for trained in plan.facts["points"]:
         chosen = planned_stages(behind, trained["options"], source, actions.target)
         made, _ = _walk(actions, chosen, artifacts, source)
-        figures = made[Latency].path
         accuracy = read_figure(measured.Accuracy, made[Accuracy].path / "accuracy.json")
         assert accuracy is not None  # the stage always takes it
-        found = point(
-            trained["structure"],
-            accuracy,
-            read_figure(measured.Latency, figures / "latency.json"),
-            read_figure(measured.Instructions, figures / "instructions.json"),
-            Graph(made[QuantizedGraph].path, "").model.stat().st_size,
-            trained["structure"] == plan.facts["structure"],
-        )
-        if found is not None:
-            points.append(found)
-    return points
+        graph = made[QuantizedGraph]
+        assert isinstance(graph, QuantizedGraph)
+        counted = read_figure(measured.Instructions, made[Latency].path / "instructions.json")
+        structure = trained["structure"]
+        students.append(Student(structure, accuracy, graph, counted, structure == plan.facts["structure"]))
+    return students

@@ -8,71 +8,37 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from manifests import accuracy, latency
 from rich.console import Console
 
 from edgekit.errors import ArtifactError
-from edgekit.front import Point, front_file, point, read_front, unbeaten, write_front
-from edgekit.measured import Instructions
-from edgekit.provenance import Provenance
+from edgekit.front import Point, front_file, read_front, unbeaten, write_front
 from edgekit.report import sweep
 
 
-def made(name: str, score: float, ratio: float, cost: float) -> Point:
-    """Returns a point of these figures."""
-    return Point(name, score, 1.0, cost, "ms", ratio, 1000, "measured", False)
-
-
 def points(seed: int = 0, count: int = 30) -> list[Point]:
-    """Returns random points, some of them alike in one figure, whose ratios and costs are of different runs."""
+    """Returns random points, some of them alike in one figure."""
     random = np.random.default_rng(seed)
-    ratios, teacher = random.integers(1, 12, count), random.integers(9, 13, count)
-    figures = zip(95 - ratios + random.integers(-4, 4, count), ratios, teacher, strict=True)
-    return [made(f"layers {i}", float(score), float(x), float(of / x)) for i, (score, x, of) in enumerate(figures)]
-
-
-def cheaper(a: Point, b: Point) -> bool:
-    """Says whether a is cheaper than b by both figures."""
-    return a.ratio > b.ratio and a.cost < b.cost
+    costs = random.integers(1, 12, count)
+    scores = 84 + costs + random.integers(-4, 4, count)
+    return [
+        Point(f"layers {i}", float(score), 1.0, float(cost), "ms", 24 / cost, 1000, "measured", False)
+        for i, (score, cost) in enumerate(zip(scores, costs, strict=True))
+    ]
 
 
 @pytest.mark.parametrize("seed", range(8))
-def test_what_is_left_falls_in_accuracy_and_in_cost_and_beats_what_is_not(seed: int) -> None:
+def test_what_is_left_is_what_no_other_is_as_accurate_and_as_cheap_as(seed: int) -> None:
     every = points(seed)
     left = unbeaten(every)
     assert len(left) > 1
-    for before, after in itertools.pairwise(left):
-        assert before.score > after.score
-        assert cheaper(after, before)
-    for one in every:
-        assert one in left or any(other.score >= one.score and not cheaper(one, other) for other in left)
-    fixed = [dataclasses.replace(one, cost=10 / one.ratio) for one in every]  # all of one run
+    assert all(a.score > b.score and a.cost > b.cost for a, b in itertools.pairwise(left))
+    figures = {(one.score, one.cost) for one in every}
     front = {
-        (one.score, one.ratio)
-        for one in fixed
-        if not any(
-            a.score >= one.score and a.ratio >= one.ratio and (a.score, a.ratio) != (one.score, one.ratio)
-            for a in fixed
-        )
+        (score, cost)
+        for score, cost in figures
+        if not any(s >= score and c <= cost for s, c in figures - {(score, cost)})
     }
-    assert {(one.score, one.ratio) for one in unbeaten(fixed)} == front
-
-
-@pytest.mark.parametrize(
-    ("figures", "names"),
-    [
-        ({"a": (91.9, 70.4, 48.6), "b": (91.7, 74.8, 49.1)}, "a"),
-        ({"a": (91.9, 70.4, 49.5), "b": (91.7, 74.8, 49.1)}, "ab"),
-        ({"a": (92.0, 72.0, 50.0), "b": (91.9, 70.0, 48.6), "c": (91.7, 75.0, 49.1)}, "ac"),
-        ({"a": (91.9, 70.0, 49.0), "b": (91.7, 75.0, 50.0), "c": (91.65, 74.0, 48.0)}, "ac"),
-        ({"a": (91.9, 70.0, 49.0), "b": (91.9, 71.0, 50.0)}, "b"),
-    ],
-)
-def test_a_ratio_that_the_cost_itself_does_not_bear_out_is_left_out(
-    figures: dict[str, tuple[float, float, float]], names: str
-) -> None:
-    left = unbeaten(made(name, *of) for name, of in figures.items())
-    assert "".join(one.structure for one in left) == names
+    assert {(one.score, one.cost) for one in left} == front
 
 
 def test_a_front_reads_back(tmp_path: Path) -> None:
@@ -86,19 +52,6 @@ def test_a_damaged_file_is_refused(tmp_path: Path, text: str) -> None:
     front_file(tmp_path, "x86-64").write_text(text)
     with pytest.raises(ArtifactError, match="--sweep"):
         read_front(tmp_path, "x86-64")
-
-
-def test_a_point_has_the_time_where_there_is_one_and_else_the_instructions() -> None:
-    right = accuracy(lost=20, gained=10, examples=1000, right=900)
-    counted = Instructions(2_000_000, 9_000_000, "qemu:cortex-a76", Provenance.SIMULATED, "")
-    timed = point("s", right, latency(), counted, 7, True)
-    assert timed is not None
-    assert (timed.measure, timed.cost, timed.ratio) == ("ms", latency().p50_ms, latency().speedup)
-    only = point("s", right, None, counted, 7, True)
-    assert only is not None
-    assert (only.measure, only.cost, only.ratio) == ("instructions", 2_000_000, 4.5)
-    assert (only.score, only.drop) == (right.artifact, right.drop)
-    assert point("s", right, None, None, 7, True) is None
 
 
 def test_page_and_table_show_every_point_and_escape_names() -> None:

@@ -9,13 +9,8 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
-from edgekit.search.bisection import nearest
 from edgekit.search.structure import FACTOR, Outline, Structure, between, narrowest
 from edgekit.stages._trainer import START, Trained, Trainer
-
-SWEPT = 0.7
-"""Share of the teacher's work from which on all rungs are trained. Each above takes minutes, and the one that was tried
-was beaten by the next (docs/log.md)."""
 
 GAP = 1.25
 """Between the works of two students from which on one between them is trained, no dearer than a rung above `START`."""
@@ -42,11 +37,8 @@ def swept(
     Returns:
         All that there are now, by falling work, those of the search among them.
     """
-    places = range(nearest([outline.share(rung[-1]) for rung in rungs], SWEPT), len(rungs))
-    known = {
-        one.structure: one
-        for one in (*whole.values(), *(trainer.whole(trainer.best(rungs, at)) for at in places if at not in whole))
-    }
+    others = (trainer.whole(trainer.best(rungs, at)) for at in range(len(rungs)) if at not in whole)
+    known = {one.structure: one for one in (*whole.values(), *others)}
 
     def add(candidates: Sequence[Structure]) -> Trained | None:
         """Trains the one of them that short trainings bring nearest; None where there is none that is new."""

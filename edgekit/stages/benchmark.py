@@ -6,7 +6,7 @@ the other, and what it cannot do is recorded with the reason.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import ClassVar
@@ -34,6 +34,7 @@ from edgekit.stages.teach import encode_for_teacher
 from edgekit.statistics import histogram, median_of_ratios, percentile
 from edgekit.tokenization import encode, load_tokenizer
 
+TEACHER = "teacher"
 UNSTEADY = 0.3
 """Width of the speedup's interval, as a share of it, from which its figure is not to be relied on."""
 
@@ -70,20 +71,8 @@ class Benchmark(Pass):
 
     def run(self, inputs: Inputs, out_dir: Path, ctx: Context) -> None:
         """Writes latency.json, instructions.json and memory.json, each holding null where it was not taken."""
-        dataset, vocabulary = data.read(inputs[LabelledData].path), inputs[Vocabulary]
-        texts = [dataset.test[i][0] for i in draw(len(dataset.test), self.texts, ctx.seed)]
-        tokenizer = load_tokenizer(vocabulary.tokenizer, vocabulary.max_length)
-        options = ctx.target["runtime.options"]
-        models = {
-            "artifact": (
-                _model_file(inputs[QuantizedGraph], vocabulary.facts["pad_token_id"], options),
-                TokenRows(encode(tokenizer, texts)),
-            ),
-            "teacher": (
-                _model_file(inputs[TeacherGraph], inputs[TeacherGraph].facts["pad_token_id"], options),
-                TokenRows(encode_for_teacher(inputs[Teacher].path, texts)),
-            ),
-        }
+        texts = self.drawn(inputs[LabelledData], ctx.seed)
+        models = models_of({"artifact": inputs[QuantizedGraph]}, inputs, texts, ctx.target["runtime.options"])
         device, threads = devices.connect(ctx.device), ctx.target["device.threads"]
         provenance, reason = device.provenance(processor(ctx.target))
         plan = LatencyPlan(rounds=self.rounds, block_runs=self.block_runs, threads=threads)
@@ -112,6 +101,30 @@ class Benchmark(Pass):
         taken = {"texts": len(texts), "rounds": self.rounds} if latency else {"texts": self.counted_texts}
         found = [] if latency is None else unsteady_times(latency)
         write_json(out_dir / FACTS, {"device": ctx.device, **taken, "findings": [asdict(one) for one in found]})
+
+    def drawn(self, labelled: LabelledData, seed: int) -> list[str]:
+        """Returns the texts of test that the runs go through."""
+        test = data.read(labelled.path).test
+        return [test[i][0] for i in draw(len(test), self.texts, seed)]
+
+
+def models_of(
+    graphs: Mapping[str, QuantizedGraph], inputs: Inputs, texts: Sequence[str], options: Mapping[str, str]
+) -> dict[str, tuple[ModelFile, TokenRows]]:
+    """Returns the students' files by the names given, and the teacher's as "teacher", each with its rows of the texts.
+
+    Args:
+        graphs: files of students that share the vocabulary.
+        inputs: vocabulary, teacher and its graph among them.
+        texts: that each model is to run.
+        options: entries of the runtime's session configuration.
+    """
+    vocabulary, teacher = inputs[Vocabulary], inputs[TeacherGraph]
+    rows = TokenRows(encode(load_tokenizer(vocabulary.tokenizer, vocabulary.max_length), texts))
+    theirs = TokenRows(encode_for_teacher(inputs[Teacher].path, texts))
+    pad_id = vocabulary.facts["pad_token_id"]
+    models = {name: (_model_file(graph, pad_id, options), rows) for name, graph in graphs.items()}
+    return models | {TEACHER: (_model_file(teacher, teacher.facts["pad_token_id"], options), theirs)}
 
 
 def unsteady_times(latency: measured.Latency) -> list[Finding]:
