@@ -15,7 +15,7 @@ from edgekit import registration
 
 if TYPE_CHECKING:
     from edgekit.action import Observer
-    from edgekit.front import Point
+    from edgekit.front import Front
     from edgekit.manifest import Manifest
     from edgekit.measure import Evaluation, Timing, Verification
     from edgekit.pipeline import Planned
@@ -79,13 +79,13 @@ class Built:
         target: its name.
         folder: `<out>/<target>`.
         manifest: what the bundle's manifest.json says.
-        front: the points that a sweep found, the most accurate first; empty where none was asked for.
+        front: what a sweep found; None where none was asked for.
     """
 
     target: str
     folder: Path
     manifest: Manifest
-    front: Sequence[Point] = ()
+    front: Front | None = None
 
     @property
     def passed(self) -> bool:
@@ -199,11 +199,11 @@ def build(
     from edgekit.search.request import sweeps
 
     folders = pipeline.build(recipe, store or open_store(), observer or Silent(), html.render, use_cache)
-    fronts: dict[str, Sequence[Point]] = {}
+    fronts: dict[str, Front] = {}
     for name, folder in folders.items() if sweeps(recipe.options) else ():
         fronts[name] = front.read_front(folder.parent, name)
-        sweep.write(front.page_file(folder.parent, name), name, fronts[name])
-    return [Built(name, folder, manifest.read(folder), fronts.get(name, ())) for name, folder in folders.items()]
+        sweep.write(front.page_file(folder.parent, name), fronts[name])
+    return [Built(name, folder, manifest.read(folder), fronts.get(name)) for name, folder in folders.items()]
 
 
 def plan(recipe: Recipe, *, store: Store | None = None, use_cache: bool = True) -> list[Planned]:

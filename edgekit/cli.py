@@ -119,8 +119,8 @@ def _show_fronts(built: Sequence[edgekit.Built]) -> None:
     from edgekit.report import sweep
 
     for one in built:
-        if one.front:
-            console().print(sweep.table(one.target, one.front))
+        if one.front is not None:
+            console().print(sweep.table(one.front))
             click.echo(f"{one.target}: {page_file(one.folder.parent, one.target)}")
 
 

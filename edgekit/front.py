@@ -6,15 +6,39 @@ The points of one front were measured on the same rows and the same device, and 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated, Literal
 
+from edgekit import codec
 from edgekit.artifact import json_text
+from edgekit.codec import Within
 from edgekit.errors import ArtifactError, OutputError
+from edgekit.measured import Amount, Count, Points, Positive, Score, Text
+from edgekit.provenance import Provenance
 from edgekit.store import write_file
 
-MILLISECONDS, INSTRUCTIONS = "ms", "instructions"
+MILLISECONDS: Literal["ms"] = "ms"
+INSTRUCTIONS: Literal["instructions"] = "instructions"
+
+
+@dataclass(frozen=True)
+class Taken:
+    """How the costs of a front were taken.
+
+    Attributes:
+        device: its URI.
+        provenance, reason: of the costs, for the target.
+        measure: "ms" or "instructions".
+        teacher: what an inference of the teacher costs: p50 in ms, or instructions.
+    """
+
+    device: Text
+    provenance: Provenance
+    reason: str
+    measure: Literal["ms", "instructions"]
+    teacher: Amount
 
 
 @dataclass(frozen=True)
@@ -25,32 +49,48 @@ class Point:
         structure: what it is, in words.
         score: the task's metric of the artifact on test, in percent.
         drop: against the teacher on the same rows, in points.
-        cost: of an inference: p50 in ms, all points and the teacher timed beside one another; or instructions.
-        measure: "ms" or "instructions".
-        ratio: the teacher's cost ÷ this one's.
+        cost: of an inference, in the front's measure: the teacher's ÷ `ratio`.
+        ratio: the teacher's cost ÷ this one's; of times the median over rounds in which both ran.
         bytes: of the model file.
-        provenance: of the cost.
         chosen: whether it is the one in the bundle.
     """
 
-    structure: str
-    score: float
-    drop: float
-    cost: float
-    measure: str
-    ratio: float
-    bytes: int
-    provenance: str
+    structure: Text
+    score: Score
+    drop: Points
+    cost: Amount
+    ratio: Annotated[float, Within(1e-9)]
+    bytes: Positive
     chosen: bool
 
 
-def unbeaten(points: Iterable[Point]) -> list[Point]:
-    """Returns the points that no other is at least as accurate and as cheap as, most accurate first; of equals one."""
+@dataclass(frozen=True)
+class Front:
+    """What is left of a sweep for one target.
+
+    Attributes:
+        target: its name.
+        taken: how costs were taken.
+        points: those that no other beats, the most accurate and dearest first.
+        beaten: how many more were measured.
+    """
+
+    target: Text
+    taken: Taken
+    points: tuple[Point, ...]
+    beaten: Count
+
+
+def unbeaten(points: Iterable[Point]) -> tuple[Point, ...]:
+    """Returns the points that no other is at least as accurate and as cheap as, most accurate first.
+
+    Of equals one is left, and that is the one in the bundle where it is among them.
+    """
     left: list[Point] = []
-    for one in sorted(points, key=lambda p: (-p.score, p.cost)):
-        if not left or one.cost < left[-1].cost:
+    for one in sorted(points, key=lambda p: (-p.score, -p.ratio, not p.chosen)):
+        if not left or one.ratio > left[-1].ratio:
             left.append(one)
-    return left
+    return tuple(left)
 
 
 def front_file(out: Path, target: str) -> Path:
@@ -63,20 +103,13 @@ def page_file(out: Path, target: str) -> Path:
     return out / f"{target}.sweep.html"
 
 
-def write_front(out: Path, target: str, points: Sequence[Point], beaten: int) -> None:
-    """Writes the points of a front.
-
-    Args:
-        out: folder of the bundles.
-        target: its name.
-        points: none beaten by another.
-        beaten: how many more were measured.
+def write_front(out: Path, front: Front) -> None:
+    """Writes a front into the folder of the bundles.
 
     Raises:
         OutputError: the file cannot be written; nothing half-written is left.
     """
-    values = {"target": target, "points": [asdict(p) for p in points], "beaten": beaten}
-    write_file(front_file(out, target), "points", json_text(values))
+    write_file(front_file(out, front.target), "points", json_text(codec.encode(front)))
 
 
 def remove_front(out: Path, target: str) -> None:
@@ -92,7 +125,7 @@ def remove_front(out: Path, target: str) -> None:
             raise OutputError(f"{path} of an earlier sweep cannot be removed ({error.strerror})") from error
 
 
-def read_front(out: Path, target: str) -> list[Point]:
+def read_front(out: Path, target: str) -> Front:
     """Reads what `write_front` wrote.
 
     Raises:
@@ -100,6 +133,7 @@ def read_front(out: Path, target: str) -> list[Point]:
     """
     path = front_file(out, target)
     try:
-        return [Point(**one) for one in json.loads(path.read_text(encoding="utf-8"))["points"]]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        front: Front = codec.decode(Front, json.loads(path.read_text(encoding="utf-8")), "sweep")
+    except (OSError, ValueError, ArtifactError) as error:
         raise ArtifactError(f"{path} is not a sweep's file ({error}); run the build with --sweep again") from error
+    return front

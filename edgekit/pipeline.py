@@ -11,7 +11,7 @@ from typing import Any
 
 from edgekit import data, devices, frontends, manifest, measured
 from edgekit.action import Actions, Made, Observer, action_components
-from edgekit.artifact import Accuracy, Artifact, Latency, Plan, QuantizedGraph, RawData
+from edgekit.artifact import Accuracy, Artifact, Plan, QuantizedGraph, RawData
 from edgekit.backends import load_backend
 from edgekit.checkpoint import Checkpoint, inspect, locate
 from edgekit.devices import processor_of
@@ -24,7 +24,7 @@ from edgekit.errors import (
     UnmeasurableError,
     suggestion,
 )
-from edgekit.front import remove_front, unbeaten, write_front
+from edgekit.front import Front, remove_front, write_front
 from edgekit.provenance import Provenance
 from edgekit.publish import check_out, previous_keys, publish
 from edgekit.quant.findings import in_short
@@ -36,6 +36,7 @@ from edgekit.stage import (
     Demanding,
     Fitted,
     Foresighted,
+    Inputs,
     Placed,
     Resolvable,
     Stage,
@@ -43,10 +44,10 @@ from edgekit.stage import (
 )
 from edgekit.stages import ORDER, SEARCHING
 from edgekit.stages.benchmark import Benchmark, why_no_memory
-from edgekit.stages.gate import Gate, read_figure
+from edgekit.stages.gate import read_figure
 from edgekit.stages.search import Search
 from edgekit.store import Store
-from edgekit.sweeping import Student, points
+from edgekit.sweeping import Swept, front_of
 from edgekit.target import Target, load_target
 from edgekit.tasks import load_task
 from edgekit.verdict import limits_of
@@ -237,13 +238,12 @@ def build(
             artifacts, lineage = _walk(actions, stages, source.artifacts, source)
             students = _swept(actions, stages, artifacts, source) if sweeps(recipe.options) else []
             if world.leads:
-                benchmark = make_stage(Benchmark, recipe.options.get(Benchmark.NAME, {}))
-                found = points(students, artifacts, target, actions.device, recipe.seed, benchmark) if students else []
                 out[target.name] = publish(source.checkpoint, recipe, target, artifacts, lineage, render, store)
                 remove_front(Path(recipe.out), target.name)
-                if students:
-                    left = unbeaten(found)
-                    write_front(Path(recipe.out), target.name, left, len(found) - len(left))
+            if students:
+                if world.leads:
+                    write_front(Path(recipe.out), _measured_together(actions, students, artifacts))
+                world.share("measured")
     return out
 
 
@@ -342,20 +342,26 @@ def _walk(
 
 def _swept(
     actions: Actions, stages: Sequence[Stage], artifacts: Mapping[type[Artifact], Artifact], source: Source
-) -> list[Student]:
-    """Builds every student that a search trained whole."""
+) -> list[Swept]:
+    """Builds every student that a search trained whole, and runs each over test."""
     plan = artifacts[Plan]
     names = [stage.NAME for stage in stages]
-    behind = stages[names.index(Search.NAME) + 1 : names.index(Gate.NAME)]
+    behind = stages[names.index(Search.NAME) + 1 : names.index(Benchmark.NAME)]
     students = []
     for trained in plan.facts["points"]:
         chosen = planned_stages(behind, trained["options"], source, actions.target)
         made, _ = _walk(actions, chosen, artifacts, source)
         accuracy = read_figure(measured.Accuracy, made[Accuracy].path / "accuracy.json")
         assert accuracy is not None  # the stage always takes it
-        graph = made[QuantizedGraph]
-        assert isinstance(graph, QuantizedGraph)
-        counted = read_figure(measured.Instructions, made[Latency].path / "instructions.json")
-        structure = trained["structure"]
-        students.append(Student(structure, accuracy, graph, counted, structure == plan.facts["structure"]))
+        graph, structure = Inputs(made, (QuantizedGraph,))[QuantizedGraph], trained["structure"]
+        students.append(Swept(structure, accuracy, graph, structure == plan.facts["structure"]))
     return students
+
+
+def _measured_together(
+    actions: Actions, students: Sequence[Swept], artifacts: Mapping[type[Artifact], Artifact]
+) -> Front:
+    """Measures the students of a sweep beside one another as stage `benchmark` measures the one in the bundle."""
+    recipe = actions.recipe
+    benchmark = make_stage(Benchmark, recipe.options.get(Benchmark.NAME, {}))
+    return front_of(students, artifacts, actions.target, actions.device, recipe.seed, benchmark, actions.observer.noted)

@@ -1,110 +1,134 @@
-"""What the students of a sweep cost, taken of all of them at once.
+"""What the students of a sweep cost, taken of all of them and the teacher in one run.
 
 A machine is not as fast in one run as in the next, so that students whose times are of several runs, some of them found
-in the store, cannot be ordered by them. Instructions are counted exactly, so that those of any run compare.
+in the store, cannot be ordered by them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from edgekit import devices, measured
 from edgekit.artifact import Artifact, LabelledData, QuantizedGraph
-from edgekit.devices import LatencyPlan, Unavailable, processor_of
-from edgekit.front import INSTRUCTIONS, MILLISECONDS, Point
+from edgekit.devices import Device, LatencyPlan, ModelFile, TokenRows, Unavailable, processor_of
+from edgekit.errors import DeviceError, UnmeasurableError
+from edgekit.front import INSTRUCTIONS, MILLISECONDS, Front, Point, Taken, unbeaten
 from edgekit.quiet import quiet_libraries
 from edgekit.stage import Inputs
-from edgekit.stages.benchmark import TEACHER, Benchmark, models_of
-from edgekit.statistics import percentile
+from edgekit.stages.benchmark import TEACHER, UNSTEADY, Benchmark, block_medians, middle_lengths, models_of
+from edgekit.statistics import MedianRange, median_of_ratios, percentile
 from edgekit.target import Target
 
-ROUNDS = 2
+MORE_ROUNDS = 2
 """Times those of stage `benchmark`: neighbours differ by less than a student and its teacher do."""
 
 
 @dataclass(frozen=True)
-class Student:
-    """One that a sweep built.
+class Swept:
+    """A student that a sweep built.
 
     Attributes:
-        structure: what it is, in words.
+        structure: what it is, in words; no two of a sweep are alike.
         accuracy: of its file, on test.
         graph: the file.
-        instructions: of an inference; None where they were not counted.
         chosen: whether it is the one in the bundle.
     """
 
     structure: str
     accuracy: measured.Accuracy
     graph: QuantizedGraph
-    instructions: measured.Instructions | None
     chosen: bool
 
 
-def points(
-    students: Sequence[Student],
+def front_of(
+    students: Sequence[Swept],
     artifacts: Mapping[type[Artifact], Artifact],
     target: Target,
     uri: str,
     seed: int,
     benchmark: Benchmark,
-) -> list[Point]:
-    """Makes points of the students: of times where the device gives them, and else of instructions.
+    noted: Callable[[str], None],
+) -> Front:
+    """Measures what students cost, times where the device gives them and else instructions, and returns the front.
 
     Args:
-        students: of one sweep.
-        artifacts: what they share: data, vocabulary, the teacher and its graph.
-        target: with its limits.
+        students: of one sweep, at least one.
+        artifacts: of the build: data, vocabulary, the teacher and its graph among them.
+        target: whose processor, threads and runtime options count.
         uri: of the device.
         seed: of the draw of texts.
         benchmark: with its options: the texts and blocks are those that it takes.
-
-    Returns:
-        A point of each; none of those that nothing here takes the cost of.
+        noted: is told what goes on, and of times that are not to be relied on.
 
     Raises:
-        DeviceError: the device refused the models or broke off.
+        UnmeasurableError: the device gives neither times nor counts.
+        DeviceError: it refused the models or broke off.
     """
-    provenance, _ = devices.connect(uri).provenance(processor_of(target.device))
-    times = _times(students, Inputs(artifacts, Benchmark.IN), target, uri, seed, benchmark)
-    if times is not None:
-        whole = times[TEACHER]
-        return [_point(one, times[str(at)], whole, MILLISECONDS, str(provenance)) for at, one in enumerate(students)]
-    found = []
-    for one in students:
-        count = one.instructions
-        if count is not None and count.teacher_per_inference is not None:
-            cost, whole = float(count.per_inference), count.teacher_per_inference
-            found.append(_point(one, cost, whole, INSTRUCTIONS, str(count.provenance)))
-    return found
+    device, inputs = devices.connect(uri), Inputs(artifacts, Benchmark.IN)
+    timeless, countless = device.timeless(), device.countless()
+    if timeless is not None and countless is not None:
+        raise UnmeasurableError(f"{target.name}: {uri} cannot order a sweep's students: {timeless.reason}")
+    noted(f"{target.name}: {len(students)} students and the teacher are measured beside one another")
+    with quiet_libraries(Benchmark.TOOLS):
+        texts = benchmark.drawn(inputs[LabelledData], seed)
+        models = models_of({one.structure: one.graph for one in students}, inputs, texts, target.runtime.options)
+    try:
+        measure, teacher, ratios = (
+            (MILLISECONDS, *_times(device, models, benchmark, target.device.threads))
+            if timeless is None
+            else (INSTRUCTIONS, *_counts(device, models, benchmark, target.device.threads))
+        )
+    except DeviceError as error:
+        raise DeviceError(
+            f"{target.name}: the students of the sweep could not be measured together: {error}; the bundle is "
+            "complete. Build again, without --sweep where the device has too little memory for all of them"
+        ) from error
+    wandering = [one for one in ratios.values() if one.high - one.low > UNSTEADY * one.median]
+    if wandering:
+        noted(
+            f"{target.name}: the rounds disagree on {len(wandering)} of {len(students)} students' times, so that their "
+            "order may be another in the next run; sweep when nothing else runs there, or with "
+            f"--set benchmark.rounds={2 * benchmark.rounds}"
+        )
+    provenance, reason = device.provenance(processor_of(target.device))
+    points = [
+        Point(
+            structure=one.structure,
+            score=one.accuracy.artifact,
+            drop=one.accuracy.drop,
+            cost=teacher / ratios[one.structure].median,
+            ratio=ratios[one.structure].median,
+            bytes=one.graph.model.stat().st_size,
+            chosen=one.chosen,
+        )
+        for one in students
+    ]
+    left = unbeaten(points)
+    return Front(target.name, Taken(uri, provenance, reason, measure, teacher), left, len(points) - len(left))
 
 
 def _times(
-    students: Sequence[Student], inputs: Inputs, target: Target, uri: str, seed: int, benchmark: Benchmark
-) -> Mapping[str, float] | None:
-    """Returns the p50 in ms of each student, by its place, and of the teacher; None where the device has no clock."""
-    graphs = {str(at): one.graph for at, one in enumerate(students)}
-    with quiet_libraries(Benchmark.TOOLS):
-        texts = benchmark.drawn(inputs[LabelledData], seed)
-        models = models_of(graphs, inputs, texts, target.runtime.options)
-    rounds = ROUNDS * benchmark.rounds
-    plan = LatencyPlan(rounds, benchmark.block_runs, threads=target.device.threads, memory=False)
-    timed = devices.connect(uri).latency(models, plan)
+    device: Device, models: Mapping[str, tuple[ModelFile, TokenRows]], benchmark: Benchmark, threads: int
+) -> tuple[float, dict[str, MedianRange]]:
+    """Returns the teacher's p50 in ms, and by name how many times less each student takes."""
+    rounds = MORE_ROUNDS * benchmark.rounds
+    plan = LatencyPlan(rounds=rounds, block_runs=benchmark.block_runs, threads=threads, memory=False)
+    timed = device.latency(models, plan)
     if isinstance(timed, Unavailable):
-        return None
-    return {name: percentile([float(t) for t in one.block_ms.ravel()], 50) for name, one in timed.items()}
+        raise DeviceError(timed.reason)
+    medians = {name: block_medians(samples) for name, samples in timed.items()}
+    ratios = {name: median_of_ratios(medians[TEACHER], one) for name, one in medians.items() if name != TEACHER}
+    return percentile([float(t) for t in timed[TEACHER].block_ms.ravel()], 50), ratios
 
 
-def _point(student: Student, cost: float, whole: float, measure: str, provenance: str) -> Point:
-    return Point(
-        student.structure,
-        student.accuracy.artifact,
-        student.accuracy.drop,
-        cost,
-        measure,
-        whole / cost,
-        student.graph.model.stat().st_size,
-        provenance,
-        student.chosen,
-    )
+def _counts(
+    device: Device, models: Mapping[str, tuple[ModelFile, TokenRows]], benchmark: Benchmark, threads: int
+) -> tuple[float, dict[str, MedianRange]]:
+    """Returns the teacher's instructions, and by name how many times fewer each student executes."""
+    counted = device.instructions(middle_lengths(models, benchmark.counted_texts), threads)
+    if isinstance(counted, Unavailable):
+        raise DeviceError(counted.reason)
+    teacher = counted[TEACHER].per_inference
+    ratios = {name: teacher / one.per_inference for name, one in counted.items() if name != TEACHER}
+    return teacher, {name: MedianRange(ratio, ratio, ratio, 1.0) for name, ratio in ratios.items()}

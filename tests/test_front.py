@@ -4,26 +4,36 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import re
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
 from rich.console import Console
 
 from edgekit.errors import ArtifactError
-from edgekit.front import Point, front_file, read_front, unbeaten, write_front
+from edgekit.front import Front, Point, Taken, front_file, read_front, unbeaten, write_front
+from edgekit.provenance import Provenance
 from edgekit.report import sweep
 
 
 def points(seed: int = 0, count: int = 30) -> list[Point]:
-    """Returns random points, some of them alike in one figure."""
+    """Returns random points, some of them alike in one figure or in both."""
     random = np.random.default_rng(seed)
     costs = random.integers(1, 12, count)
     scores = 84 + costs + random.integers(-4, 4, count)
     return [
-        Point(f"layers {i}", float(score), 1.0, float(cost), "ms", 24 / cost, 1000, "measured", False)
+        Point(f"layers {i}", float(score), 1.0, float(cost), 24 / cost, 1000, chosen=False)
         for i, (score, cost) in enumerate(zip(scores, costs, strict=True))
     ]
+
+
+def front(points: Sequence[Point], target: str = "x86-64", measure: Literal["ms", "instructions"] = "ms") -> Front:
+    """Returns a front of these points, none left out."""
+    taken = Taken("qemu:cortex-a76", Provenance.SIMULATED, "counted in an emulator", measure, 24.0)
+    return Front(target, taken, tuple(points), beaten=3)
 
 
 @pytest.mark.parametrize("seed", range(8))
@@ -41,33 +51,63 @@ def test_what_is_left_is_what_no_other_is_as_accurate_and_as_cheap_as(seed: int)
     assert {(one.score, one.cost) for one in left} == front
 
 
+def test_of_equals_the_one_in_the_bundle_is_left() -> None:
+    one = Point("layer 5", 90.0, 1.0, 2.0, 12.0, 1000, chosen=False)
+    bundled = dataclasses.replace(one, structure="layer 4", chosen=True)
+    assert unbeaten([one, bundled]) == unbeaten([bundled, one]) == (bundled,)
+
+
 def test_a_front_reads_back(tmp_path: Path) -> None:
-    left = unbeaten(points())
-    write_front(tmp_path, "x86-64", left, 3)
-    assert read_front(tmp_path, "x86-64") == left
+    written = front(unbeaten(points()))
+    write_front(tmp_path, written)
+    assert read_front(tmp_path, "x86-64") == written
 
 
-@pytest.mark.parametrize("text", ["", "{}", '{"points": [{"score": 1}]}', "[1]"])
+@pytest.mark.parametrize("text", ["", "{}", '{"points": [{"score": 1}]}', "[1]", "null"])
 def test_a_damaged_file_is_refused(tmp_path: Path, text: str) -> None:
     front_file(tmp_path, "x86-64").write_text(text)
     with pytest.raises(ArtifactError, match="--sweep"):
         read_front(tmp_path, "x86-64")
 
 
+def test_a_ratio_of_nothing_is_refused(tmp_path: Path) -> None:
+    write_front(tmp_path, front(points(count=1)))
+    path = front_file(tmp_path, "x86-64")
+    path.write_text(re.sub(r'"ratio": [\d.]+', '"ratio": 0', path.read_text()))
+    with pytest.raises(ArtifactError, match="ratio"):
+        read_front(tmp_path, "x86-64")
+
+
+def shown(of: Front) -> str:
+    """Returns the table as a terminal shows it."""
+    screen = Console(width=240, record=True)
+    screen.print(sweep.table(of))
+    return screen.export_text()
+
+
 def test_page_and_table_show_every_point_and_escape_names() -> None:
     left = [dataclasses.replace(p, structure=f"<b>{p.structure}") for p in unbeaten(points())]
     left[0] = dataclasses.replace(left[0], chosen=True)
-    page = sweep.page("x<y", left)
+    page = sweep.page(front(left, "x<y"))
     assert "<b>" not in page
     assert page.count("<circle") == len(left)
     assert page.count("class=chosen") == 1
     assert "x&lt;y" in page
-    screen = Console(width=200, record=True)
-    screen.print(sweep.table("x86-64", left))
-    shown = screen.export_text()
-    assert all(p.structure in shown for p in left)
-    assert shown.count("→") == 1
+    table = shown(front(left))
+    assert all(p.structure in table for p in left)
+    assert table.count("→") == 1
+
+
+@pytest.mark.parametrize(
+    ("measure", "told"), [("ms", ["24.0 ms"]), ("instructions", ["24 instr.", "they are a proxy for time"])]
+)
+def test_both_say_what_costs_are_of(measure: Literal["ms", "instructions"], told: list[str]) -> None:
+    of = front(unbeaten(points()), measure=measure)
+    said = [f"one run of all {len(of.points) + 3} students and the teacher", "qemu:cortex-a76; counted in an emulator"]
+    for text in (sweep.page(of), shown(of)):
+        assert all(part in text for part in (*said, *told, "◐ simulated"))
+        assert ("proxy" in text) is (measure == "instructions")
 
 
 def test_a_front_of_one_point_is_drawn() -> None:
-    assert "<circle" in sweep.page("x86-64", points(count=1))
+    assert "<circle" in sweep.page(front(points(count=1)))

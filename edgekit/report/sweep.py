@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import html
 import math
-from collections.abc import Sequence
 from pathlib import Path
 
+from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from edgekit.front import MILLISECONDS, Point
-from edgekit.provenance import Provenance
+from edgekit.front import INSTRUCTIONS, MILLISECONDS, Front, Point, Taken
 from edgekit.report import figures
 from edgekit.store import write_file
 
@@ -19,40 +18,41 @@ WIDTH, HEIGHT, MARGIN = 640, 320, 48
 NAMES = ("Test %", "Drop", "Inference", "× teacher", "File")
 
 
-def table(target: str, points: Sequence[Point]) -> Table:
+def table(front: Front) -> Group:
     """Returns the front as rows, the most accurate first; the one in the bundle is marked."""
-    title = f"{figures.clean(target)}: what can be had, drops in points"
+    title = f"{figures.clean(front.target)}: what can be had, drops in points"
     drawn = Table(title=title, title_justify="left", box=None, padding=(0, 1))
     drawn.add_column("")
     drawn.add_column("Student", min_width=22)
     for name in NAMES:
         drawn.add_column(name, justify="right", no_wrap=True)
-    for one in points:
-        drawn.add_row(
-            "→" if one.chosen else "", Text(figures.clean(one.structure)), *(Text(cell) for cell in _cells(one))
-        )
-    return drawn
+    for one in front.points:
+        mark, cells = "→" if one.chosen else "", _cells(one, front.taken)
+        drawn.add_row(mark, Text(figures.clean(one.structure)), *(Text(cell) for cell in cells))
+    return Group(drawn, *(Text(figures.clean(text), style="dim") for text in _notes(front)))
 
 
-def page(target: str, points: Sequence[Point]) -> str:
+def page(front: Front) -> str:
     """Returns the front as HTML: the table, and accuracy against cost on a logarithmic axis."""
     head = "".join(f"<th>{name}</th>" for name in ("Student", *NAMES))
     rows = "".join(
         f"<tr{' class=chosen' if one.chosen else ''}><td>{_text(one.structure)}</td>"
-        + "".join(f"<td class=number>{_text(cell)}</td>" for cell in _cells(one))
+        + "".join(f"<td class=number>{_text(cell)}</td>" for cell in _cells(one, front.taken))
         + "</tr>"
-        for one in points
+        for one in front.points
     )
+    notes = "".join(f"<p class=note>{_text(text)}</p>" for text in _notes(front))
     return f"""<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">
 <meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src 'unsafe-inline'">
-<title>{_text(target)}: sweep</title>
+<title>{_text(front.target)}: sweep</title>
 <style>
 :root {{ color-scheme: light dark }}
 body {{ font: 15px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem }}
 table {{ border-collapse: collapse; width: 100% }}
 th, td {{ text-align: left; padding: .3rem .6rem; border-bottom: 1px solid #8884 }}
 .number {{ text-align: right; white-space: nowrap }}
+.note {{ color: #8a8a8a; font-size: 13px; margin: .3rem 0 }}
 .chosen td {{ font-weight: 600 }}
 svg {{ width: 100%; height: auto }}
 svg text {{ font: 12px system-ui, sans-serif; fill: currentColor }}
@@ -61,45 +61,59 @@ svg text {{ font: 12px system-ui, sans-serif; fill: currentColor }}
 .taken {{ fill: #1a7f37 }}
 .axis {{ stroke: #8888 }}
 </style></head><body>
-<h1>{_text(target)}: what can be had</h1>
+<h1>{_text(front.target)}: what can be had</h1>
 <p>Each student was built and measured; none is beaten by another in accuracy and cost. Drops are in
-points, against the teacher on the same rows. {_which(points)}</p>
-{_plot(points)}
+points, against the teacher on the same rows. {_which(front)}</p>
+{_plot(front)}
 <table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>
+{notes}
 </body></html>
 """
 
 
-def _which(points: Sequence[Point]) -> str:
+def _which(front: Front) -> str:
     """Says which one is in the bundle."""
-    if any(one.chosen for one in points):
+    if any(one.chosen for one in front.points):
         return "In bold: the one in the bundle."
-    return "The one in the bundle is not among them: once measured, another beat it."
+    return "The one in the bundle is not among them: once measured, another was as accurate and cheaper, or better."
 
 
-def write(path: Path, target: str, points: Sequence[Point]) -> None:
+def _notes(front: Front) -> list[str]:
+    """Says what costs are of: what was compared, where, and how a mark is read."""
+    taken = front.taken
+    whole = _cost(taken.teacher, taken)
+    beside = f"Costs are of one run of all {len(front.points) + front.beaten} students and the teacher ({whole}) on "
+    why = f"; {taken.reason}" if taken.reason else ""
+    proxy = [figures.PROXY] if taken.measure == INSTRUCTIONS else []
+    return [f"{beside}{taken.device}{why}. The bundle's report has those of a run of its own.", *proxy, figures.LEGEND]
+
+
+def write(path: Path, front: Front) -> None:
     """Writes the page.
 
     Raises:
         OutputError: the file cannot be written.
     """
-    write_file(path, "sweep", page(target, points))
+    write_file(path, "sweep", page(front))
 
 
-def _cells(one: Point) -> list[str]:
-    mark = figures.MARKS[Provenance(one.provenance)]
-    cost = figures.milliseconds(one.cost) if one.measure == MILLISECONDS else f"{figures.amount(one.cost)} instr."
+def _cost(cost: float, taken: Taken) -> str:
+    return figures.milliseconds(cost) if taken.measure == MILLISECONDS else f"{figures.amount(cost)} instr."
+
+
+def _cells(one: Point, taken: Taken) -> list[str]:
     return [
         f"{one.score:.2f}",
         figures.signed(one.drop),
-        f"{cost} {mark}",
+        f"{_cost(one.cost, taken)} {figures.MARKS[taken.provenance]}",
         figures.ratio(one.ratio),
         figures.size(one.bytes),
     ]
 
 
-def _plot(points: Sequence[Point]) -> str:
+def _plot(front: Front) -> str:
     """Draws accuracy over how many times less than the teacher's a student's cost is."""
+    points = front.points
     low, high = (f(math.log(p.ratio) for p in points) for f in (min, max))
     worst, best = (f(p.score for p in points) for f in (min, max))
 

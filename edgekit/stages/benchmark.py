@@ -35,6 +35,8 @@ from edgekit.statistics import histogram, median_of_ratios, percentile
 from edgekit.tokenization import encode, load_tokenizer
 
 TEACHER = "teacher"
+"""Its name among the models of a run."""
+
 UNSTEADY = 0.3
 """Width of the speedup's interval, as a share of it, from which its figure is not to be relied on."""
 
@@ -111,7 +113,7 @@ class Benchmark(Pass):
 def models_of(
     graphs: Mapping[str, QuantizedGraph], inputs: Inputs, texts: Sequence[str], options: Mapping[str, str]
 ) -> dict[str, tuple[ModelFile, TokenRows]]:
-    """Returns the students' files by the names given, and the teacher's as "teacher", each with its rows of the texts.
+    """Returns the students' files by the names given, and the teacher's as `TEACHER`, each with its rows of the texts.
 
     Args:
         graphs: files of students that share the vocabulary.
@@ -169,7 +171,7 @@ def latency_figures(
     timed: Mapping[str, Samples], device: str, provenance: Provenance, reason: str, threads: int, length: int | str
 ) -> measured.Latency:
     """Makes the manifest's figures of the samples of the artifact and, where it was timed too, the teacher."""
-    artifact, teacher = timed["artifact"], timed.get("teacher")
+    artifact, teacher = timed["artifact"], timed.get(TEACHER)
     times = [float(t) for t in artifact.block_ms.ravel()]
     theirs = [float(t) for t in teacher.block_ms.ravel()] if teacher else None
     ratio = None
@@ -210,7 +212,7 @@ def _instruction_figures(
     overhead = counted["artifact"].runner_overhead
     return measured.Instructions(
         per_inference=round(counted["artifact"].per_inference),
-        teacher_per_inference=round(counted["teacher"].per_inference),
+        teacher_per_inference=round(counted[TEACHER].per_inference),
         device=device,
         provenance=provenance,
         reason=f"{reason}; mean of {counted['artifact'].rows} rows, net of {overhead:,.0f} of the runner itself".lstrip(

@@ -131,8 +131,9 @@ def test_a_sweep_leaves_what_nothing_beats(searched: Searched) -> None:
     points = written["points"]
     assert len(points) + written["beaten"] > 2, "more than the rungs that so small a teacher has"
     for better in points:
+        assert better["cost"] * better["ratio"] == pytest.approx(written["taken"]["teacher"]), "of one run"
         for worse in points:
-            assert better is worse or better["score"] > worse["score"] or better["ratio"] > worse["ratio"]
+            assert better is worse or better["score"] > worse["score"] or better["cost"] < worse["cost"]
     page = (searched.out / f"{builds.TARGET}.sweep.html").read_text()
     assert page.count("<circle") == len(points)
     assert f"{builds.TARGET}.sweep.html" in result.stdout

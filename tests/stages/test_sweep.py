@@ -66,7 +66,7 @@ def test_steps_are_small_where_students_are_cheap_and_end_with_the_narrowest() -
     cheap = [share for share in shares if share <= FACTOR * START]
     assert max(dearer / cheaper for dearer, cheaper in itertools.pairwise(cheap)) < FACTOR
     assert np.median([dearer / cheaper for dearer, cheaper in itertools.pairwise(cheap)]) < GAP
-    assert structures[0] == ladder(outline(), *MULTIPLES)[0][0], "of what the teacher takes itself"
+    assert structures[0] == ladder(outline(), *MULTIPLES)[0][0], "the dearest rung"
     dear = [one for one, share in zip(structures, shares, strict=True) if share > FACTOR * START]
     assert set(dear) <= {rung[0] for rung in ladder(outline(), *MULTIPLES)}, "which take long"
 
