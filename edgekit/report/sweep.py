@@ -75,7 +75,7 @@ def _which(front: Front) -> str:
     """Says which one is in the bundle."""
     if any(one.chosen for one in front.points):
         return "In bold: the one in the bundle."
-    return "The one in the bundle is not among them: once measured, another was as accurate and cheaper, or better."
+    return "The one in the bundle is not among them: once measured, another was at least as accurate and no dearer."
 
 
 def _notes(front: Front) -> list[str]:
