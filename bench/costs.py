@@ -1,7 +1,7 @@
 """How far a table of costs is off for shapes that it has not seen: ten random students, predicted and measured.
 
-Their depths, widths and lengths are others than the table's, and three have a factorised word table, as no model of the
-table has. Where costs are times, the table's reference is timed in the same run, and its factor is applied: what is
+Their depths, widths and lengths are others than the table's, and so are the columns of the factorised word tables that
+three have. Where costs are times, the table's reference is timed in the same run, and its factor is applied: what is
 judged is the model, not the drift of the machine between two runs.
 
     python bench/costs.py targets/costs/cortex-a76-384-32.json --target arm64 --device qemu:cortex-a76

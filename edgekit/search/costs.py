@@ -43,7 +43,7 @@ FASTER = 0.9
 """Ratio of cost below which another family than the static one is shipped: nearer ones may change places from run to
 run."""
 
-CACHED = tuple(millions << 20 for millions in (1, 2, 3, 4, 6, 8))
+CACHED = tuple(quarters << 18 for quarters in (2, 3, 4, 6, 8, 12, 16, 24, 32))
 """Weights that a processor's caches may hold, a byte each, which a fit to times tries."""
 
 Positive = Annotated[float, Within(1e-12)]

@@ -5,8 +5,9 @@ for every token, while query, output projection and FFN run for the first token 
 
 Products of one row are a unit of their own: their weights are read for a single row. Kernels take many rows in tiles,
 and read the weights anew for each. ONNX Runtime's for Arm take eight, and what is left in fours, twos and ones, so that
-fifteen rows are four passes over the weights and sixteen are two; those for x86 go almost by rows alone, and the fit
-then finds passes to be free.
+fifteen rows are four passes over the weights and sixteen are two; those for x86 with AVX2 go almost by rows alone, and
+the fit then finds passes to be free. With AVX-512 and AMX sixteen rows, or as many columns of attention scores, cost
+what one does.
 """
 
 from __future__ import annotations
@@ -54,25 +55,40 @@ UNITS = (
     "heads",
     "products",
     "passes",
+    "tiled",
     "weights",
     "one_row",
     "outputs",
     "streamed",
+    "fetched",
     "activation",
     "activation_one_row",
     "attention",
     "scores",
+    "tiled_scores",
+    "head_tokens",
+    "factors",
     "residual",
     "tokens",
 )
 """What is counted of one inference: the call itself; layers that run for all tokens, and the heads of any; of products
-over all tokens the multiply-adds, the weights times the passes over them, the weights, and the elements that they give;
-the multiply-adds of products of one row; elements through the FFN's activation, for all tokens and for one; elements of
-query, key, value and context; attention scores; elements that are normed and added to the residual; tokens. Not a sum
-over layers is `streamed`: the weights beyond those that the caches hold, for each token."""
+over all tokens the multiply-adds, the weights times the passes over them, the multiply-adds with tokens rounded up to
+whole tiles, the weights, and the elements that they give; the multiply-adds of products of one row; elements through
+the FFN's activation, for all tokens and for one; elements of query, key, value and context; attention scores, as they
+are and with their columns rounded up; heads times tokens; elements read of a factorised word table; elements that are
+normed and added to the residual; tokens.
+Two are no sums over layers but of the weights that the caches do not hold: `streamed`, those beyond, for each token;
+`fetched`, those that are read from farther away once an inference."""
 
 TILES = (8, 4, 2, 1)
 """Rows that one pass over the weights of a product serves, the most that there are first."""
+
+TILE = 16
+"""Rows of a wide processor's tile, and columns of its vectors of floats."""
+
+LOST_AT = 3
+"""How many times what the caches hold weights must be for none of them to be there still when they are read again. The
+share that is lost rises from none where all fit."""
 
 
 def units(shape: Shape, lengths: Sequence[int], cached: int | None = None) -> np.ndarray:
@@ -81,7 +97,7 @@ def units(shape: Shape, lengths: Sequence[int], cached: int | None = None) -> np
     Args:
         shape: of the student.
         lengths: tokens of rows, (rows,).
-        cached: weights of products that stay in the processor's caches, a byte each; None where all do.
+        cached: weights of products that the processor's caches hold, a byte each; None where all are.
 
     Returns:
         (rows, len(UNITS)), float64.
@@ -93,6 +109,7 @@ def units(shape: Shape, lengths: Sequence[int], cached: int | None = None) -> np
     if cached is not None:
         weights = counted[:, [UNITS.index("weights"), UNITS.index("one_row")]].sum(axis=1)
         counted[:, UNITS.index("streamed")] = np.maximum(weights - cached, 0.0) * lengths
+        counted[:, UNITS.index("fetched")] = weights * np.clip((weights / cached - 1) / (LOST_AT - 1), 0.0, 1.0)
     return counted
 
 
@@ -114,6 +131,7 @@ def _fixed_units(hidden: int, labels: int, word_rank: int, lengths: Sequence[int
             "tokens": tokens,
             "residual": hidden * tokens,
             "one_row": hidden * (hidden + labels),
+            "factors": word_rank * tokens,
             **_over_rows(word_rank * hidden, hidden if word_rank else 0, lengths),
         },
     )
@@ -143,6 +161,8 @@ def _layer_units(hidden: int, head_dim: int, heads: int, ffn: int, last: bool, l
                 "activation_one_row": ffn,
                 "attention": width * (2 * tokens + 2),
                 "scores": heads * tokens,
+                "tiled_scores": heads * whole_tiles(tokens),
+                "head_tokens": heads * tokens,
                 "residual": hidden * (tokens + 3),
                 **_over_rows(2 * hidden * width, 2 * width, lengths),
             },
@@ -155,6 +175,8 @@ def _layer_units(hidden: int, head_dim: int, heads: int, ffn: int, last: bool, l
             "activation": ffn * tokens,
             "attention": 4 * width * tokens,
             "scores": heads * tokens**2,
+            "tiled_scores": heads * tokens * whole_tiles(tokens),
+            "head_tokens": heads * tokens,
             "residual": 4 * hidden * tokens,
             **_over_rows(through + 2 * hidden * width, 3 * width + 2 * hidden + ffn, lengths),
         },
@@ -167,9 +189,16 @@ def _over_rows(weights: int, outputs: int, lengths: Sequence[int]) -> dict[str, 
     return {
         "products": weights * tokens,
         "passes": weights * np.array([passes(int(length)) for length in lengths], dtype=np.float64),
+        "tiled": weights * whole_tiles(tokens),
         "weights": weights,
         "outputs": outputs * tokens,
     }
+
+
+def whole_tiles(tokens: np.ndarray) -> np.ndarray:
+    """Returns numbers of tokens rounded up to whole tiles of a wide processor."""
+    rounded: np.ndarray = np.ceil(tokens / TILE) * TILE
+    return rounded
 
 
 def passes(rows: int) -> int:

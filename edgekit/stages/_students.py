@@ -23,24 +23,27 @@ if TYPE_CHECKING:
     from edgekit.ir.encoder import EdgekitForSequenceClassification
 
 SHARES = (
-    (((1, 1),), 2),
-    (((12, 48),), 150),
-    (((4, 16),), 8),
-    (((2, 4), (1, 2)), 1000),
-    (((12, 12), (12, 24)), 77),
-    (((4, 48), (8, 8)), 77),
-    (((6, 24), (2, 48)), 300),
-    (((3, 3), (5, 20), (2, 12)), 20),
-    (((12, 32), (6, 16), (10, 36)), 150),
-    (((2, 48), (2, 48), (2, 12), (2, 4)), 2),
-    (((8, 24), (8, 12), (8, 6), (8, 24)), 77),
-    (((1, 8), (12, 2), (1, 28), (4, 20), (6, 48)), 77),
-    (((12, 24), (8, 12), (12, 8), (6, 16), (10, 12), (12, 24)), 77),
-    (((12, 48), (8, 40), (12, 32), (10, 48)), 20),
-    (((12, 40), (12, 48), (9, 36), (12, 30), (11, 48), (12, 48)), 8),
+    (((1, 1),), 2, 0),
+    (((12, 48),), 150, 0),
+    (((4, 16),), 8, 0),
+    (((8, 32),), 300, 0),
+    (((2, 4), (1, 2)), 1000, 0),
+    (((8, 36), (2, 28)), 20, 0),
+    (((12, 12), (12, 24)), 77, 0),
+    (((4, 48), (8, 8)), 77, 2),
+    (((6, 24), (2, 48)), 300, 5),
+    (((3, 3), (5, 20), (2, 12)), 20, 0),
+    (((12, 32), (6, 16), (10, 36)), 150, 0),
+    (((2, 48), (2, 48), (2, 12), (2, 4)), 2, 0),
+    (((8, 24), (8, 12), (8, 6), (8, 24)), 77, 10),
+    (((1, 8), (12, 2), (1, 28), (4, 20), (6, 48)), 77, 0),
+    (((12, 24), (8, 12), (12, 8), (6, 16), (10, 12), (12, 24)), 77, 4),
+    (((12, 48), (8, 40), (12, 32), (10, 48)), 20, 0),
+    (((12, 40), (12, 48), (9, 36), (12, 30), (11, 48), (12, 48)), 8, 0),
 )
 """The spread: for each layer the heads in twelfths of the width and the FFN channels in forty-eighths of four times the
-width; then the labels. Depths, widths, wide and narrow last layers vary apart from one another."""
+width; then the labels; then the columns of a factorised word table in twelfths of the width, 0 where it is whole.
+Depths, widths, wide and narrow last layers vary apart from one another."""
 
 VOCABULARY = 512
 CALIBRATION_ROWS = (8, 24)
@@ -57,8 +60,9 @@ def spread(hidden: int, head_dim: int) -> list[Shape]:
             tuple(max(1, round(heads * most_heads / 12)) for heads, _ in layers),
             tuple(max(1, round(channels * most_channels / 48)) for _, channels in layers),
             labels,
+            rank * hidden // 12,
         )
-        for layers, labels in SHARES
+        for layers, labels, rank in SHARES
     ]
 
 

@@ -41,15 +41,19 @@ from edgekit.stages._students import VOCABULARY, spread, write_forms
 from edgekit.stages.evaluate import PROCESSOR, processor
 from edgekit.target import Target, TargetView
 
-LENGTHS = (5, 8, 11, 15, 22, 32, 64)
+LENGTHS = (5, 8, 11, 15, 22, 32, 64, 120)
 """Tokens of the rows that are run, where the target's length is not fixed. Kernels take rows in tiles of four to eight,
 so that lengths that are all multiples of those would not tell what an incomplete tile takes."""
 
-REFERENCE = 4
+REFERENCE = 6
 """Place among the shapes of a table of the model that is timed again: a student of middling size."""
 
 POSITIONS = 16
 """Rows of a student's position table at least, however short the rows are that it is run on: an export needs some."""
+
+LOADS = 4
+"""Times that each model is loaded at least, and once in two rounds: where its memory comes to lie costs a model whose
+weights about fill a cache up to a tenth, for as long as it is loaded."""
 
 RUNS = 20
 """Timed runs of each length in a block, an even number."""
@@ -75,7 +79,7 @@ class Profile(Pass):
     table_digest: str = field(default="", metadata=INTERNAL)
 
     NAME: ClassVar[str] = "profile"
-    VERSION: ClassVar[int] = 5
+    VERSION: ClassVar[int] = 6
     IN: ClassVar = ()
     OUT: ClassVar = Costs
     READS: ClassVar[tuple[str, ...]] = (
@@ -274,7 +278,8 @@ def _taken(
     # Up and down again: where the shortest always followed the longest, it took longer in some models than the next.
     turns = TokenRows([*rows, *reversed(rows)])
     given = {name: (model, turns) for name, model in models.items()}
-    timed = machine.latency(given, LatencyPlan(rounds=rounds, block_runs=runs, threads=threads, memory=False))
+    plan = LatencyPlan(rounds=rounds, block_runs=runs, loads=max(LOADS, rounds // 2), threads=threads, memory=False)
+    timed = machine.latency(given, plan)
     if not isinstance(timed, Unavailable):
         return "ms", {name: by_length(samples.block_ms, len(rows)) for name, samples in timed.items()}
     counted = machine.instructions(

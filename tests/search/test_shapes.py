@@ -68,6 +68,9 @@ def test_units_are_those_of_the_exported_graph(graph: Path, length: int) -> None
     assert found["passes"] == over_rows * passes(length)
     softmax = [values[name] for name, node in kinds.items() if node.op_type == "Softmax"]
     assert found["scores"] == sum(one.size for one in softmax)
+    assert found["tiled"] == over_rows * 16
+    assert found["tiled_scores"] == sum(one.size // length * 16 for one in softmax)
+    assert found["head_tokens"] == found["heads"] * length
     assert found["heads"] == sum(one.shape[-3] for one in softmax)
     gelu = [values[name].shape for name, node in kinds.items() if node.op_type == "Gelu"]
     assert found["activation"] == sum(rows * width for rows, width in gelu if rows > 1)
@@ -75,19 +78,37 @@ def test_units_are_those_of_the_exported_graph(graph: Path, length: int) -> None
     assert (found["call"], found["layers"], found["tokens"]) == (1, 2, length)
 
 
+WEIGHTS = sum(4 * 48 * 8 * heads + 2 * 48 * ffn for heads, ffn in zip(SHAPE.heads, SHAPE.ffn, strict=True)) + 48 * 53
+
+
 def test_weights_beyond_the_caches_are_read_for_every_token() -> None:
-    weights = sum(4 * 48 * 8 * heads + 2 * 48 * ffn for heads, ffn in zip(SHAPE.heads, SHAPE.ffn, strict=True))
-    weights += 48 * (48 + 5)
     streamed = UNITS.index("streamed")
-    assert units(SHAPE, LENGTHS, weights - 100)[:, streamed].tolist() == [100 * length for length in LENGTHS]
-    for cached in (weights, None):
+    assert units(SHAPE, LENGTHS, WEIGHTS - 100)[:, streamed].tolist() == [100 * length for length in LENGTHS]
+    for cached in (WEIGHTS, None):
         assert not units(SHAPE, LENGTHS, cached)[:, streamed].any()
+
+
+@pytest.mark.parametrize(("times", "share"), [(1, 0), (1.5, 0.25), (2, 0.5), (3, 1), (9, 1)])
+def test_the_more_weights_outgrow_the_caches_the_more_are_lost_before_they_are_read_again(
+    times: float, share: float
+) -> None:
+    found = units(SHAPE, LENGTHS, round(WEIGHTS / times))[:, UNITS.index("fetched")]
+    assert found == pytest.approx([WEIGHTS * share] * len(LENGTHS), rel=1e-3)
+    assert not units(SHAPE, LENGTHS, None)[:, UNITS.index("fetched")].any()
+
+
+def test_tokens_and_scores_fill_whole_tiles() -> None:
+    few, more = counted(SHAPE, 16), counted(SHAPE, 17)
+    assert more["tiled"] == 2 * few["tiled"] == 32 * few["weights"]
+    assert few["tiled_scores"] == few["scores"]
+    assert more["tiled_scores"] == (3 + 1) * 17 * 32 + 2 * 32
 
 
 def test_a_factorised_word_table_is_one_more_product_over_all_tokens() -> None:
     whole, factorised = counted(SHAPE, 7), counted(Shape(48, 8, SHAPE.heads, SHAPE.ffn, 5, word_rank=16), 7)
     more = {name: factorised[name] - whole[name] for name in UNITS if factorised[name] != whole[name]}
-    assert more == {"products": 16 * 48 * 7, "weights": 16 * 48, "passes": 16 * 48 * 3, "outputs": 48 * 7}
+    wanted = {"products": 16 * 48 * 7, "weights": 16 * 48, "passes": 16 * 48 * 3, "outputs": 48 * 7}
+    assert more == wanted | {"tiled": 16 * 48 * 16, "factors": 16 * 7}
 
 
 def test_passes_take_the_largest_tiles_first() -> None:
