@@ -1,6 +1,6 @@
 """What a sweep finds: students of falling cost with their measured figures, those left out that another beats.
 
-The points of one front were measured on the same rows and the same device, and what they cost in one run.
+The points of one front were measured on the same rows and the same device, and times are of one run.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ INSTRUCTIONS: Literal["instructions"] = "instructions"
 
 
 @dataclass(frozen=True)
-class Taken:
+class Basis:
     """How the costs of a front were taken.
 
     Attributes:
@@ -32,6 +32,7 @@ class Taken:
         provenance, reason: of the costs, for the target.
         measure: "ms" or "instructions".
         teacher: what an inference of the teacher costs: p50 in ms, or instructions.
+        unsteady: students on whose times the rounds disagree, so that their order may be another in the next run.
     """
 
     device: Text
@@ -39,6 +40,7 @@ class Taken:
     reason: str
     measure: Literal["ms", "instructions"]
     teacher: Amount
+    unsteady: Count
 
 
 @dataclass(frozen=True)
@@ -70,13 +72,13 @@ class Front:
 
     Attributes:
         target: its name.
-        taken: how costs were taken.
+        basis: what costs are of.
         points: those that no other beats, the most accurate and dearest first.
         beaten: how many more were measured.
     """
 
     target: Text
-    taken: Taken
+    basis: Basis
     points: tuple[Point, ...]
     beaten: Count
 

@@ -13,7 +13,7 @@ from edgekit import devices, measured
 from edgekit.artifact import Artifact, LabelledData, QuantizedGraph
 from edgekit.devices import Device, LatencyPlan, ModelFile, TokenRows, Unavailable, processor_of
 from edgekit.errors import DeviceError, UnmeasurableError
-from edgekit.front import INSTRUCTIONS, MILLISECONDS, Front, Point, Taken, unbeaten
+from edgekit.front import INSTRUCTIONS, MILLISECONDS, Basis, Front, Point, unbeaten
 from edgekit.quiet import quiet_libraries
 from edgekit.stage import Inputs
 from edgekit.stages.benchmark import TEACHER, UNSTEADY, Benchmark, block_medians, middle_lengths, models_of
@@ -29,7 +29,7 @@ class Swept:
     """A student that a sweep built.
 
     Attributes:
-        structure: what it is, in words; no two of a sweep are alike.
+        structure: what it is, in words.
         accuracy: of its file, on test.
         graph: the file.
         chosen: whether it is the one in the bundle.
@@ -70,24 +70,27 @@ def front_of(
     if timeless is not None and countless is not None:
         raise UnmeasurableError(f"{target.name}: {uri} cannot order a sweep's students: {timeless.reason}")
     noted(f"{target.name}: {len(students)} students and the teacher are measured beside one another")
+    names = [f"student {place}" for place in range(len(students))]
     with quiet_libraries(Benchmark.TOOLS):
-        texts = benchmark.drawn(inputs[LabelledData], seed)
-        models = models_of({one.structure: one.graph for one in students}, inputs, texts, target.runtime.options)
+        texts, graphs = benchmark.drawn(inputs[LabelledData], seed), [one.graph for one in students]
+        models = models_of(dict(zip(names, graphs, strict=True)), inputs, texts, target.runtime.options)
     try:
-        measure, teacher, ratios = (
+        measure, teacher, ratio_of = (
             (MILLISECONDS, *_times(device, models, benchmark, target.device.threads))
             if timeless is None
             else (INSTRUCTIONS, *_counts(device, models, benchmark, target.device.threads))
         )
     except DeviceError as error:
+        memory = "; where its memory does not hold them all, set a limit that leaves fewer" if timeless is None else ""
         raise DeviceError(
-            f"{target.name}: the students of the sweep could not be measured together: {error}; the bundle is "
-            "complete. Build again, without --sweep where the device has too little memory for all of them"
+            f"{target.name}: the bundle is complete, but the sweep's students could not be measured: {error}. Repeat "
+            f"the command to try again: what was trained is kept{memory}"
         ) from error
-    wandering = [one for one in ratios.values() if one.high - one.low > UNSTEADY * one.median]
-    if wandering:
+    ratios = [ratio_of[name] for name in names]
+    unsteady = sum(one.high - one.low > UNSTEADY * one.median for one in ratios)
+    if unsteady:
         noted(
-            f"{target.name}: the rounds disagree on {len(wandering)} of {len(students)} students' times, so that their "
+            f"{target.name}: the rounds disagree on {unsteady} of {len(students)} students' times, so that their "
             "order may be another in the next run; sweep when nothing else runs there, or with "
             f"--set benchmark.rounds={2 * benchmark.rounds}"
         )
@@ -97,15 +100,16 @@ def front_of(
             structure=one.structure,
             score=one.accuracy.artifact,
             drop=one.accuracy.drop,
-            cost=teacher / ratios[one.structure].median,
-            ratio=ratios[one.structure].median,
+            cost=teacher / ratio.median,
+            ratio=ratio.median,
             bytes=one.graph.model.stat().st_size,
             chosen=one.chosen,
         )
-        for one in students
+        for one, ratio in zip(students, ratios, strict=True)
     ]
     left = unbeaten(points)
-    return Front(target.name, Taken(uri, provenance, reason, measure, teacher), left, len(points) - len(left))
+    basis = Basis(uri, provenance, reason, measure, teacher, unsteady)
+    return Front(target.name, basis, left, len(points) - len(left))
 
 
 def _times(
@@ -115,8 +119,7 @@ def _times(
     rounds = MORE_ROUNDS * benchmark.rounds
     plan = LatencyPlan(rounds=rounds, block_runs=benchmark.block_runs, threads=threads, memory=False)
     timed = device.latency(models, plan)
-    if isinstance(timed, Unavailable):
-        raise DeviceError(timed.reason)
+    assert not isinstance(timed, Unavailable), "`timeless` said that there are times"
     medians = {name: block_medians(samples) for name, samples in timed.items()}
     ratios = {name: median_of_ratios(medians[TEACHER], one) for name, one in medians.items() if name != TEACHER}
     return percentile([float(t) for t in timed[TEACHER].block_ms.ravel()], 50), ratios
@@ -127,8 +130,7 @@ def _counts(
 ) -> tuple[float, dict[str, MedianRange]]:
     """Returns the teacher's instructions, and by name how many times fewer each student executes."""
     counted = device.instructions(middle_lengths(models, benchmark.counted_texts), threads)
-    if isinstance(counted, Unavailable):
-        raise DeviceError(counted.reason)
+    assert not isinstance(counted, Unavailable), "`countless` said that there are counts"
     teacher = counted[TEACHER].per_inference
     ratios = {name: teacher / one.per_inference for name, one in counted.items() if name != TEACHER}
     return teacher, {name: MedianRange(ratio, ratio, ratio, 1.0) for name, ratio in ratios.items()}

@@ -14,7 +14,7 @@ import pytest
 from rich.console import Console
 
 from edgekit.errors import ArtifactError
-from edgekit.front import Front, Point, Taken, front_file, read_front, unbeaten, write_front
+from edgekit.front import Basis, Front, Point, front_file, read_front, unbeaten, write_front
 from edgekit.provenance import Provenance
 from edgekit.report import sweep
 
@@ -30,10 +30,12 @@ def points(seed: int = 0, count: int = 30) -> list[Point]:
     ]
 
 
-def front(points: Sequence[Point], target: str = "x86-64", measure: Literal["ms", "instructions"] = "ms") -> Front:
+def front(
+    points: Sequence[Point], target: str = "x86-64", measure: Literal["ms", "instructions"] = "ms", unsteady: int = 0
+) -> Front:
     """Returns a front of these points, none left out."""
-    taken = Taken("qemu:cortex-a76", Provenance.SIMULATED, "counted in an emulator", measure, 24.0)
-    return Front(target, taken, tuple(points), beaten=3)
+    basis = Basis("qemu:cortex-a76", Provenance.SIMULATED, "as the test says", measure, 24.0, unsteady)
+    return Front(target, basis, tuple(points), beaten=3)
 
 
 @pytest.mark.parametrize("seed", range(8))
@@ -99,14 +101,22 @@ def test_page_and_table_show_every_point_and_escape_names() -> None:
 
 
 @pytest.mark.parametrize(
-    ("measure", "told"), [("ms", ["24.0 ms"]), ("instructions", ["24 instr.", "they are a proxy for time"])]
+    ("measure", "told"),
+    [("ms", ["Times are of one run of", "24.0 ms"]), ("instructions", ["Counted of", "24 instr.", "proxy for time"])],
 )
 def test_both_say_what_costs_are_of(measure: Literal["ms", "instructions"], told: list[str]) -> None:
     of = front(unbeaten(points()), measure=measure)
-    said = [f"one run of all {len(of.points) + 3} students and the teacher", "qemu:cortex-a76; counted in an emulator"]
+    said = [f"{len(of.points) + 3} students and the teacher", "qemu:cortex-a76; as the test says", "◐ simulated"]
     for text in (sweep.page(of), shown(of)):
-        assert all(part in text for part in (*said, *told, "◐ simulated"))
+        assert all(part in text for part in (*said, *told))
         assert ("proxy" in text) is (measure == "instructions")
+        assert "disagree" not in text
+
+
+def test_both_say_where_the_order_may_not_hold() -> None:
+    of = front(unbeaten(points()), unsteady=4)
+    for text in (sweep.page(of), shown(of)):
+        assert "The rounds disagree on 4 of them" in text
 
 
 def test_a_front_of_one_point_is_drawn() -> None:

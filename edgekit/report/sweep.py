@@ -10,7 +10,7 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from edgekit.front import INSTRUCTIONS, MILLISECONDS, Front, Point, Taken
+from edgekit.front import INSTRUCTIONS, MILLISECONDS, Basis, Front, Point
 from edgekit.report import figures
 from edgekit.store import write_file
 
@@ -27,7 +27,7 @@ def table(front: Front) -> Group:
     for name in NAMES:
         drawn.add_column(name, justify="right", no_wrap=True)
     for one in front.points:
-        mark, cells = "→" if one.chosen else "", _cells(one, front.taken)
+        mark, cells = "→" if one.chosen else "", _cells(one, front.basis)
         drawn.add_row(mark, Text(figures.clean(one.structure)), *(Text(cell) for cell in cells))
     return Group(drawn, *(Text(figures.clean(text), style="dim") for text in _notes(front)))
 
@@ -37,7 +37,7 @@ def page(front: Front) -> str:
     head = "".join(f"<th>{name}</th>" for name in ("Student", *NAMES))
     rows = "".join(
         f"<tr{' class=chosen' if one.chosen else ''}><td>{_text(one.structure)}</td>"
-        + "".join(f"<td class=number>{_text(cell)}</td>" for cell in _cells(one, front.taken))
+        + "".join(f"<td class=number>{_text(cell)}</td>" for cell in _cells(one, front.basis))
         + "</tr>"
         for one in front.points
     )
@@ -80,12 +80,18 @@ def _which(front: Front) -> str:
 
 def _notes(front: Front) -> list[str]:
     """Says what costs are of: what was compared, where, and how a mark is read."""
-    taken = front.taken
-    whole = _cost(taken.teacher, taken)
-    beside = f"Costs are of one run of all {len(front.points) + front.beaten} students and the teacher ({whole}) on "
-    why = f"; {taken.reason}" if taken.reason else ""
-    proxy = [figures.PROXY] if taken.measure == INSTRUCTIONS else []
-    return [f"{beside}{taken.device}{why}. The bundle's report has those of a run of its own.", *proxy, figures.LEGEND]
+    basis, count = front.basis, len(front.points) + front.beaten
+    where = f"on {basis.device}{f'; {basis.reason}' if basis.reason else ''}."
+    if basis.measure == INSTRUCTIONS:
+        said = [f"Counted of {count} students and the teacher ({_cost(basis.teacher, basis)}) {where}", figures.PROXY]
+    else:
+        said = [
+            f"Times are of one run of {count} students and the teacher (p50 {_cost(basis.teacher, basis)}) {where} An "
+            "inference is the teacher's by the median ratio to it; the bundle's report has those of a run of its own."
+        ]
+    if basis.unsteady:
+        said.append(f"The rounds disagree on {basis.unsteady} of them: their order may be another in the next run.")
+    return [*said, figures.LEGEND]
 
 
 def write(path: Path, front: Front) -> None:
@@ -97,15 +103,15 @@ def write(path: Path, front: Front) -> None:
     write_file(path, "sweep", page(front))
 
 
-def _cost(cost: float, taken: Taken) -> str:
-    return figures.milliseconds(cost) if taken.measure == MILLISECONDS else f"{figures.amount(cost)} instr."
+def _cost(cost: float, basis: Basis) -> str:
+    return figures.milliseconds(cost) if basis.measure == MILLISECONDS else f"{figures.amount(cost)} instr."
 
 
-def _cells(one: Point, taken: Taken) -> list[str]:
+def _cells(one: Point, basis: Basis) -> list[str]:
     return [
         f"{one.score:.2f}",
         figures.signed(one.drop),
-        f"{_cost(one.cost, taken)} {figures.MARKS[taken.provenance]}",
+        f"{_cost(one.cost, basis)} {figures.MARKS[basis.provenance]}",
         figures.ratio(one.ratio),
         figures.size(one.bytes),
     ]

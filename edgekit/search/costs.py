@@ -5,8 +5,9 @@ model fitted to it for each family of integer forms: units of work (`edgekit.sea
 takes, none less than nothing. Chosen over one entry for each layer's width, which would have to be measured for every
 length and would not add up: what surrounds the products costs as much as they do at a dozen tokens.
 
-Times are not quite a sum: where the weights outgrow the processor's caches, every product takes longer. How many that
-are nobody knows of a device, so the fit tries some and keeps what best foretells shapes that it was not shown.
+Times are not quite a sum: where the weights outgrow a cache of the processor, products take longer, and weights have to
+be fetched from farther away. How many that are nobody knows of a device, so the fit tries some and keeps what best
+foretells shapes that it was not shown.
 
 The fit weighs relative errors, since a search compares shapes that are an order of magnitude apart. How far it is off
 for shapes that are not in the table is told by leaving each one out in turn.
@@ -44,7 +45,7 @@ FASTER = 0.9
 run."""
 
 CACHED = tuple(quarters << 18 for quarters in (2, 3, 4, 6, 8, 12, 16, 24, 32))
-"""Weights that a processor's caches may hold, a byte each, which a fit to times tries."""
+"""Weights that a cache may hold, a byte each, which a fit to times tries: from half a MiB to eight."""
 
 Positive = Annotated[float, Within(1e-12)]
 
@@ -111,8 +112,8 @@ class Fit:
 
     Attributes:
         coefficients: of each of `edgekit.search.shapes.UNITS`, in the table's unit, at least 0.
-        cached: weights beyond which products take longer, a byte each; None where no number of them explains the points
-            better than none.
+        cached: weights that a cache holds, a byte each: of those beyond `streamed` and `fetched` tell. None where no
+            number of them explains the points better than none.
         mean_error, largest_error: of the points, each predicted by a fit to the other shapes, in percent.
     """
 
@@ -302,7 +303,7 @@ def _fault(table: CostTable) -> str:
         if family not in FAMILIES:
             return f"fits has {family!r}; known: {', '.join(FAMILIES)}"
         if set(fit.coefficients) != set(UNITS):
-            return f"fits.{family} is of other units than this edgekit's"
+            return f"fits.{family} counts other units of work than this edgekit: an earlier edgekit made it"
     width = table.setting.hidden, table.setting.head_dim
     for place, point in enumerate(table.points):
         if (point.shape.hidden, point.shape.head_dim) != width:

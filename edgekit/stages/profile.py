@@ -42,8 +42,9 @@ from edgekit.stages.evaluate import PROCESSOR, processor
 from edgekit.target import Target, TargetView
 
 LENGTHS = (5, 8, 11, 15, 22, 32, 64, 120)
-"""Tokens of the rows that are run, where the target's length is not fixed. Kernels take rows in tiles of four to eight,
-so that lengths that are all multiples of those would not tell what an incomplete tile takes."""
+"""Tokens of the rows that are run, where the target's length is not fixed. Kernels take rows in tiles of four to
+sixteen, so that lengths that are all multiples of those would not tell what an incomplete tile takes; the longest tells
+attention's part, which grows with its square."""
 
 REFERENCE = 6
 """Place among the shapes of a table of the model that is timed again: a student of middling size."""
@@ -52,8 +53,8 @@ POSITIONS = 16
 """Rows of a student's position table at least, however short the rows are that it is run on: an export needs some."""
 
 LOADS = 4
-"""Times that each model is loaded at least, and once in two rounds: where its memory comes to lie costs a model whose
-weights about fill a cache up to a tenth, for as long as it is loaded."""
+"""Times that each model is loaded, or once in two rounds where that is more: where its memory comes to lie costs one
+whose weights about fill a cache up to a tenth, for as long as it is loaded."""
 
 RUNS = 20
 """Timed runs of each length in a block, an even number."""

@@ -87,7 +87,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., dict[str, Mo
 
 @pytest.fixture(autouse=True)
 def few(monkeypatch: pytest.MonkeyPatch, made: Callable[..., dict[str, ModelFile]]) -> None:
-    """Four students in place of fifteen."""
+    """Four students in place of seventeen."""
     monkeypatch.setattr(profile, "spread", lambda hidden, head_dim: SHAPES)
     monkeypatch.setattr(profile, "write_forms", made)
     monkeypatch.setattr(profile, "REFERENCE", 2)
