@@ -6,7 +6,7 @@ import math
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -15,6 +15,9 @@ from edgekit.cli_model import calibrate, lint
 from edgekit.cli_profile import profile
 from edgekit.shell import FaultGroup, columns_of, console, device_option, json_option, plain, print_json, print_result
 from edgekit.world import current_world
+
+if TYPE_CHECKING:
+    from edgekit.recipe import Recipe
 
 MODEL_HELP = "MODEL is a folder, a hub id in the hub's cache, or package:NAME/PATH inside an installed PyPI package."
 
@@ -94,6 +97,8 @@ def build(
                 f"MODEL is given, so {DEFAULT_FILE} is not read; add --recipe {DEFAULT_FILE} to use it", err=True
             )
         wanted = edgekit.make_recipe(**(overrides | {"data": overrides["data"] or ""}))
+    if sweep:
+        _check_swept(wanted)
     if only_plan:
         _print_plan(edgekit.plan(wanted, use_cache=not no_cache), as_json)
         return
@@ -111,6 +116,15 @@ def build(
     from edgekit.verdict import exit_code
 
     sys.exit(exit_code(b.manifest.gate for b in built))
+
+
+def _check_swept(recipe: Recipe) -> None:
+    """Refuses a sweep that a setting takes back: it would quietly not be made."""
+    from edgekit.errors import RecipeError
+    from edgekit.search.request import sweeps
+
+    if not sweeps(recipe.options):
+        raise RecipeError("--sweep is given, and search.sweep is set to false; leave one of them out")
 
 
 def _show_fronts(built: Sequence[edgekit.Built]) -> None:

@@ -74,13 +74,13 @@ class Front:
         target: its name.
         basis: what costs are of.
         points: those that no other beats, the most accurate and dearest first.
-        beaten: how many more were measured.
+        beaten: the others, the most accurate first.
     """
 
     target: Text
     basis: Basis
     points: tuple[Point, ...]
-    beaten: Count
+    beaten: tuple[Point, ...]
 
 
 def unbeaten(points: Iterable[Point]) -> tuple[Point, ...]:

@@ -69,7 +69,7 @@ def front_of(
     timeless, countless = device.timeless(), device.countless()
     if timeless is not None and countless is not None:
         raise UnmeasurableError(f"{target.name}: {uri} cannot order a sweep's students: {timeless.reason}")
-    noted(f"{target.name}: {len(students)} students and the teacher are measured beside one another")
+    noted(f"{target.name}: the sweep's students ({len(students)}) and the teacher are measured beside one another")
     names = [f"student {place}" for place in range(len(students))]
     with quiet_libraries(Benchmark.TOOLS):
         texts, graphs = benchmark.drawn(inputs[LabelledData], seed), [one.graph for one in students]
@@ -109,7 +109,8 @@ def front_of(
     ]
     left = unbeaten(points)
     basis = Basis(uri, provenance, reason, measure, teacher, unsteady)
-    return Front(target.name, basis, left, len(points) - len(left))
+    others = sorted((one for one in points if one not in left), key=lambda one: -one.score)
+    return Front(target.name, basis, left, tuple(others))
 
 
 def _times(

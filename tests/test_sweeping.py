@@ -135,7 +135,7 @@ def test_times_are_of_one_run_of_all_and_the_teacher(students: list[Swept], arti
     board, notes = Board(), list[str]()
     found = front(students, artifacts, board, notes)
     check_points(found, students, unit=1.0)
-    assert (found.target, found.beaten) == ("x86-64", 0)
+    assert (found.target, found.beaten) == ("x86-64", ())
     basis = found.basis
     assert (basis.device, basis.provenance, basis.reason) == ("board", Provenance.ESTIMATED, "as the test says")
     assert (basis.measure, basis.teacher, basis.unsteady) == ("ms", pytest.approx(TEACHER_COST), 0)
@@ -147,7 +147,7 @@ def test_times_are_of_one_run_of_all_and_the_teacher(students: list[Swept], arti
     texts = [test[i][0] for i in draw(len(test), BENCHMARK.texts, 7)]
     assert BENCHMARK.drawn(LabelledData(artifacts[LabelledData].path, ""), 7) == texts
     assert all(len(rows.ids) == len(texts) for _, rows in models.values())
-    assert notes == [f"x86-64: {STUDENTS} students and the teacher are measured beside one another"]
+    assert notes == [f"x86-64: the sweep's students ({STUDENTS}) and the teacher are measured beside one another"]
 
 
 def test_a_machine_that_slows_down_changes_no_ratio(students: list[Swept], artifacts: Artifacts) -> None:
@@ -167,7 +167,7 @@ def test_times_that_the_rounds_disagree_on_are_told(students: list[Swept], artif
 def test_what_another_beats_is_counted(students: list[Swept], artifacts: Artifacts) -> None:
     worse = dataclasses.replace(students[3], accuracy=right(900))
     found = front([*students[:3], worse, *students[4:]], artifacts, Board())
-    assert found.beaten == 1
+    assert [one.structure for one in found.beaten] == [worse.structure]
     assert worse.structure not in [one.structure for one in found.points]
 
 
@@ -200,7 +200,7 @@ def test_a_device_that_breaks_off_leaves_word_that_the_bundle_is_there(
 def test_this_machine_times_them(students: list[Swept], artifacts: Artifacts) -> None:
     notes = list[str]()
     found = front_of(students[:2], artifacts, load_target("x86-64"), "local", 0, BENCHMARK, notes.append)
-    assert len(found.points) + found.beaten == 2
+    assert len(found.points) + len(found.beaten) == 2
     assert found.basis.measure == "ms"
     assert all(0.1 < one.ratio < 100 for one in found.points)
     assert found.basis.teacher < 100

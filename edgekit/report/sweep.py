@@ -29,7 +29,8 @@ def table(front: Front) -> Group:
     for one in front.points:
         mark, cells = "→" if one.chosen else "", _cells(one, front.basis)
         drawn.add_row(mark, Text(figures.clean(one.structure)), *(Text(cell) for cell in cells))
-    return Group(drawn, *(Text(figures.clean(text), style="dim") for text in _notes(front)))
+    chosen = [] if any(one.chosen for one in front.points) else [_which(front)]
+    return Group(drawn, *(Text(figures.clean(text), style="dim") for text in (*chosen, *_notes(front))))
 
 
 def page(front: Front) -> str:
@@ -80,14 +81,15 @@ def _which(front: Front) -> str:
 
 def _notes(front: Front) -> list[str]:
     """Says what costs are of: what was compared, where, and how a mark is read."""
-    basis, count = front.basis, len(front.points) + front.beaten
+    basis, count = front.basis, len(front.points) + len(front.beaten)
     where = f"on {basis.device}{f'; {basis.reason}' if basis.reason else ''}."
+    of = f"{count} student{'s' if count > 1 else ''} and the teacher"
     if basis.measure == INSTRUCTIONS:
-        said = [f"Counted of {count} students and the teacher ({_cost(basis.teacher, basis)}) {where}", figures.PROXY]
+        said = [f"Counted of {of} ({_cost(basis.teacher, basis)}) {where}", figures.PROXY]
     else:
         said = [
-            f"Times are of one run of {count} students and the teacher (p50 {_cost(basis.teacher, basis)}) {where} An "
-            "inference is the teacher's by the median ratio to it; the bundle's report has those of a run of its own."
+            f"Times are of one run of {of} (p50 {_cost(basis.teacher, basis)}) {where} An inference is the teacher's "
+            "by the median ratio to it; the bundle's report has those of a run of its own."
         ]
     if basis.unsteady:
         said.append(f"The rounds disagree on {basis.unsteady} of them: their order may be another in the next run.")
@@ -138,11 +140,13 @@ def _plot(front: Front) -> str:
         for p in points
     )
     base = HEIGHT - MARGIN + 12
+    scores = {worst: HEIGHT - MARGIN, best: MARGIN} if best > worst else {best: HEIGHT // 2}
+    labels = "".join(f'<text x="0" y="{place}">{score:.1f}</text>' for score, place in scores.items())
     return (
         f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="accuracy over speed">'
         f'<line class="axis" x1="{MARGIN - 12}" y1="{base}" x2="{WIDTH - 12}" y2="{base}"/>'
         f'<line class="axis" x1="{MARGIN - 12}" y1="12" x2="{MARGIN - 12}" y2="{base}"/>'
-        f'<text x="4" y="{HEIGHT - MARGIN}">{worst:.1f}</text><text x="4" y="{MARGIN}">{best:.1f}</text>'
+        f"{labels}"
         f'<text x="{WIDTH / 2}" y="{HEIGHT - 8}" text-anchor="middle">times less than the teacher’s cost</text>'
         f'<polyline class="line" points="{line}"/>{dots}</svg>'
     )

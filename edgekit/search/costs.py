@@ -297,6 +297,8 @@ def _fault(table: CostTable) -> str:
     """Says what does not fit together in a table whose keys are all right; empty where nothing does not."""
     if not table.points or not table.lengths or not table.fits:
         return "it lacks points, lengths or fits"
+    if sorted(set(table.lengths)) != list(table.lengths):
+        return "its lengths do not rise"
     if table.reference >= len(table.points):
         return f"reference is {table.reference}, but there are {len(table.points)} points"
     for family, fit in table.fits.items():

@@ -158,7 +158,8 @@ def ladder(
 ) -> list[list[Structure]]:
     """Returns the rungs of falling work, with those of their structures that fit.
 
-    Where limits cut the ladder off, its first rung has of each depth what is as dear as they allow.
+    Where limits cut the ladder off, its first rung has of each depth what is as dear as they allow; where they leave
+    nothing of it, the narrowest structures may still fit, whose work is not always a rung's.
 
     Returns:
         The structures of each rung, shallow ones first, at least one a rung; no rung where none fits.
@@ -172,7 +173,10 @@ def ladder(
     top = max((outline.work(one) for one in edge), default=0.0)
     below = (alternatives(outline, work, head_multiple, ffn_multiple) for work in works if work < top)
     made = [[one for one in edge if outline.work(one) * FACTOR > top], *(list(filter(fits, rung)) for rung in below)]
-    return [rung for place, rung in enumerate(made) if rung and rung not in made[:place]]
+    rungs_left = [rung for place, rung in enumerate(made) if rung and rung not in made[:place]]
+    least = (narrowest(outline, layers, head_multiple, ffn_multiple) for _, layers in sorted(outline.depths.items()))
+    fitting = [] if rungs_left else [one for one in least if fits(one)]
+    return rungs_left or ([fitting] if fitting else [])
 
 
 def between(

@@ -47,7 +47,7 @@ from edgekit.search.estimate import cautious_drop, error_on_test, least_drop
 from edgekit.search.findings import dev_known, few_rows, knows_dev, out_of_reach, too_far_behind
 from edgekit.search.limits import SMALLER, Forecast, Limits, with_form, with_words
 from edgekit.search.request import ENABLED, FIXES
-from edgekit.search.structure import Outline, Structure, ladder
+from edgekit.search.structure import Outline, Structure, ladder, narrowest
 from edgekit.stage import INTERNAL, Context, Inputs, Pass
 from edgekit.stages._sweep import swept
 from edgekit.stages._trainer import MOST_STEPS, START, Trained, Trainer
@@ -153,7 +153,7 @@ class Search(Pass):
     coverage: float = field(default=Trim.coverage, metadata=INTERNAL)
 
     NAME: ClassVar[str] = "search"
-    VERSION: ClassVar[int] = 29
+    VERSION: ClassVar[int] = 30
     IN: ClassVar = (Teacher, LabelledData, Vocabulary, TeacherOutputs, TeacherOutline, Costs)
     OUT: ClassVar = Plan
     READS: ClassVar[tuple[str, ...]] = (
@@ -298,7 +298,9 @@ class Search(Pass):
         def fits(structure: Structure) -> bool:
             return self._fitting(forecast, limits, structure) is not None
 
-        within = ladder(forecast.outline, *multiples, fits) or [ladder(forecast.outline, *multiples)[-1]]
+        outline = forecast.outline
+        least = narrowest(outline, outline.depths[min(outline.depths)], *multiples)
+        within = ladder(outline, *multiples, fits) or [[least]]
         return [[self._fitted(forecast, limits, one) for one in rung] for rung in within]
 
     def _fitting(self, forecast: Forecast, limits: Limits, structure: Structure) -> Structure | None:

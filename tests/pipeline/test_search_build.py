@@ -130,7 +130,7 @@ def test_a_sweep_leaves_what_nothing_beats(searched: Searched) -> None:
     assert result.exit_code == 0, result.output
     written = json.loads((searched.out / f"{builds.TARGET}.sweep.json").read_text())
     points = written["points"]
-    assert len(points) + written["beaten"] > 2, "more than the rungs that so small a teacher has"
+    assert len(points) + len(written["beaten"]) > 2, "more than the rungs that so small a teacher has"
     for better in points:
         for worse in points:
             assert better is worse or better["score"] > worse["score"] or better["cost"] < worse["cost"]
@@ -198,6 +198,9 @@ def test_a_sweep_that_a_setting_forbids_is_refused(searched: Searched) -> None:
     result = cli(*searched.args, "--sweep", "--set", "search.enabled=false", cache=searched.cache)
     assert result.exit_code == 2, result.output
     assert "search.enabled is false" in result.stderr.replace("\n", " ")
+    result = cli(*searched.args, "--sweep", "--set", "search.sweep=false", cache=searched.cache)
+    assert result.exit_code == 2, result.output
+    assert "search.sweep is set to false" in " ".join(result.stderr.split())
 
 
 @pytest.mark.parametrize(

@@ -167,6 +167,7 @@ def changed(costs: CostTable, *places: Any) -> dict[str, Any]:
         (("points", 0, "shape", "heads", []), "layers"),
         (("points", []), "lacks points"),
         (("reference", 99), "reference is 99"),
+        (("lengths", list(reversed(LENGTHS))), "lengths do not rise"),
         (("fits", "static", "coefficients", "call", -1.0), "fits.static.coefficients.call: expected at least 0"),
         (("fits", "static", "coefficients", "call", None), "an earlier edgekit made it"),
         (("setting", "threads", 0), "setting.threads: expected at least 1"),

@@ -15,6 +15,7 @@ from edgekit.search.structure import (
     best_widths,
     between,
     choices,
+    ladder,
     narrowest,
     rungs,
 )
@@ -116,6 +117,15 @@ def test_rungs_fall_by_a_factor_and_each_has_a_structure_that_uses_it() -> None:
             assert work / FACTOR < given.work(structure) <= work
             assert structure.layers == given.depths[len(structure.layers)]
     assert not alternatives(given, works[-1] / FACTOR, 2, 8)
+
+
+def test_where_no_rung_fits_the_narrowest_structures_do() -> None:
+    """One head and four channels in each layer: of so narrow a teacher a rung's work leaves more than that."""
+    given = outline()
+    small = {depth: narrowest(given, layers, 1, 4) for depth, layers in given.depths.items()}
+    assert not any(one in rung for rung in ladder(given, 1, 4) for one in small.values())
+    assert ladder(given, 1, 4, lambda one: sum(one.heads) + sum(one.ffn) <= 2 * (1 + 4)) == [[small[1], small[2]]]
+    assert ladder(given, 1, 4, lambda _: False) == []
 
 
 def test_a_structure_says_what_it_is() -> None:
