@@ -17,7 +17,7 @@ from edgekit.front import INSTRUCTIONS, MILLISECONDS, Basis, Front, Point, unbea
 from edgekit.quiet import quiet_libraries
 from edgekit.stage import Inputs
 from edgekit.stages.benchmark import TEACHER, UNSTEADY, Benchmark, block_medians, middle_lengths, models_of
-from edgekit.statistics import MedianRange, median_of_ratios, percentile
+from edgekit.statistics import median_of_ratios, percentile
 from edgekit.target import Target
 
 MORE_ROUNDS = 2
@@ -75,7 +75,7 @@ def front_of(
         texts, graphs = benchmark.drawn(inputs[LabelledData], seed), [one.graph for one in students]
         models = models_of(dict(zip(names, graphs, strict=True)), inputs, texts, target.runtime.options)
     try:
-        measure, teacher, ratio_of = (
+        measure, teacher, ratio_of, unsteady = (
             (MILLISECONDS, *_times(device, models, benchmark, target.device.threads))
             if timeless is None
             else (INSTRUCTIONS, *_counts(device, models, benchmark, target.device.threads))
@@ -86,8 +86,6 @@ def front_of(
             f"{target.name}: the bundle is complete, but the sweep's students could not be measured: {error}. Repeat "
             f"the command to try again: what was trained is kept{memory}"
         ) from error
-    ratios = [ratio_of[name] for name in names]
-    unsteady = sum(one.high - one.low > UNSTEADY * one.median for one in ratios)
     if unsteady:
         noted(
             f"{target.name}: the rounds disagree on {unsteady} of {len(students)} students' times, so that their "
@@ -100,12 +98,12 @@ def front_of(
             structure=one.structure,
             score=one.accuracy.artifact,
             drop=one.accuracy.drop,
-            cost=teacher / ratio.median,
-            ratio=ratio.median,
+            cost=teacher / ratio_of[name],
+            ratio=ratio_of[name],
             bytes=one.graph.model.stat().st_size,
             chosen=one.chosen,
         )
-        for one, ratio in zip(students, ratios, strict=True)
+        for one, name in zip(students, names, strict=True)
     ]
     left = unbeaten(points)
     basis = Basis(uri, provenance, reason, measure, teacher, unsteady)
@@ -115,23 +113,24 @@ def front_of(
 
 def _times(
     device: Device, models: Mapping[str, tuple[ModelFile, TokenRows]], benchmark: Benchmark, threads: int
-) -> tuple[float, dict[str, MedianRange]]:
-    """Returns the teacher's p50 in ms, and by name how many times less each student takes."""
+) -> tuple[float, dict[str, float], int]:
+    """Returns the teacher's p50 in ms, by name how many times less each student takes, and how many are unsteady."""
     rounds = MORE_ROUNDS * benchmark.rounds
     plan = LatencyPlan(rounds=rounds, block_runs=benchmark.block_runs, threads=threads, memory=False)
     timed = device.latency(models, plan)
     assert not isinstance(timed, Unavailable), "`timeless` said that there are times"
     medians = {name: block_medians(samples) for name, samples in timed.items()}
-    ratios = {name: median_of_ratios(medians[TEACHER], one) for name, one in medians.items() if name != TEACHER}
-    return percentile([float(t) for t in timed[TEACHER].block_ms.ravel()], 50), ratios
+    ranges = {name: median_of_ratios(medians[TEACHER], one) for name, one in medians.items() if name != TEACHER}
+    unsteady = sum(one.high - one.low > UNSTEADY * one.median for one in ranges.values())
+    p50 = percentile([float(t) for t in timed[TEACHER].block_ms.ravel()], 50)
+    return p50, {name: one.median for name, one in ranges.items()}, unsteady
 
 
 def _counts(
     device: Device, models: Mapping[str, tuple[ModelFile, TokenRows]], benchmark: Benchmark, threads: int
-) -> tuple[float, dict[str, MedianRange]]:
-    """Returns the teacher's instructions, and by name how many times fewer each student executes."""
+) -> tuple[float, dict[str, float], int]:
+    """Returns the teacher's instructions, by name how many times fewer each student executes, and that none wander."""
     counted = device.instructions(middle_lengths(models, benchmark.counted_texts), threads)
     assert not isinstance(counted, Unavailable), "`countless` said that there are counts"
     teacher = counted[TEACHER].per_inference
-    ratios = {name: teacher / one.per_inference for name, one in counted.items() if name != TEACHER}
-    return teacher, {name: MedianRange(ratio, ratio, ratio, 1.0) for name, ratio in ratios.items()}
+    return teacher, {name: teacher / one.per_inference for name, one in counted.items() if name != TEACHER}, 0

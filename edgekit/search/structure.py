@@ -173,10 +173,12 @@ def ladder(
     top = max((outline.work(one) for one in edge), default=0.0)
     below = (alternatives(outline, work, head_multiple, ffn_multiple) for work in works if work < top)
     made = [[one for one in edge if outline.work(one) * FACTOR > top], *(list(filter(fits, rung)) for rung in below)]
-    rungs_left = [rung for place, rung in enumerate(made) if rung and rung not in made[:place]]
-    least = (narrowest(outline, layers, head_multiple, ffn_multiple) for _, layers in sorted(outline.depths.items()))
-    fitting = [] if rungs_left else [one for one in least if fits(one)]
-    return rungs_left or ([fitting] if fitting else [])
+    if not edge:
+        least = (
+            narrowest(outline, layers, head_multiple, ffn_multiple) for _, layers in sorted(outline.depths.items())
+        )
+        made = [list(filter(fits, least))]
+    return [rung for place, rung in enumerate(made) if rung and rung not in made[:place]]
 
 
 def between(

@@ -52,10 +52,6 @@ REFERENCE = 6
 POSITIONS = 16
 """Rows of a student's position table at least, however short the rows are that it is run on: an export needs some."""
 
-LOADS = 4
-"""Times that each model is loaded, or once in two rounds where that is more: where its memory comes to lie costs one
-whose weights about fill a cache up to a tenth, for as long as it is loaded."""
-
 RUNS = 20
 """Timed runs of each length in a block, an even number."""
 
@@ -279,7 +275,9 @@ def _taken(
     # Up and down again: where the shortest always followed the longest, it took longer in some models than the next.
     turns = TokenRows([*rows, *reversed(rows)])
     given = {name: (model, turns) for name, model in models.items()}
-    plan = LatencyPlan(rounds=rounds, block_runs=runs, loads=max(LOADS, rounds // 2), threads=threads, memory=False)
+    # Once in two rounds: where its memory comes to lie costs a model that about fills a cache up to a tenth.
+    loads = max(LatencyPlan.loads, rounds // 2)
+    plan = LatencyPlan(rounds=rounds, block_runs=runs, loads=loads, threads=threads, memory=False)
     timed = machine.latency(given, plan)
     if not isinstance(timed, Unavailable):
         return "ms", {name: by_length(samples.block_ms, len(rows)) for name, samples in timed.items()}
