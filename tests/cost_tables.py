@@ -52,7 +52,7 @@ def table(lengths: Sequence[int] = LENGTHS, **changes: Any) -> CostTable:
         for shape in spread(of.hidden, of.head_dim)
     )
     return CostTable(
-        schema=1,
+        schema=2,
         edgekit="0.1.0",
         target="tiny",
         setting=of,

@@ -129,6 +129,6 @@ def test_a_whole_table_is_taken_on_this_machine(tmp_path: Path) -> None:
     made = builds.cli("profile", *args, cache=tmp_path)
     assert made.exit_code == 0, made.stderr
     found = edgekit.read_costs(out)
-    assert (found.unit, found.families, len(found.points)) == ("ms", ("static", "dynamic"), 17)
+    assert (found.unit, found.families, len(found.points)) == ("ms", ("static", "dynamic"), 23)
     least, *_, most = found.points
     assert found.cost(most.shape, [20]) > found.cost(least.shape, [20]) > 0

@@ -34,7 +34,7 @@ from edgekit.search.nnls import nnls
 from edgekit.search.shapes import UNITS, Shape, units
 from edgekit.target import shipped_folder
 
-SCHEMA: Literal[1] = 1
+SCHEMA: Literal[2] = 2
 MAX_BYTES = 4 << 20
 FAMILIES = ("static", "dynamic")
 KERNELS = ("device", "system", "machine", "cpu", "isa", *RUNTIMES)
@@ -44,8 +44,14 @@ FASTER = 0.9
 """Ratio of cost below which another family than the static one is shipped: nearer ones may change places from run to
 run."""
 
-CACHED = tuple(quarters << 18 for quarters in (2, 3, 4, 6, 8, 12, 16, 24, 32))
+CACHED = tuple(eighths << 17 for eighths in (4, 5, 6, 7, 8, 9, 10, 12, 16, 24, 32, 48, 64))
 """Weights that a cache may hold, a byte each, which a fit to times tries: from half a MiB to eight."""
+
+REWEIGHTED = 5
+"""Solutions of a fit: the first weighs all points alike, each further one those more that the last was far off for."""
+
+LEAST_ERROR = 0.01
+"""Added to relative errors that weigh points, so that one that is met exactly still counts."""
 
 Positive = Annotated[float, Within(1e-12)]
 
@@ -143,7 +149,7 @@ class CostTable:
         fits: by family.
     """
 
-    schema: Literal[1]
+    schema: Literal[2]
     edgekit: str
     target: str
     setting: Setting
@@ -255,12 +261,23 @@ def _fit(lengths: Sequence[int], points: Sequence[Point], family: str, cached: i
 
 
 def _prices(counted: np.ndarray, costs: np.ndarray) -> np.ndarray:
-    """Returns the coefficients of least relative error: counted (points, lengths, units), costs (points, lengths)."""
+    """Returns the coefficients of least relative error, cubed: of two fits the one that is nowhere far off.
+
+    Ref: Burrus, Barreto & Selesnick 1994: iteratively reweighted least squares, a few steps of it for the norm L3.
+
+    Args:
+        counted: (points, lengths, units).
+        costs: (points, lengths).
+    """
     rows = (counted / costs[..., None]).reshape(-1, len(UNITS))
     scale = rows.max(axis=0, initial=0.0)  # units are up to 10^9 apart
     scale[scale == 0] = 1.0
-    prices: np.ndarray = nnls(rows / scale, np.ones(len(rows))) / scale
-    return prices
+    rows, weights = rows / scale, np.ones(len(rows))
+    for _ in range(REWEIGHTED):
+        prices = nnls(rows * weights[:, None], weights)
+        weights = np.sqrt(np.abs(rows @ prices - 1) + LEAST_ERROR)
+    found: np.ndarray = prices / scale
+    return found
 
 
 def read_costs(path: Path) -> CostTable:

@@ -40,6 +40,12 @@ SHARES = (
     (((12, 24), (8, 12), (12, 8), (6, 16), (10, 12), (12, 24)), 77, 4),
     (((12, 48), (8, 40), (12, 32), (10, 48)), 20, 0),
     (((12, 40), (12, 48), (9, 36), (12, 30), (11, 48), (12, 48)), 8, 0),
+    (((6, 20),), 20, 5),
+    (((10, 44),), 77, 3),
+    (((9, 22),), 30, 0),
+    (((5, 10), (8, 20)), 77, 0),
+    (((8, 6), (4, 12)), 150, 0),
+    (((3, 18), (6, 6), (3, 24)), 77, 0),
 )
 """The spread: for each layer the heads in twelfths of the width and the FFN channels in forty-eighths of four times the
 width; then the labels; then the columns of a factorised word table in twelfths of the width, 0 where it is whole.
