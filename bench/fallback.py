@@ -26,11 +26,12 @@ from quantization import TASK, Case, case, logits, ratios
 from edgekit import data
 from edgekit.artifact import LabelledData, Ranges, Teacher, Vocabulary
 from edgekit.backends import load_backend
+from edgekit.backends._onnx_schemes import STATIC
 from edgekit.checkpoint import read_labels
 from edgekit.quant.ranges import NAMES, ranges_of, read_observed
 from edgekit.search.trials import Subject, Trial, Trials
 from edgekit.stages.evaluate import draw
-from edgekit.stages.quantize import STATIC, alone, rungs
+from edgekit.stages.quantize import alone, rungs
 from edgekit.target import load_target
 from edgekit.tasks import load_task
 from edgekit.tokenization import encode, load_tokenizer

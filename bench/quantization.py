@@ -29,11 +29,11 @@ import edgekit
 from edgekit import data, pipeline
 from edgekit.artifact import Artifact, Graph, LabelledData, QuantizedGraph, Ranges, Teacher, Vocabulary
 from edgekit.backends import Precision, load_backend
+from edgekit.backends._onnx_schemes import OTHERS, STATIC
 from edgekit.checkpoint import read_labels
 from edgekit.quant.ranges import NAMES, ranges_of, read_observed
 from edgekit.report.progress import Progress
 from edgekit.stages.calibrate import MANIFEST
-from edgekit.stages.quantize import OTHERS, STATIC
 from edgekit.statistics import mcnemar_p, paired_counts
 from edgekit.target import load_target
 from edgekit.tasks import load_task

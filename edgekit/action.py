@@ -200,7 +200,7 @@ def action_components(
     """Returns all that the output of a stage depends on; its key is their digest."""
     fingerprint = None
     if stage.MEASURES:
-        fingerprint = {"uri": device, **devices.connect(device).fingerprint(target.runtime.name)}
+        fingerprint = {"uri": device, **devices.connect(device).fingerprint(load_backend(target.runtime.name).RUNS_ON)}
     values = components(stage, Inputs(artifacts, stage.IN), target, recipe.task, recipe.seed, fingerprint)
     if "runtime.name" in stage.READS:
         values["tools"] |= {name: version(name) for name in load_backend(target.runtime.name).TOOLS}

@@ -67,6 +67,16 @@ class Artifact:
         return facts
 
 
+def _only(folder: Path, pattern: str) -> Path:
+    """Returns the one file of that name, whatever its suffix."""
+    (found,) = folder.glob(pattern)
+    return found
+
+
+def _number(entry: tuple[str, str]) -> int:
+    return int(entry[0])
+
+
 @dataclass(frozen=True)
 class RawData(Artifact):
     """The user's data files as they are."""
@@ -241,8 +251,8 @@ class TeacherGraph(Artifact):
 
     @property
     def model(self) -> Path:
-        """The model file."""
-        return self.path / "teacher.onnx"
+        """The model file, in the format of the target's runtime."""
+        return _only(self.path, "teacher.*")
 
 
 @dataclass(frozen=True)
@@ -253,8 +263,8 @@ class Graph(Artifact):
 
     @property
     def model(self) -> Path:
-        """The model file."""
-        return self.path / "model.onnx"
+        """The model file, in the format of the target's runtime."""
+        return _only(self.path, "model.*")
 
 
 @dataclass(frozen=True)
@@ -317,6 +327,28 @@ class QuantizedGraph(Graph):
     """The int8 student in the target's format."""
 
     KIND = "quantized-graph"
+
+
+@dataclass(frozen=True)
+class Program(Artifact):
+    """What a device loads: the quantized graph or, for an accelerator, what its compiler made of it."""
+
+    KIND = "program"
+
+    @property
+    def model(self) -> Path:
+        """The file that is loaded; of several that of the longest rows."""
+        return self.path / str(self.facts["model"])
+
+    @property
+    def portable(self) -> Path:
+        """The file that a CPU answers by as the accelerator should; `model` itself where there is none."""
+        return self.path / str(self.facts["portable"])
+
+    @property
+    def by_length(self) -> dict[int, Path]:
+        """The file of each input length, increasing; empty where one file serves all rows."""
+        return {int(length): self.path / name for length, name in sorted(self.facts["files"].items(), key=_number)}
 
 
 @dataclass(frozen=True)

@@ -26,12 +26,14 @@ from edgekit.codec import Within
 from edgekit.errors import ArtifactError, OutputError, suggestion
 from edgekit.measured import (
     Accuracy,
+    Agreement,
     Amount,
     BundlePath,
     Candidate,
     Confidence,
     Count,
     Coverage,
+    Cycles,
     Instructions,
     Latency,
     Memory,
@@ -113,12 +115,19 @@ class File:
 
 @dataclass(frozen=True)
 class Model:
-    """The model file, and the contract between it and the runtime of an app."""
+    """The model file, and the contract between it and the runtime of an app.
+
+    Where a device loads several files, `files` names that of each input length, `path` is that of the longest, and
+    `device_bytes` is the size of all that one device loads. `portable` is the file that a CPU answers by.
+    """
 
     format: Text
     path: BundlePath
     sha256: Sha256
     bytes: Count
+    device_bytes: Count
+    files: Mapping[str, BundlePath]
+    portable: BundlePath
     parameters: Count
     inputs: tuple[Tensor, ...]
     outputs: tuple[Tensor, ...]
@@ -167,6 +176,7 @@ class Limits:
     max_bytes: Positive | None = None
     max_peak_rss_bytes: Positive | None = None
     min_coverage: Percent | None = None
+    min_agreement: Percent | None = None
 
 
 @dataclass(frozen=True)
@@ -215,7 +225,9 @@ class Manifest:
     latency: Latency | None
     instructions: Instructions | None
     memory: Memory | None
+    cycles: Cycles | None
     coverage: Coverage | None
+    agreement: Agreement | None
     unmeasured: Mapping[str, Text]
     gate: Gate
 
@@ -258,8 +270,11 @@ FIGURES = (
     "instructions",
     "instructions.teacher_per_inference",
     "memory",
+    "cycles",
     "coverage",
+    "agreement",
 )
+SECTIONS = ("accuracy", "latency", "instructions", "memory", "cycles", "coverage", "agreement")
 
 
 def read(path: Path) -> Manifest:
@@ -348,7 +363,7 @@ def _check_whole(manifest: Manifest) -> None:
     for name in FIGURES:
         if name in absent and name not in manifest.unmeasured:
             raise ArtifactError(f"{name}: null without a reason; expected unmeasured[{name!r}]")
-    for name in ("accuracy", "latency", "instructions", "memory", "coverage"):
+    for name in SECTIONS:
         section = getattr(manifest, name)
         if section is not None and section.provenance is Provenance.ESTIMATED and not section.reason.strip():
             raise ArtifactError(f"{name}.reason: empty; an estimated figure says why it was not measured")

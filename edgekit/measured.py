@@ -107,6 +107,35 @@ class Instructions:
 
 
 @dataclass(frozen=True)
+class Cycles:
+    """What an accelerator's compiler estimates of one inference: of its longest input, by the clock that it assumes."""
+
+    per_inference: Positive
+    clock_hz: Positive
+    sram_bytes: Count
+    dram_bytes: Count
+    device: Text
+    provenance: Provenance
+    reason: str
+
+    @property
+    def ms(self) -> float:
+        """The time that those cycles take."""
+        return 1000 * self.per_inference / self.clock_hz
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """How often the program answers on its device as this machine's processor does by the same file."""
+
+    percent: Percent
+    rows: Positive
+    device: Text
+    provenance: Provenance
+    reason: str
+
+
+@dataclass(frozen=True)
 class Memory:
     """The peak resident set of the process that ran the artifact."""
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from edgekit import data, devices, frontends, manifest, measured
 from edgekit.action import Actions, Made, Observer, action_components
-from edgekit.artifact import Accuracy, Artifact, Plan, QuantizedGraph, RawData
+from edgekit.artifact import Accuracy, Artifact, Plan, Program, RawData
 from edgekit.backends import load_backend
 from edgekit.checkpoint import Checkpoint, inspect, locate
 from edgekit.devices import processor_of
@@ -137,6 +137,8 @@ def open_source(recipe: Recipe) -> Source:
 def _check_target(target: Target) -> None:
     """Refuses what only shows when a target meets the code: its runtime, its operators, the range of its limits."""
     backend = load_backend(target.runtime.name)
+    if (missing := backend.missing()) is not None:
+        raise TargetError(f"target {target.name}: {missing}")
     if not target.quant.ops:
         raise TargetError(f"target {target.name}: 'quant.ops' is empty; name operators, or give \"all\"")
     ops = () if target.quant.ops == "all" else target.quant.ops
@@ -182,7 +184,7 @@ def plan(source: Source, store: Store, use_cache: bool = True) -> list[Planned]:
     for target in source.targets:
         artifacts = dict(source.artifacts)
         wanted = processor_of(target.device)
-        device, _ = devices.choose(target.name, wanted, source.recipe.device, target.runtime.name)
+        device, _ = devices.choose(target.name, wanted, source.recipe.device, load_backend(target.runtime.name).RUNS_ON)
         left = stages_for(target, source.recipe.options, source)
         unplanned = any(Plan is stage.OUT for stage in left)
         while left:
@@ -259,7 +261,7 @@ def check_measurable(target: Target, recipe: Recipe) -> None:
     if all(limits[name] is None for name in ("max_latency_ms", "max_instructions", "max_memory_mb")):
         return
     wanted = processor_of(target.device)
-    uri, _ = devices.choose(target.name, wanted, recipe.device, target.runtime.name)
+    uri, _ = devices.choose(target.name, wanted, recipe.device, load_backend(target.runtime.name).RUNS_ON)
     device = devices.connect(uri)
     provenance, reason = device.provenance(wanted)
     timed, counted = device.timeless(), device.countless()
@@ -312,7 +314,9 @@ def _actions(
     device, note = "", None
     if any(stage.MEASURES for stage in stages):
         wanted = processor_of(target.device)
-        device, note = devices.choose(target.name, wanted, source.recipe.device, target.runtime.name)
+        device, note = devices.choose(
+            target.name, wanted, source.recipe.device, load_backend(target.runtime.name).RUNS_ON
+        )
         for stage in stages:
             if isinstance(stage, Placed):
                 stage.check_device(target, device)
@@ -353,8 +357,8 @@ def _swept(
         made, _ = _walk(actions, chosen, artifacts, source)
         accuracy = read_figure(measured.Accuracy, made[Accuracy].path / "accuracy.json")
         assert accuracy is not None  # the stage always takes it
-        graph, structure = Inputs(made, (QuantizedGraph,))[QuantizedGraph], trained["structure"]
-        students.append(Swept(structure, accuracy, graph, structure == plan.facts["structure"]))
+        program, structure = Inputs(made, (Program,))[Program], trained["structure"]
+        students.append(Swept(structure, accuracy, program, structure == plan.facts["structure"]))
     return students
 
 

@@ -54,8 +54,8 @@ def make(
     check_seed(seed)
     stage = make_stage(Profile, {} if rounds is None else {"rounds": rounds})
     width = _width(model, hidden, head_dim)
-    load_backend(target.runtime.name)  # before a device is asked for a runtime that there is not
-    uri, note = devices.choose(target.name, processor_of(target.device), device, target.runtime.name)
+    runtime = load_backend(target.runtime.name).RUNS_ON  # before a device is asked for a runtime that there is not
+    uri, note = devices.choose(target.name, processor_of(target.device), device, runtime)
     if note:
         observer.noted(note)
     view = TargetView(target, Profile.READS, Profile.NAME)

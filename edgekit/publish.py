@@ -28,6 +28,7 @@ from edgekit.artifact import (
     Graph,
     LabelledData,
     Latency,
+    Program,
     QuantizedGraph,
     Student,
     Teacher,
@@ -47,8 +48,10 @@ from edgekit.quant.findings import in_short
 from edgekit.recipe import Recipe
 from edgekit.search.trials import spoken
 from edgekit.source import shown
-from edgekit.stages.bundle import GOLDEN, MODEL, TOKENIZER
+from edgekit.stages.bundle import GOLDEN, TOKENIZER
 from edgekit.stages.calibrate import MANIFEST as CALIBRATION
+from edgekit.stages.compile import COVERAGE, CYCLES
+from edgekit.stages.evaluate import AGREEMENT
 from edgekit.stages.gate import read_figure
 from edgekit.store import Store
 from edgekit.target import Target
@@ -57,14 +60,12 @@ if TYPE_CHECKING:
     from edgekit.action import Made
 
 REPORT = "report.html"
-WEIGHTS = {
+WEIGHTS: Mapping[type[Artifact], str] = {
     Student: "model.safetensors",
     WideStudent: "model.safetensors",
     EqualisedStudent: "model.safetensors",
-    Graph: "model.onnx",
-    QuantizedGraph: "model.onnx",
-    TeacherGraph: "teacher.onnx",
 }
+GRAPHS = (Graph, QuantizedGraph, Program, TeacherGraph)
 # Long, or told elsewhere in the manifest, and of no use to the reader of a lineage.
 UNREAD_FACTS = (
     "train_rows", "sha256", "trials", "candidates", "left_out", "max_loss", "products", "multiplied", "points",
@@ -72,7 +73,22 @@ UNREAD_FACTS = (
 SENSITIVE = 5
 """Products whose share of the error a lineage names."""
 
-NO_DELEGATE = "the CPU runtime runs the whole graph; there is no delegate to cover it"
+NO_ACCELERATOR = {
+    "cycles": "the CPU's runtime loads the graph as it is; there is no compiler that estimates cycles",
+    "coverage": "the CPU runtime runs the whole graph; there is no delegate to cover it",
+    "agreement": "the CPU answers by the file itself; there is no accelerator's program to compare it with",
+}
+"""Why figures of an accelerator are missing of a target that has none."""
+
+NOT_RUN = {
+    "cycles": "the accelerator's compiler gives no estimate",
+    "coverage": "the accelerator's compiler does not say what it takes",
+    "agreement": "no device here runs the accelerator's program",
+}
+"""Why they are missing of one that has."""
+
+EARLIER = "model.onnx"
+"""Model file of bundles whose manifest cannot be read any more."""
 
 
 def check_out(out: Path, targets: Sequence[str]) -> None:
@@ -127,7 +143,7 @@ def _not_of_the_bundle(place: Path) -> list[str]:
     usual = {
         FILE_NAME,
         REPORT,
-        MODEL,
+        EARLIER,
         GOLDEN,
         CALIBRATION,
         f"{TOKENIZER}/tokenizer.json",
@@ -219,6 +235,13 @@ def describe(
     unmeasured = json.loads((latency / "unmeasured.json").read_text(encoding="utf-8"))
     gate = read_figure(manifests.Gate, artifacts[Verdict].path / "gate.json")
     assert gate is not None
+    cycles = read_figure(measured.Cycles, artifacts[Program].path / CYCLES)
+    coverage = read_figure(measured.Coverage, artifacts[Program].path / COVERAGE)
+    agreement = read_figure(measured.Agreement, artifacts[Accuracy].path / AGREEMENT)
+    absent = dict(NOT_RUN if target.device.accelerator else NO_ACCELERATOR)
+    for name, figure in (("cycles", cycles), ("coverage", coverage), ("agreement", agreement)):
+        if figure is not None:
+            del absent[name]
     return Manifest(
         schema=manifests.SCHEMA,
         edgekit=version("edgekit"),
@@ -240,7 +263,7 @@ def describe(
         files=tuple(
             File(p.relative_to(folder).as_posix(), file_digest(p), p.stat().st_size)
             for p in sorted(folder.rglob("*"))
-            if p.is_file() and p.name != MODEL
+            if p.is_file() and p.relative_to(folder).as_posix() != artifacts[Program].facts["model"]
         ),
         lineage=tuple(_step(made) for made in lineage),
         candidates=candidates(artifacts[Candidates], artifacts[Timings], target),
@@ -248,8 +271,10 @@ def describe(
         latency=read_figure(measured.Latency, latency / "latency.json"),
         instructions=read_figure(measured.Instructions, latency / "instructions.json"),
         memory=read_figure(measured.Memory, latency / "memory.json"),
-        coverage=None,
-        unmeasured={**unmeasured, "coverage": NO_DELEGATE},
+        cycles=cycles,
+        coverage=coverage,
+        agreement=agreement,
+        unmeasured={**unmeasured, **absent},
         gate=gate,
     )
 
@@ -300,13 +325,19 @@ def _data(recipe: Recipe, artifact: Artifact) -> manifests.Data:
 
 
 def _model(target: Target, artifacts: Mapping[type[Artifact], Artifact], folder: Path) -> Model:
-    path = folder / MODEL
-    described = load_backend(target.runtime.name).describe(path)
+    program = artifacts[Program]
+    assert isinstance(program, Program)
+    name = program.facts["model"]
+    path = folder / name
+    described = load_backend(target.runtime.name).describe(folder / program.facts["portable"])
     return Model(
         format=described.format,
-        path=MODEL,
+        path=name,
         sha256=file_digest(path),
         bytes=path.stat().st_size,
+        device_bytes=program.facts["bytes"],
+        files=program.facts["files"],
+        portable=program.facts["portable"],
         parameters=artifacts[Graph].facts["parameters"],
         inputs=tuple(Tensor(t.name, t.dtype, t.shape) for t in described.inputs),
         outputs=tuple(Tensor(t.name, t.dtype, t.shape) for t in described.outputs),
@@ -317,8 +348,11 @@ def _model(target: Target, artifacts: Mapping[type[Artifact], Artifact], folder:
 
 
 def _step(made: Made) -> Step:
-    weights = WEIGHTS.get(type(made.artifact))
-    size = (made.artifact.path / weights).stat().st_size if weights else None
+    weights, size = WEIGHTS.get(type(made.artifact)), None
+    if isinstance(made.artifact, GRAPHS):
+        size = made.artifact.model.stat().st_size
+    elif weights:
+        size = (made.artifact.path / weights).stat().st_size
     facts = dict(made.artifact.facts)
     for name in UNREAD_FACTS:
         facts.pop(name, None)

@@ -15,6 +15,8 @@ LOGGERS = (
     "onnxruntime.quantization.matmul_nbits_quantizer",
     "accelerate",
     "torch.distributed",
+    "torch.utils._pytree",
+    "torchao",
 )
 
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from edgekit import devices, measured
-from edgekit.artifact import Artifact, LabelledData, QuantizedGraph
+from edgekit.artifact import Artifact, LabelledData, Program
 from edgekit.devices import Device, LatencyPlan, ModelFile, TokenRows, Unavailable, processor_of
 from edgekit.errors import DeviceError, UnmeasurableError
 from edgekit.front import INSTRUCTIONS, MILLISECONDS, Basis, Front, Point, unbeaten
@@ -31,13 +31,13 @@ class Swept:
     Attributes:
         structure: what it is, in words.
         accuracy: of its file, on test.
-        graph: the file.
+        program: of the student.
         chosen: whether it is the one in the bundle.
     """
 
     structure: str
     accuracy: measured.Accuracy
-    graph: QuantizedGraph
+    program: Program
     chosen: bool
 
 
@@ -72,8 +72,8 @@ def front_of(
     noted(f"{target.name}: the sweep's students ({len(students)}) and the teacher are measured beside one another")
     names = [f"student {place}" for place in range(len(students))]
     with quiet_libraries(Benchmark.TOOLS):
-        texts, graphs = benchmark.drawn(inputs[LabelledData], seed), [one.graph for one in students]
-        models = models_of(dict(zip(names, graphs, strict=True)), inputs, texts, target.runtime.options)
+        texts, programs = benchmark.drawn(inputs[LabelledData], seed), [one.program for one in students]
+        models = models_of(dict(zip(names, programs, strict=True)), inputs, texts, target.runtime.options)
     try:
         measure, teacher, ratio_of, unsteady = (
             (MILLISECONDS, *_times(device, models, benchmark, target.device.threads))
@@ -100,7 +100,7 @@ def front_of(
             drop=one.accuracy.drop,
             cost=teacher / ratio_of[name],
             ratio=ratio_of[name],
-            bytes=one.graph.model.stat().st_size,
+            bytes=int(one.program.facts["bytes"]),
             chosen=one.chosen,
         )
         for one, name in zip(students, names, strict=True)

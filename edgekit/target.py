@@ -26,13 +26,19 @@ SCHEMA = 1
 
 @dataclass(frozen=True)
 class DeviceSection:
-    """The processor: `arch` as `uname -m` prints it, `cpu` as qemu names it."""
+    """The processor: `arch` as `uname -m` prints it, `cpu` as qemu names it.
+
+    `accelerator` is the NPU beside it, as its compiler names it, "" for none; `socs` are the chips that programs are
+    compiled for.
+    """
 
     arch: Literal["x86_64", "aarch64"]
     isa: tuple[str, ...]
     cpu: str
     threads: int
     ram_bytes: int
+    accelerator: str = ""
+    socs: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -44,18 +50,22 @@ class RuntimeSection:
 
     name: str
     version: str
-    provider: Literal["CPUExecutionProvider"]
+    provider: Literal["CPUExecutionProvider", "XNNPACK", "QNNExecutionProvider", "Ethos-U"]
     options: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class ShapeSection:
-    """Input shape and the multiples that widths are rounded to."""
+    """Input shape and the multiples that widths are rounded to.
+
+    A `sequence_length` of "buckets" is chosen from the data: at most `buckets` lengths that rows are padded to.
+    """
 
     batch: int
-    sequence_length: int | Literal["dynamic"]
+    sequence_length: int | Literal["dynamic", "buckets"]
     head_multiple: int
     ffn_multiple: int
+    buckets: int = 1
 
 
 @dataclass(frozen=True)
@@ -71,7 +81,7 @@ class WeightSection:
 class ActivationSection:
     """How activations are quantized."""
 
-    dtype: Literal["int8", "uint8"]
+    dtype: Literal["int8", "uint8", "auto"]
     symmetric: bool
 
 
@@ -98,11 +108,17 @@ class BudgetSection:
 
 @dataclass(frozen=True)
 class GateSection:
-    """The accuracy that must be kept: `max_drop` in points, against the teacher, on at least `min_examples` rows."""
+    """The accuracy that must be kept: `max_drop` in points, against the teacher, on at least `min_examples` rows.
+
+    `min_coverage` is the share of the graph that the accelerator takes, `min_agreement` that of the answers which it
+    gives as a CPU does by the same file, both in percent.
+    """
 
     max_drop: float
     min_examples: int
     confidence: float | None = None
+    min_coverage: float | None = None
+    min_agreement: float | None = None
 
 
 @dataclass(frozen=True)
@@ -272,14 +288,14 @@ def _check(target: Target, path: Path) -> None:
         "device.ram_bytes": target.device.ram_bytes,
         "shape.head_multiple": target.shape.head_multiple,
         "shape.ffn_multiple": target.shape.ffn_multiple,
+        "shape.buckets": target.shape.buckets,
         "gate.min_examples": target.gate.min_examples,
     } | {f"budget.{k}": v for k, v in dataclasses.asdict(target.budget).items() if v is not None}
-    if target.shape.sequence_length != "dynamic":
-        length = target.shape.sequence_length
-        if not 8 <= int(length) <= 512:
-            raise TargetError(
-                f"{path}: 'shape.sequence_length' is {length}; it must lie between 8 and 512, or be dynamic"
-            )
+    length = target.shape.sequence_length
+    if isinstance(length, int) and not 8 <= length <= 512:
+        raise TargetError(
+            f"{path}: 'shape.sequence_length' is {length}; it must lie between 8 and 512, or be dynamic or buckets"
+        )
     for name, value in positive.items():
         if not value > 0:
             raise TargetError(f"{path}: '{name}' is {value}; it must be positive")

@@ -23,7 +23,7 @@ from typing import Any
 from edgekit import manifest as manifests
 from edgekit.errors import ArtifactError
 from edgekit.manifest import Check, Gate, Limits, Manifest, Verdict
-from edgekit.measured import Accuracy, Coverage, Instructions, Latency, Memory
+from edgekit.measured import Accuracy, Agreement, Coverage, Instructions, Latency, Memory
 from edgekit.provenance import Provenance
 from edgekit.statistics import rows_to_settle, tango_lower, tango_upper
 
@@ -42,6 +42,8 @@ _OF_TARGET = {
     "max_instructions": ("budget", "instructions"),
     "max_bytes": ("budget", "file_bytes"),
     "max_peak_rss_bytes": ("budget", "peak_rss_bytes"),
+    "min_coverage": ("gate", "min_coverage"),
+    "min_agreement": ("gate", "min_agreement"),
 }
 DEFAULT_CONFIDENCE = 0.95  # one-sided, where the gate asks for none and too few rows leave a doubt
 
@@ -66,9 +68,10 @@ _QUESTIONS = (
     _Question("instructions", "max_instructions", "instructions.per_inference", "instructions", at_most=True),
     _Question("peak memory", "max_peak_rss_bytes", "memory.peak_rss_bytes", "bytes", at_most=True),
     _Question("coverage", "min_coverage", "coverage.percent", "%", at_most=False),
+    _Question("agreement", "min_agreement", "agreement.percent", "%", at_most=False),
 )
-_SIZE = _Question("model size", "max_bytes", "model.bytes", "bytes", at_most=True)
-_Section = Accuracy | Latency | Instructions | Memory | Coverage
+_SIZE = _Question("model size", "max_bytes", "model.device_bytes", "bytes", at_most=True)
+_Section = Accuracy | Latency | Instructions | Memory | Coverage | Agreement
 
 
 def judge(
@@ -79,6 +82,7 @@ def judge(
     instructions: Instructions | None,
     memory: Memory | None,
     coverage: Coverage | None,
+    agreement: Agreement | None,
     model_bytes: int,
     unmeasured: Mapping[str, str],
 ) -> Gate:
@@ -86,8 +90,8 @@ def judge(
 
     Args:
         limits: what is asked; a limit of None asks nothing.
-        accuracy, latency, instructions, memory, coverage: the figures, None where nobody took them.
-        model_bytes: size of the model file.
+        accuracy, latency, instructions, memory, coverage, agreement: the figures, None where nobody took them.
+        model_bytes: size of all that a device loads.
         unmeasured: why a figure is None, by its dotted name as in the manifest.
 
     Returns:
@@ -99,6 +103,7 @@ def judge(
         "instructions": instructions,
         "memory": memory,
         "coverage": coverage,
+        "agreement": agreement,
     }
     checks = [*_baseline(limits, accuracy), *_drop(limits, accuracy, unmeasured)]
     for question in _QUESTIONS:
@@ -148,7 +153,8 @@ def rejudge(item: Manifest) -> Gate:
         instructions=item.instructions,
         memory=item.memory,
         coverage=item.coverage,
-        model_bytes=item.model.bytes,
+        agreement=item.agreement,
+        model_bytes=item.model.device_bytes,
         unmeasured=item.unmeasured,
     )
     faults = contradictions(item)
@@ -207,6 +213,9 @@ def contradictions(item: Manifest) -> list[str]:
             limit, asked = getattr(item.gate.limits, name), getattr(given, name)
             if limit != asked:
                 faults.append(f"gate.limits.{name} is {limit}, the target's is {asked}")
+    model = item.model
+    if model.device_bytes < model.bytes or (not model.files and model.device_bytes != model.bytes):
+        faults.append(f"model.device_bytes is {model.device_bytes}, model.bytes is {model.bytes}")
     if cov is not None and cov.delegated > cov.nodes:
         faults.append(f"coverage: {cov.delegated} of {cov.nodes} nodes delegated")
     return faults

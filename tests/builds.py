@@ -25,7 +25,7 @@ A = TypeVar("A", bound=Artifact)
 TARGET = "tiny-x86"
 STAGES = (
     "data", "lint", "floor", "trim", "teach", "distill", "score", "prune", "reference", "baseline", "equalise",
-    "export", "calibrate", "quantize", "timing", "select", "evaluate", "benchmark", "gate", "bundle",
+    "export", "calibrate", "quantize", "timing", "select", "compile", "evaluate", "benchmark", "gate", "bundle",
 )  # fmt: skip
 # One form alone: which family is shipped is decided by time, and no two runs of a test take the same.
 SETTINGS = (

@@ -123,6 +123,10 @@ def lineage() -> tuple[Step, ...]:
     )
 
 
+NO_ACCELERATOR = dict.fromkeys(("cycles", "coverage", "agreement"), "the target has no accelerator")
+"""Why figures of an accelerator are missing of a target that has none."""
+
+
 def candidates() -> tuple[Candidate, ...]:
     """Returns what quantize measured."""
     return (
@@ -207,6 +211,9 @@ def example(name: str = "x86-64", *, limits: Limits | None = None, **changes: An
             "model.onnx",
             digest("model"),
             4_812_345,
+            4_812_345,
+            {},
+            "model.onnx",
             4_690_120,
             (Tensor("input_ids", "int64", (1, "sequence")),),
             (Tensor("logits", "float32", (1, 77)),),
@@ -222,8 +229,10 @@ def example(name: str = "x86-64", *, limits: Limits | None = None, **changes: An
         "latency": latency(),
         "instructions": None,
         "memory": Memory(61_300_000, "local: AMD EPYC, AVX2", Provenance.MEASURED, ""),
+        "cycles": None,
         "coverage": None,
-        "unmeasured": {"instructions": "counted on qemu targets only", "coverage": "the target has no delegate"},
+        "agreement": None,
+        "unmeasured": {"instructions": "counted on qemu targets only", **NO_ACCELERATOR},
         **changes,
     }
     fields["gate"] = changes.get("gate") or gate_of(limits, fields)
@@ -248,7 +257,7 @@ def example_arm64(**changes: Any) -> Manifest:
         "unmeasured": {
             "latency": "qemu's time is not a device's time",
             "memory": "qemu's own memory is in the figure",
-            "coverage": "the target has no delegate",
+            **NO_ACCELERATOR,
         },
     }
     return example("arm64", limits=limits, **{**fields, **changes})
@@ -256,8 +265,8 @@ def example_arm64(**changes: Any) -> Manifest:
 
 def gate_of(limits: Limits, fields: Mapping[str, Any]) -> Gate:
     """Returns the gate of the figures in a manifest's fields."""
-    sections = ("accuracy", "latency", "instructions", "memory", "coverage", "unmeasured")
-    return judge(limits, model_bytes=fields["model"].bytes, **{name: fields[name] for name in sections})
+    sections = ("accuracy", "latency", "instructions", "memory", "coverage", "agreement", "unmeasured")
+    return judge(limits, model_bytes=fields["model"].device_bytes, **{name: fields[name] for name in sections})
 
 
 def schema() -> dict[str, Any]:

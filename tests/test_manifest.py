@@ -31,7 +31,7 @@ EXAMPLES = [
         accuracy=None,
         latency=None,
         memory=None,
-        unmeasured=dict.fromkeys(("accuracy", "latency", "memory", "instructions", "coverage"), "no simulator"),
+        unmeasured=dict.fromkeys(manifests.SECTIONS, "no simulator"),
     ),
 ]
 

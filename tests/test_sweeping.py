@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from builds import TinyBuild, made
 from manifests import accuracy
 
 from edgekit import data, devices
-from edgekit.artifact import Artifact, LabelledData, QuantizedGraph
+from edgekit.artifact import Artifact, LabelledData, Program
 from edgekit.devices import InstructionCount, LatencyPlan, Samples, Unavailable
 from edgekit.errors import DeviceError, UnmeasurableError
 from edgekit.front import Front
@@ -94,16 +95,17 @@ def artifacts(tiny_build: TinyBuild) -> Artifacts:
 @pytest.fixture
 def students(artifacts: Artifacts, tmp_path: Path) -> list[Swept]:
     """A dozen of falling cost and accuracy, each with a file of its own; the third is in the bundle."""
-    graph, made_of = artifacts[QuantizedGraph], list[Swept]()
-    assert isinstance(graph, QuantizedGraph)
+    program, made_of = artifacts[Program], list[Swept]()
+    assert isinstance(program, Program)
     for at in range(STUDENTS):
         folder = tmp_path / f"{at}"
         folder.mkdir()
-        model = onnx.load(graph.model)
+        model = onnx.load(program.model)
         onnx.helper.set_model_props(model, {"cost": str(STUDENTS - at), "pad": "x" * 10 * at})
         onnx.save(model, folder / "model.onnx")
-        (folder / "facts.json").write_text((graph.path / "facts.json").read_text())
-        made_of.append(Swept(f"layers {at}", right(950 - at), QuantizedGraph(folder, ""), chosen=at == 2))
+        facts = dict(program.facts) | {"bytes": (folder / "model.onnx").stat().st_size}
+        (folder / "facts.json").write_text(json.dumps(facts))
+        made_of.append(Swept(f"layers {at}", right(950 - at), Program(folder, ""), chosen=at == 2))
     return made_of
 
 
@@ -126,7 +128,7 @@ def check_points(found: Front, students: list[Swept], unit: float) -> None:
     for at, (one, student) in enumerate(zip(found.points, students, strict=True)):
         assert one.cost == pytest.approx(unit * (STUDENTS - at) / STUDENTS)
         assert one.ratio == pytest.approx(TEACHER_COST * STUDENTS / (STUDENTS - at))
-        assert one.bytes == student.graph.model.stat().st_size
+        assert one.bytes == student.program.model.stat().st_size
         assert (one.score, one.drop) == (right(950 - at).artifact, right(950 - at).drop)
         assert one.chosen is (at == 2)
 

@@ -22,7 +22,7 @@ INCONCLUSIVE, NOT_MEASURED = Verdict.INCONCLUSIVE, Verdict.NOT_MEASURED
 
 
 def judged(limits: Limits, **figures: Any) -> Gate:
-    none = dict.fromkeys(("accuracy", "latency", "instructions", "memory", "coverage"))
+    none = dict.fromkeys(("accuracy", "latency", "instructions", "memory", "coverage", "agreement"))
     return judge(limits, **{**none, "model_bytes": 4_800_000, "unmeasured": {}, **figures})
 
 
@@ -220,7 +220,7 @@ def test_judge_dist_derives_what_the_build_judged(tmp_path: Path) -> None:
         (("latency", "p90_ms"), 9.0, INVALID, "latency: the percentiles do not rise"),
         (("latency", "speedup"), 90.0, INVALID, "latency.speedup lies outside its own range"),
         (("gate", "limits", "max_drop"), 0.5, FAIL, "records the verdict pass, its figures say fail"),
-        (("model", "bytes"), 9_000_000, FAIL, "records the verdict pass, its figures say fail"),
+        (("model", "device_bytes"), 9_000_000, FAIL, "model.bytes is 4812345; records the verdict pass"),
     ],
 )
 def test_an_edited_manifest_is_found_out(

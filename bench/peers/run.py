@@ -232,7 +232,7 @@ def bundles(dist: Path, rows: Rows) -> Iterator[tuple[str, OnnxModel, dict[str, 
         tokenizer = load_tokenizer(folder / item.tokenizer.path, item.tokenizer.max_length)
         test, timed = (TokenRows(encode(tokenizer, one.texts)) for one in (rows.test, rows.timed))
         facts = {
-            "bytes": item.model.bytes,
+            "bytes": item.model.device_bytes,
             "seconds": seconds_of(item.lineage, searched),
             "versions": {"edgekit": item.edgekit},
             "chosen": next((str(s.facts.get("name", "")) for s in item.lineage if s.stage == "select"), ""),

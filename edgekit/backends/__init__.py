@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from edgekit.ir.encoder import EdgekitForSequenceClassification
+    from edgekit.measured import Coverage, Cycles
     from edgekit.quant.findings import Finding
     from edgekit.quant.ranges import Range
     from edgekit.quant.weights import Bound
@@ -32,12 +33,14 @@ class Scheme:
         weight: integer type of the weights, "int8", "uint8" or, weight-only, "int4".
         bound: of the integers (`edgekit.quant.weights`): what keeps pairs of uint8 x int8 products within 16 bits on
             x86 CPUs without VNNI; uint8 weights need none. None where the runtime's own quantizer rounds, in blocks.
+        activation: integer type of a static scheme's activations, of 8 or 16 bits.
     """
 
     name: str
     family: Literal["static", "dynamic", "weight-only"]
     weight: str
     bound: Bound | None
+    activation: str = "uint8"
 
 
 @dataclass(frozen=True)
@@ -86,6 +89,54 @@ class Tensor:
 
 
 @dataclass(frozen=True)
+class Request:
+    """What a program is compiled for.
+
+    Attributes:
+        lengths: tokens of the training rows, for the choice of input lengths where they are fixed.
+        max_length: tokens of the longest row; longer ones are cut.
+        pad_id: of the tokenizer.
+        labels: names of the classes, in the order of the outputs.
+        tokenizer: folder of tokenizer.json.
+        device: of the target's section of that name `accelerator` and `socs`.
+        shape: likewise `sequence_length` and `buckets`.
+    """
+
+    lengths: Sequence[int]
+    max_length: int
+    pad_id: int
+    labels: Sequence[str]
+    tokenizer: Path
+    device: Mapping[str, Any]
+    shape: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Compiled:
+    """What a device loads.
+
+    Attributes:
+        model: name of the file that is loaded and measured; of several that of the longest rows.
+        bytes: of all files that one device loads.
+        lengths: tokens that inputs have, increasing; empty where rows are run as long as they are.
+        files: of each length, the name of its file; empty where `model` serves all.
+        portable: name of the file that a CPU answers by as the accelerator should; "" where `model` is that.
+        coverage: what an accelerator takes of the graph; None without one.
+        cycles: what its compiler estimates of an inference; None where it says nothing.
+        findings: what a user should know of it.
+    """
+
+    model: str
+    bytes: int
+    lengths: tuple[int, ...] = ()
+    files: Mapping[int, str] = field(default_factory=dict)
+    portable: str = ""
+    coverage: Coverage | None = None
+    cycles: Cycles | None = None
+    findings: tuple[Finding, ...] = ()
+
+
+@dataclass(frozen=True)
 class Description:
     """What an app must know of a model file.
 
@@ -111,6 +162,22 @@ class Backend(Protocol):
 
     TOOLS: tuple[str, ...]
     OPS: tuple[str, ...]
+    SUFFIX: str
+    """Of its model files."""
+    SCHEMES: tuple[Scheme, ...]
+    """Ways to quantize, the one to beat first."""
+    KEEPS_FLOAT: bool
+    """Whether products may stay float where integers lose too much."""
+    EMBEDDINGS: tuple[str, ...]
+    """Forms of the word table that it makes (`Precision.embedding`)."""
+    PADS: bool
+    """Whether its files take rows of one length alone, the teacher's too."""
+    RUNS_ON: str
+    """What runs its portable files on a CPU (`edgekit.devices.RUNTIMES`)."""
+
+    def missing(self) -> str | None:
+        """Says which package the backend lacks on this machine, with what to install, or None."""
+        ...
 
     def export_student(
         self, model: EdgekitForSequenceClassification, length: int | str, max_length: int, out: Path
@@ -172,6 +239,14 @@ class Backend(Protocol):
         """
         ...
 
+    def compile(self, graph: Path, request: Request, out: Path) -> Compiled:
+        """Writes what the device loads into the folder `out`: for a CPU the quantized graph as it is.
+
+        Raises:
+            TargetError: the compiler refuses the graph or the device, with the operator or what is known instead.
+        """
+        ...
+
     def logits(self, graph: Path, rows: Sequence[np.ndarray], pad_id: int) -> np.ndarray:
         """Runs rows on this machine; returns float32 logits, (rows, classes)."""
         ...
@@ -192,6 +267,11 @@ class Backend(Protocol):
 def names() -> tuple[str, ...]:
     """Names the backends there are, from the files of this folder."""
     return tuple(sorted(m.name for m in pkgutil.iter_modules(__path__) if not m.name.startswith("_")))
+
+
+def schemes() -> dict[str, Scheme]:
+    """Returns the schemes of all backends by their names, which are unique."""
+    return {scheme.name: scheme for name in names() for scheme in load_backend(name).SCHEMES}
 
 
 def load_backend(name: str) -> Backend:

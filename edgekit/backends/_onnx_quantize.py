@@ -53,7 +53,7 @@ def products(graph: Path, ops: Sequence[str] | Literal["all"]) -> dict[str, Prod
 
 
 @dataclass(frozen=True)
-class _Plan:
+class Plan:
     """What a writer goes by.
 
     Attributes:
@@ -77,7 +77,7 @@ class _Plan:
         per_channel: bool = self.quant["weight"]["granularity"] == "per-channel"
         return per_channel
 
-    def without_gemm(self, model: onnx.ModelProto) -> tuple[onnx.ModelProto, _Plan]:
+    def without_gemm(self, model: onnx.ModelProto) -> tuple[onnx.ModelProto, Plan]:
         """Splits each Gemm into MatMul and Add, which is all that two of the writers know.
 
         Products that were not to become integers stay float under their new names.
@@ -104,12 +104,12 @@ def quantize(
     if tables == "int8" and scheme.family == "weight-only":
         tables = "int8-rows"  # its quantizer knows products alone
     if precision.means:
-        _correct_biases(model, ops, scheme, precision, quant)
+        correct_biases(model, ops, scheme, precision, quant)
     if tables != "int8":
         ops = [op for op in ops if op != "Gather"]
     made = {"static": _static, "dynamic": _dynamic, "weight-only": _weight_only}[scheme.family]
     kept = _kept(model, precision.keep_float)
-    model = made(model, _Plan(ranges, quant, scheme, ops, kept, precision.weight_method))
+    model = made(model, Plan(ranges, quant, scheme, ops, kept, precision.weight_method))
     # Last: onnxruntime's quantizers would round what these tables' nodes give once more.
     if tables == "int8-rows":
         model = store_tables(model, by_rows)
@@ -128,7 +128,7 @@ def _kept(model: onnx.ModelProto, keep_float: Collection[str]) -> list[str]:
     return [n.name for n in model.graph.node if n.op_type in PRODUCTS and product_of(n.input[1]) in keep_float]
 
 
-def _static(model: onnx.ModelProto, plan: _Plan) -> onnx.ModelProto:
+def _static(model: onnx.ModelProto, plan: Plan) -> onnx.ModelProto:
     """Puts Q/DQ pairs around the operators, from ranges made elsewhere."""
     from onnxruntime.quantization import CalibrationMethod, QuantType
     from onnxruntime.quantization.calibrate import TensorData, TensorsData
@@ -150,7 +150,7 @@ def _static(model: onnx.ModelProto, plan: _Plan) -> onnx.ModelProto:
         list(plan.kept),
         list(plan.ops),
         {
-            "TensorQuantOverrides": _overrides(model, plan),
+            "TensorQuantOverrides": weight_overrides(model, plan),
             "ActivationSymmetric": plan.quant["activation"]["symmetric"],
             "WeightSymmetric": plan.quant["weight"]["symmetric"],
             # What follows a product here runs in float, so rounding its output would only lose precision.
@@ -164,7 +164,7 @@ def _static(model: onnx.ModelProto, plan: _Plan) -> onnx.ModelProto:
     return written
 
 
-def _dynamic(model: onnx.ModelProto, plan: _Plan) -> onnx.ModelProto:
+def _dynamic(model: onnx.ModelProto, plan: Plan) -> onnx.ModelProto:
     """Rounds each product's input to the range that it has at run time; weights as in the static form."""
     from onnxruntime.quantization import QuantType
     from onnxruntime.quantization.onnx_quantizer import ONNXQuantizer
@@ -184,7 +184,7 @@ def _dynamic(model: onnx.ModelProto, plan: _Plan) -> onnx.ModelProto:
         list(plan.kept),
         list(plan.ops),
         {
-            "TensorQuantOverrides": _overrides(model, plan),
+            "TensorQuantOverrides": weight_overrides(model, plan),
             "WeightSymmetric": plan.quant["weight"]["symmetric"],
             "MatMulConstBOnly": True,  # attention's products are small, and would need two ranges a run
         },
@@ -195,7 +195,7 @@ def _dynamic(model: onnx.ModelProto, plan: _Plan) -> onnx.ModelProto:
     return written
 
 
-def _weight_only(model: onnx.ModelProto, plan: _Plan) -> onnx.ModelProto:
+def _weight_only(model: onnx.ModelProto, plan: Plan) -> onnx.ModelProto:
     """Rounds weights in blocks of one scale, as the runtime's own quantizer does.
 
     The kernel rounds activations to int8 by blocks of its own: its accuracy level 4, several times faster than 0.
@@ -234,7 +234,7 @@ def _scales(weights: np.ndarray, bound: Bound, per_channel: bool, method: str) -
     return scales if per_channel else np.full_like(scales, scales.max())
 
 
-def _overrides(model: onnx.ModelProto, plan: _Plan) -> dict[str, list[dict[str, Any]]]:
+def weight_overrides(model: onnx.ModelProto, plan: Plan) -> dict[str, list[dict[str, Any]]]:
     """Puts the weights of products on the grid of their own scales, in place; returns those scales for the quantizer.
 
     The quantizer's rounding of a value on the grid gives its integer back, so that the integers are ours. Unsigned ones
@@ -265,7 +265,7 @@ def _overrides(model: onnx.ModelProto, plan: _Plan) -> dict[str, list[dict[str, 
     return found
 
 
-def _correct_biases(
+def correct_biases(
     model: onnx.ModelProto, ops: Sequence[str], scheme: Scheme, precision: Precision, quant: Mapping[str, Any]
 ) -> None:
     """Takes from each bias what the weights' rounding adds to its product on average, in place.

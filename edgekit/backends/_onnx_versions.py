@@ -28,6 +28,11 @@ def opset_of(model: onnx.ModelProto) -> int:
     return next(int(o.version) for o in model.opset_import if o.domain in ("", "ai.onnx"))
 
 
+def oldest_of(opset: int) -> str:
+    """Returns the oldest release that knows an operator set."""
+    return ".".join(map(str, _RUNTIME_OF_OPSET[opset]))
+
+
 def oldest(scheme: Scheme) -> str:
     """Returns the oldest release that loads a scheme's files, before there is one."""
     needs = [_RUNTIME_OF_OPSET[OPSET]]

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from edgekit.backends import Description, Tensor
+from edgekit.backends import EMBEDDINGS, Compiled, Description, Request, Tensor
 from edgekit.backends._onnx_lint import findings
 from edgekit.backends._onnx_quantize import OPS, PRODUCTS, outputs_axis, products, quantize
+from edgekit.backends._onnx_schemes import SCHEMES
 from edgekit.backends._onnx_selftest import write as self_test
 from edgekit.backends._onnx_versions import IR_OF_OPSET, OPSET, oldest, oldest_runtime, opset_of
 from edgekit.errors import StageContractError
@@ -23,22 +25,45 @@ if TYPE_CHECKING:
     from edgekit.ir.encoder import EdgekitForSequenceClassification
 
 TOOLS = ("torch", "onnx", "onnxscript", "onnxruntime")
+SUFFIX = ".onnx"
+KEEPS_FLOAT = True
+PADS = False
+RUNS_ON = "onnxruntime"
 __all__ = [
+    "EMBEDDINGS",
+    "KEEPS_FLOAT",
     "OPS",
+    "PADS",
+    "RUNS_ON",
+    "SCHEMES",
+    "SUFFIX",
     "TOOLS",
     "activations",
+    "compile",
     "describe",
     "export_student",
     "export_teacher",
     "findings",
     "input_weights",
     "logits",
+    "missing",
     "oldest",
     "products",
     "quantize",
     "quantized_tensors",
     "self_test",
 ]
+
+
+def missing() -> str | None:
+    """Says that nothing is missing: what the backend needs comes with edgekit."""
+
+
+def compile(graph: Path, request: Request, out: Path) -> Compiled:
+    """Copies the graph: the runtime compiles it when it loads."""
+    shutil.copyfile(graph, out / graph.name)
+    fixed = request.shape["sequence_length"]
+    return Compiled(graph.name, graph.stat().st_size, () if fixed == "dynamic" else (int(fixed),))
 
 
 def export_student(model: EdgekitForSequenceClassification, length: int | str, max_length: int, out: Path) -> None:
@@ -54,6 +79,18 @@ def export_student(model: EdgekitForSequenceClassification, length: int | str, m
     else:
         row = torch.zeros(1, int(length), dtype=torch.int64)
         _export(lean, (row, torch.ones_like(row)), ["input_ids", "attention_mask"], None, out)
+
+
+def export_masked(model: EdgekitForSequenceClassification, max_length: int, out: Path) -> None:
+    """Writes the lean form of any length with the mask: what becomes a graph of one length later."""
+    import torch
+
+    from edgekit.ir.lean import LeanClassifier
+
+    sequence = torch.export.Dim("sequence", min=2, max=max_length)
+    row = torch.zeros(1, 7, dtype=torch.int64)
+    shapes = {name: {1: sequence} for name in ("input_ids", "attention_mask")}
+    _export(LeanClassifier(model, max_length).eval(), (row, torch.ones_like(row)), list(shapes), shapes, out)
 
 
 def export_teacher(model: PreTrainedModel, max_length: int, out: Path) -> None:
@@ -168,7 +205,7 @@ def activations(
     axes = _position_axes(model)
     have = {o.name for o in model.graph.output}
     model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in tensors if name not in have)
-    session = _session(model.SerializeToString())
+    session = session_of(model.SerializeToString())
     length = session.get_inputs()[0].shape[1]
     for row in rows:
         values = dict(zip(tensors, session.run(list(tensors), _feed(session, row, pad_id)), strict=True))
@@ -210,7 +247,7 @@ def _unpadded(values: np.ndarray, length: int, used: int, axes: tuple[int, ...])
 
 def logits(graph: Path, rows: Sequence[np.ndarray], pad_id: int) -> np.ndarray:
     """Runs rows one by one on this machine."""
-    session = _session(str(graph))
+    session = session_of(str(graph))
     return np.concatenate([session.run(None, _feed(session, row, pad_id))[0] for row in rows]).astype(np.float32)
 
 
@@ -238,7 +275,8 @@ def describe(graph: Path) -> Description:
     )
 
 
-def _session(model: str | bytes) -> onnxruntime.InferenceSession:
+def session_of(model: str | bytes) -> onnxruntime.InferenceSession:
+    """Loads a model file, or its content, on one thread of this machine."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()

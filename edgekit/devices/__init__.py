@@ -22,7 +22,11 @@ from edgekit.target import DeviceSection
 
 Progress = Callable[[int, int], None]
 
-RUNTIMES = {"onnxruntime": ("onnxruntime", "onnxruntime"), "litert": ("ai-edge-litert", "edgekit[litert]")}
+RUNTIMES = {
+    "onnxruntime": ("onnxruntime", "onnxruntime"),
+    "litert": ("ai-edge-litert", "edgekit[litert]"),
+    "qnn": ("onnxruntime-qnn", "edgekit[qnn]"),
+}
 """Runtimes that `runner.py` drives: the package that each comes in, and what is installed to have it."""
 
 FORMATS = {".onnx": "onnxruntime", ".tflite": "litert"}
@@ -39,6 +43,7 @@ class ModelFile:
         pad_id: token id that fills a static-length input up to its length.
         min_runtime: oldest runtime that loads it, which the device checks first; empty where nobody said.
         options: entries of the runtime's session configuration, from the target's profile.
+        by: what runs it (`RUNTIMES`), where its suffix does not say: an accelerator's program is an ONNX file too.
     """
 
     path: Path
@@ -46,14 +51,17 @@ class ModelFile:
     pad_id: int = 0
     min_runtime: str = ""
     options: Mapping[str, str] = field(default_factory=dict)
+    by: str = ""
 
     @property
     def runtime(self) -> str:
-        """Names what runs a file of this format (`RUNTIMES`).
+        """Names what runs the file (`RUNTIMES`).
 
         Raises:
             DeviceError: nothing here does.
         """
+        if self.by:
+            return self.by
         if self.path.suffix not in FORMATS:
             raise DeviceError(f"{self.path.name} is no {' or '.join(sorted(FORMATS))} file")
         return FORMATS[self.path.suffix]
@@ -67,16 +75,18 @@ class Processor:
         arch: as `uname -m` prints it.
         cpu: as qemu names it.
         isa: extensions that every device of the target has, in the Linux kernel's names.
+        accelerator: that runs the program beside it, as its compiler names it; "" for none.
     """
 
     arch: str
     cpu: str
     isa: tuple[str, ...]
+    accelerator: str = ""
 
 
 def processor_of(section: DeviceSection) -> Processor:
     """Returns the processor of a target's profile."""
-    return Processor(section.arch, section.cpu, section.isa)
+    return Processor(section.arch, section.cpu, section.isa, section.accelerator)
 
 
 @dataclass(frozen=True)
@@ -170,6 +180,10 @@ class Device(Protocol):
     @property
     def uri(self) -> str:
         """What the device was connected by."""
+        ...
+
+    def accelerates(self, wanted: Processor) -> bool:
+        """Whether it runs programs of that processor's accelerator; without, what a CPU runs is run."""
         ...
 
     def unavailable(self, runtime: str = "onnxruntime") -> Unavailable | None:

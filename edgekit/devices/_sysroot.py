@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from edgekit.devices import RUNTIMES
+from edgekit.devices import FORMATS, RUNTIMES
 from edgekit.devices._arm_cpus import cpuinfo
 from edgekit.devices._host import installed, usable_cores
 from edgekit.errors import DeviceError
@@ -103,7 +103,7 @@ def wanted_stamp() -> dict[str, Any]:
     """Returns the entries of a stamp that this machine's installation determines."""
     return {
         "layout": LAYOUT,
-        **{name: installed(package) or "none" for name, (package, _) in RUNTIMES.items()},
+        **{name: installed(RUNTIMES[name][0]) or "none" for name in FORMATS.values()},
         "qemu": qemu_version(),
         "insn_count": hashlib.sha256(PLUGIN_SOURCE.read_bytes()).hexdigest(),
     }
@@ -130,6 +130,8 @@ def not_ready(uri: str, runtime: str = "onnxruntime") -> str | None:
     if stamp is None:
         return f"the Arm userland is not there yet: {again}"
     wanted = wanted_stamp()
+    if runtime not in wanted:
+        return f"{uri} is a CPU, which {runtime} is not for"
     package, install = RUNTIMES[runtime]
     if wanted[runtime] == "none":
         return f"{package} is not installed here, whose version the userland takes over: pip install {install}"

@@ -24,7 +24,7 @@ from typing import Any
 
 from filelock import FileLock
 
-from edgekit.devices import RUNTIMES
+from edgekit.devices import FORMATS, RUNTIMES
 from edgekit.devices._arm_cpus import AT_HWCAP, AT_HWCAP2, CPUS, feature_names
 from edgekit.devices._host import installed
 from edgekit.devices._process import copy_runner, runtime_env
@@ -143,8 +143,8 @@ def fill(folder: Path, scratch: Path, report: Report) -> None:
 
 
 def runtimes_here() -> list[str]:
-    """Names the runtimes that are installed on this machine: those that a sysroot gets."""
-    return [name for name, (package, _) in RUNTIMES.items() if installed(package) is not None]
+    """Names the runtimes of CPUs that are installed on this machine: those that a sysroot gets."""
+    return [name for name in FORMATS.values() if installed(RUNTIMES[name][0]) is not None]
 
 
 def run(command: Sequence[str], purpose: str, env: Mapping[str, str] | None = None) -> str:

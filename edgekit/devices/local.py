@@ -53,6 +53,10 @@ class LocalDevice:
 
     uri: str = "local"
 
+    def accelerates(self, wanted: Processor) -> bool:
+        """Whether it has the accelerator: it is a CPU."""
+        return False
+
     def unavailable(self, runtime: str = "onnxruntime") -> Unavailable | None:
         """Says that the runtime is missing, or None."""
         package, install = RUNTIMES[runtime]
@@ -80,6 +84,11 @@ class LocalDevice:
         kernels than any of them.
         """
         here = architecture()
+        if wanted.accelerator:
+            return (
+                Provenance.ESTIMATED,
+                f"run on this {here} machine's kernels, not the target's {wanted.accelerator}",
+            )
         if architecture(wanted.arch) != here:
             return Provenance.ESTIMATED, f"run on this {here} machine's kernels, not the {wanted.arch} target's"
         lacking = sorted(set(wanted.isa) - set(isa_flags()))

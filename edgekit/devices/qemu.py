@@ -57,6 +57,10 @@ class QemuDevice:
         """What the device was connected by."""
         return f"qemu:{self.cpu}"
 
+    def accelerates(self, wanted: Processor) -> bool:
+        """Whether it has the accelerator: it is a CPU."""
+        return False
+
     def unavailable(self, runtime: str = "onnxruntime") -> Unavailable | None:
         """Says what is missing: the emulator, the userland, which `prepare` makes, or the runtime in it."""
         reason = not_ready(self.uri, runtime)
@@ -77,6 +81,8 @@ class QemuDevice:
 
     def provenance(self, wanted: Processor) -> tuple[Provenance, str]:
         """Simulated for an aarch64 target whose extensions this processor has, estimated for any other."""
+        if wanted.accelerator:
+            return Provenance.ESTIMATED, f"run on Arm's kernels ({self.uri}), not the target's {wanted.accelerator}"
         if architecture(wanted.arch) != "aarch64":
             return Provenance.ESTIMATED, f"run on Arm's kernels ({self.uri}), not the {wanted.arch} target's"
         if self.cpu == wanted.cpu:

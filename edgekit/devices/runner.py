@@ -8,7 +8,7 @@ edgekit, so that a figure from a board was taken by the very program tested here
 The job:
 
     {"mode": "logits" | "latency" | "passes",
-     "models": [{"name", "path", "sha256", "runtime" ("onnxruntime", "litert"), "rows", "pad_id", "min_runtime" (or ""),
+     "models": [{"name", "path", "sha256", "runtime" (of RUNTIMES), "rows", "pad_id", "min_runtime" (or ""),
         "options" (of the session)}],
      "threads": 1, "out": "file.npy (logits) or file.npz (latency)",
      "latency": {"rounds", "block_runs", "warmup_runs", "first_round" (0 by default)}, "passes": 5,
@@ -54,7 +54,11 @@ except ImportError as missing:  # a board without it is the user's to mend, so s
     print(json.dumps({"event": "error", "message": f"{missing}; install numpy for {sys.executable}"}))
     sys.exit(1)
 
-RUNTIMES = {"onnxruntime": "onnxruntime", "litert": "ai-edge-litert"}  # the packages that they come in
+RUNTIMES = {  # the packages that they come in
+    "onnxruntime": "onnxruntime",
+    "litert": "ai-edge-litert",
+    "qnn": "onnxruntime-qnn",
+}
 INPUT_TYPES = {"int64": np.int64, "int32": np.int32}
 PROGRESS_EVERY_S = 0.5
 NS_PER_MS = 1e6

@@ -14,7 +14,7 @@ from edgekit.search.costs import CostTable
 def table(found: CostTable) -> RenderableType:
     """Returns a table of costs: where it is from, its models at two of the lengths, and the errors of the fits."""
     setting, mark = found.setting, MARKS[found.provenance]
-    unit = "milliseconds" if found.unit == "ms" else "instructions"
+    unit = "milliseconds" if found.unit == "ms" else found.unit
     head = [
         f"{found.target}: {unit} an inference {mark}, students of width {setting.hidden} with heads of "
         f"{setting.head_dim}, {setting.threads} thread" + ("s" if setting.threads > 1 else ""),

@@ -14,7 +14,7 @@ from typing import Any
 
 import jinja2
 
-from edgekit.manifest import Manifest
+from edgekit.manifest import SECTIONS, Manifest
 from edgekit.report import charts, figures
 
 TEMPLATE = "report.html.jinja"
@@ -28,7 +28,7 @@ def render(manifest: Manifest) -> str:
     """
     acc, lat = manifest.accuracy, manifest.latency
     drawn = lat.histogram if lat is not None else None
-    taken = {name: getattr(manifest, name) for name in ("accuracy", "latency", "instructions", "memory", "coverage")}
+    taken = {name: getattr(manifest, name) for name in SECTIONS}
     longest = max((step.seconds for step in manifest.lineage), default=0.0)
     return (
         _environment()

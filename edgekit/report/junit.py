@@ -86,7 +86,9 @@ def _properties(manifest: Manifest, gate: Gate) -> dict[str, str]:
         "latency": manifest.latency,
         "instructions": manifest.instructions,
         "memory": manifest.memory,
+        "cycles": manifest.cycles,
         "coverage": manifest.coverage,
+        "agreement": manifest.agreement,
     }
     taken = {
         f"provenance.{name}": str(section.provenance) if section else f"not measured: {manifest.unmeasured[name]}"

@@ -103,7 +103,7 @@ def _summary_cells(manifest: Manifest) -> dict[str, Text]:
         if acc is None
         else Text(f"{figures.points(acc.drop).removesuffix(' points')} ({figures.interval(*acc.ci95)})"),
         "Inference, × teacher": cost,
-        "File": Text(figures.size(manifest.model.bytes)),
+        "File": Text(figures.size(manifest.model.device_bytes)),
     }
 
 

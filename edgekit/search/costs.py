@@ -63,7 +63,8 @@ class Setting:
     Attributes:
         hidden: width of the residual stream.
         head_dim: width of an attention head.
-        sequence_length: that the target's models are padded to, or "dynamic".
+        sequence_length: that the target's models are padded to, "dynamic" where they are not, or "buckets" where each
+            is padded to one of a few lengths that go by the data: costs are then asked for at those.
         threads: intra-op threads of the runtime.
         quant: the target's section of that name, which decides what is rounded.
         options: of the runtime's session.
@@ -72,7 +73,7 @@ class Setting:
 
     hidden: Annotated[int, Within(1)]
     head_dim: Annotated[int, Within(1)]
-    sequence_length: Annotated[int, Within(1)] | Literal["dynamic"]
+    sequence_length: Annotated[int, Within(1)] | Literal["dynamic", "buckets"]
     threads: Annotated[int, Within(1)]
     quant: Mapping[str, object]
     options: Mapping[str, str]
@@ -138,7 +139,8 @@ class CostTable:
         edgekit: version that made it.
         target: name of the target whose runtime and quantization it is of.
         setting: what it is of.
-        unit: of all costs: milliseconds, or instructions where time says nothing.
+        unit: of all costs: milliseconds, instructions where time says nothing, or multiply-adds where nothing here runs
+            what the target does (`edgekit.search.arithmetic`).
         provenance, reason: of the costs, for the target.
         date: when they were taken, ISO 8601 in UTC.
         runtime: name and version.
@@ -153,7 +155,7 @@ class CostTable:
     edgekit: str
     target: str
     setting: Setting
-    unit: Literal["ms", "instructions"]
+    unit: Literal["ms", "instructions", "multiply-adds"]
     provenance: Provenance
     reason: str
     date: str
@@ -219,7 +221,7 @@ class CostTable:
         if not len(lengths):
             raise ValueError("a cost is of rows; there are no lengths")
         fixed = self.setting.sequence_length
-        return lengths if fixed == "dynamic" else [int(fixed)]
+        return [fixed] if isinstance(fixed, int) else lengths
 
 
 def shipped_family(costs: Mapping[str, float]) -> str:

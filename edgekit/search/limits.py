@@ -149,7 +149,7 @@ class Forecast:
         if self.table.unit == "ms":
             return RESTORING_MS * cost
         fixed = self.table.setting.sequence_length
-        read = tokens if fixed == "dynamic" else fixed
+        read = fixed if isinstance(fixed, int) else tokens
         return cost + RESTORING_INSTRUCTIONS * read * (structure.word_rank or self.outline.embedding)
 
     def misses(self, structure: Structure, limits: Limits) -> list[str]:

@@ -124,7 +124,7 @@ class Trials:
         subject, keep_float = self.subject, tuple(keep_float)
         key = (scheme, method, corrected, keep_float, weight_method, label)
         known = self._done.get(key)
-        path = subject.folder / (known.file if known else f"{len(self._done):03}-{scheme.name}.onnx")
+        path = subject.folder / (known.file if known else f"{len(self._done):03}-{scheme.name}{subject.backend.SUFFIX}")
         if known and path.exists():
             return known
         subject.backend.quantize(

@@ -6,6 +6,7 @@ from edgekit.stages.baseline import Baseline
 from edgekit.stages.benchmark import Benchmark
 from edgekit.stages.bundle import Pack
 from edgekit.stages.calibrate import Calibrate
+from edgekit.stages.compile import Compile
 from edgekit.stages.data import ReadData
 from edgekit.stages.distill import Distill
 from edgekit.stages.equalise import Equalise
@@ -48,10 +49,11 @@ ORDER = (
     Quantize,  # graph, ranges   → integer candidates
     Time,  # candidates      → what each costs, on a device
     Select,  # candidates      → int8 graph
-    Evaluate,  # int8 graph      → accuracy, on a device
-    Benchmark,  # both graphs     → latency or instructions, on a device
+    Compile,  # int8 graph      → program
+    Evaluate,  # program         → accuracy, on a device
+    Benchmark,  # program, teacher → latency or instructions, on a device
     Gate,  # figures         → verdict
-    Pack,  # int8 graph      → bundle
+    Pack,  # program         → bundle
 )
 
 SEARCHING = (Outlining, Profile, Search)

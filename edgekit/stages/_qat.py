@@ -86,7 +86,7 @@ def trained(
     # grid is that of the ranges.
     schedule = Schedule(epochs, BATCH_SIZE, rate, 0.0)
     train(model, rows, dev, load_task(ctx.task).metric, loss, schedule, subject.pad_id, ctx)
-    graph = subject.folder / "trained.onnx"
+    graph = subject.folder / f"trained{subject.backend.SUFFIX}"
     length = ctx.target["shape.sequence_length"]
     subject.backend.export_student(without_rounding(model), length, vocabulary.max_length, graph)
     if not set(ranges) <= set(subject.backend.quantized_tensors(graph, subject.quant["ops"])):

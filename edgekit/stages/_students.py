@@ -15,7 +15,6 @@ from edgekit.errors import RecipeError
 from edgekit.quant.ranges import Range
 from edgekit.search.shapes import Shape
 from edgekit.stages.export import numbers
-from edgekit.stages.quantize import OTHERS, STATIC
 from edgekit.target import TargetView
 
 if TYPE_CHECKING:
@@ -80,7 +79,7 @@ def schemes_of(target: TargetView) -> dict[str, Scheme]:
     """
     backend, quant, has = load_backend(target["runtime.name"]), target["quant"], target["runtime.version"]
     found: dict[str, Scheme] = {}
-    for scheme in (*STATIC, *OTHERS):
+    for scheme in backend.SCHEMES:
         allowed = {
             "static": quant["weight"]["dtype"] in ("auto", scheme.weight),
             "dynamic": quant["scheme"] != "static-qdq",
@@ -125,14 +124,14 @@ def write_forms(shape: Shape, max_length: int, target: TargetView, folder: Path,
         num_labels=shape.labels,
     )
     model = random_student(config, seed)
-    graph = folder / "float.onnx"
+    graph = folder / f"float{backend.SUFFIX}"
     backend.export_student(model, target["shape.sequence_length"], max_length, graph)
     random = np.random.Generator(np.random.PCG64(seed))
     rows = [random.integers(1, VOCABULARY, min(length, max_length)) for length in CALIBRATION_ROWS]
     ranges = extremes(backend.activations(graph, backend.quantized_tensors(graph, quant["ops"]), rows, 0))
     made = {}
     for family, scheme in schemes.items():
-        path = folder / f"{family}.onnx"
+        path = folder / f"{family}{backend.SUFFIX}"
         backend.quantize(graph, ranges, quant, scheme, Precision(weight_method="max"), path)
         made[family] = ModelFile(
             path, file_digest(path), 0, backend.describe(path).min_runtime, target["runtime.options"]

@@ -1,7 +1,8 @@
 """Exports the float teacher from transformers' own code: what the user would run without edgekit.
 
 Every ratio has it as its numerator, so it gets no lean form of ours, which would be another model to explain, and no
-handicap either: it runs unpadded, at the same thread count, in the same process.
+handicap either: it runs unpadded, at the same thread count, in the same process. Where a runtime takes fixed lengths
+alone it is padded to the longest input, as the student is.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
-from edgekit.artifact import FACTS, Teacher, TeacherGraph, write_json
+from edgekit.artifact import FACTS, Teacher, TeacherGraph, Vocabulary, write_json
 from edgekit.backends import load_backend
 from edgekit.checkpoint import load_classifier, position_limit
 from edgekit.stage import Context, Inputs, Pass
@@ -22,8 +23,8 @@ class Baseline(Pass):
     """Exports the teacher."""
 
     NAME: ClassVar[str] = "baseline"
-    VERSION: ClassVar[int] = 2
-    IN: ClassVar = (Teacher,)
+    VERSION: ClassVar[int] = 3
+    IN: ClassVar = (Teacher, Vocabulary)
     OUT: ClassVar = TeacherGraph
     READS: ClassVar[tuple[str, ...]] = ("runtime.name",)
     TOOLS: ClassVar[tuple[str, ...]] = ("torch", "transformers")
@@ -32,10 +33,11 @@ class Baseline(Pass):
         """Writes the graph."""
         backend = load_backend(ctx.target["runtime.name"])
         model = load_classifier(inputs[Teacher].path)
-        out = TeacherGraph(out_dir, "").model
+        out = out_dir / f"teacher{backend.SUFFIX}"
         positions = position_limit(inputs[Teacher].path)
-        backend.export_teacher(model, positions, out)
-        check_logits(backend, out, model, positions)
+        longest = min(positions, inputs[Vocabulary].max_length) if backend.PADS else positions
+        backend.export_teacher(model, longest, out)
+        check_logits(backend, out, model, longest)
         described = backend.describe(out)
         facts = {
             "architecture": model.config.model_type,
@@ -44,5 +46,6 @@ class Baseline(Pass):
             "nodes": described.nodes,
             "min_runtime": described.min_runtime,
             "pad_token_id": model.config.pad_token_id or 0,
+            "longest": longest,
         }
         write_json(out_dir / FACTS, facts)

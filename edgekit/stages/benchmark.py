@@ -18,7 +18,7 @@ from edgekit.artifact import (
     FACTS,
     LabelledData,
     Latency,
-    QuantizedGraph,
+    Program,
     Teacher,
     TeacherGraph,
     Vocabulary,
@@ -58,10 +58,10 @@ class Benchmark(Pass):
     counted_texts: int = 8
 
     NAME: ClassVar[str] = "benchmark"
-    VERSION: ClassVar[int] = 4
-    IN: ClassVar = (QuantizedGraph, TeacherGraph, Teacher, Vocabulary, LabelledData)
+    VERSION: ClassVar[int] = 5
+    IN: ClassVar = (Program, TeacherGraph, Teacher, Vocabulary, LabelledData)
     OUT: ClassVar = Latency
-    READS: ClassVar[tuple[str, ...]] = (*PROCESSOR, "device.threads", "runtime.options", "shape.sequence_length")
+    READS: ClassVar[tuple[str, ...]] = (*PROCESSOR, "device.threads", "runtime.options")
     TOOLS: ClassVar[tuple[str, ...]] = ("transformers", "tokenizers", "numpy")
     MEASURES: ClassVar[bool] = True
 
@@ -74,7 +74,7 @@ class Benchmark(Pass):
     def run(self, inputs: Inputs, out_dir: Path, ctx: Context) -> None:
         """Writes latency.json, instructions.json and memory.json, each holding null where it was not taken."""
         texts = self.drawn(inputs[LabelledData], ctx.seed)
-        models = models_of({"artifact": inputs[QuantizedGraph]}, inputs, texts, ctx.target["runtime.options"])
+        models = models_of({"artifact": inputs[Program]}, inputs, texts, ctx.target["runtime.options"])
         device, threads = devices.connect(ctx.device), ctx.target["device.threads"]
         provenance, reason = device.provenance(processor(ctx.target))
         plan = LatencyPlan(rounds=self.rounds, block_runs=self.block_runs, threads=threads)
@@ -87,7 +87,8 @@ class Benchmark(Pass):
         }
         latency = memory = instructions = None
         if not isinstance(timed, Unavailable):
-            length = ctx.target["shape.sequence_length"]
+            lengths = inputs[Program].facts["lengths"]
+            length = lengths[0] if len(lengths) == 1 else "dynamic"
             latency = latency_figures(timed, ctx.device, provenance, reason, threads, length)
             rss = timed["artifact"].peak_rss_bytes
             memory = None if rss is None else measured.Memory(rss, ctx.device, provenance, reason)
@@ -111,21 +112,22 @@ class Benchmark(Pass):
 
 
 def models_of(
-    graphs: Mapping[str, QuantizedGraph], inputs: Inputs, texts: Sequence[str], options: Mapping[str, str]
+    programs: Mapping[str, Program], inputs: Inputs, texts: Sequence[str], options: Mapping[str, str]
 ) -> dict[str, tuple[ModelFile, TokenRows]]:
     """Returns the students' files by the names given, and the teacher's as `TEACHER`, each with its rows of the texts.
 
     Args:
-        graphs: files of students that share the vocabulary.
+        programs: of students that share the vocabulary.
         inputs: vocabulary, teacher and its graph among them.
         texts: that each model is to run.
         options: entries of the runtime's session configuration.
     """
     vocabulary, teacher = inputs[Vocabulary], inputs[TeacherGraph]
     rows = TokenRows(encode(load_tokenizer(vocabulary.tokenizer, vocabulary.max_length), texts))
-    theirs = TokenRows(encode_for_teacher(inputs[Teacher].path, texts))
+    longest = teacher.facts["longest"]
+    theirs = TokenRows([row[:longest] for row in encode_for_teacher(inputs[Teacher].path, texts)])
     pad_id = vocabulary.facts["pad_token_id"]
-    models = {name: (_model_file(graph, pad_id, options), rows) for name, graph in graphs.items()}
+    models = {name: (_model_file(program, pad_id, options), rows) for name, program in programs.items()}
     return models | {TEACHER: (_model_file(teacher, teacher.facts["pad_token_id"], options), theirs)}
 
 
@@ -152,8 +154,9 @@ def why_no_memory(timed: Mapping[str, Samples] | Unavailable) -> str:
     return "the device does not report a process's peak memory"
 
 
-def _model_file(graph: QuantizedGraph | TeacherGraph, pad_id: int, options: Mapping[str, str]) -> ModelFile:
-    return ModelFile(graph.model, file_digest(graph.model), pad_id, graph.facts["min_runtime"], options)
+def _model_file(graph: Program | TeacherGraph, pad_id: int, options: Mapping[str, str]) -> ModelFile:
+    path = graph.portable if isinstance(graph, Program) else graph.model
+    return ModelFile(path, file_digest(path), pad_id, graph.facts["min_runtime"], options)
 
 
 def middle_lengths(

@@ -16,7 +16,7 @@ from edgekit.artifact import (
     FACTS,
     Bundle,
     LabelledData,
-    QuantizedGraph,
+    Program,
     Ranges,
     Teacher,
     Vocabulary,
@@ -24,13 +24,12 @@ from edgekit.artifact import (
     write_json,
 )
 from edgekit.backends import load_backend
-from edgekit.checkpoint import read_labels
 from edgekit.stage import Context, Inputs, Pass
 from edgekit.stages.calibrate import MANIFEST
-from edgekit.tasks import load_task
+from edgekit.stages.compile import FIGURES, labels_of
 from edgekit.tokenization import encode, load_tokenizer
 
-MODEL, GOLDEN, TOKENIZER = "model.onnx", "golden.jsonl", "tokenizer"
+GOLDEN, TOKENIZER = "golden.jsonl", "tokenizer"
 
 TOLERANCE = 0.05
 """Largest difference of a logit on another CPU, as a share of the row's spread of logits (largest minus smallest).
@@ -38,6 +37,10 @@ TOLERANCE = 0.05
 Float layer norms and softmax round otherwise from kernel to kernel, and now and then move an activation by one step of
 its 8-bit scale; a saturating product or a wrong tokenizer moves logits by several times as much.
 """
+
+
+ACCELERATED = 0.2
+"""The same on an accelerator, which rounds every activation to 8 bits, and by rules of its own."""
 
 
 @dataclass(frozen=True)
@@ -51,8 +54,8 @@ class Pack(Pass):
     golden_rows: int = 32
 
     NAME: ClassVar[str] = "bundle"
-    VERSION: ClassVar[int] = 2
-    IN: ClassVar = (QuantizedGraph, Teacher, Vocabulary, LabelledData, Ranges)
+    VERSION: ClassVar[int] = 3
+    IN: ClassVar = (Program, Teacher, Vocabulary, LabelledData, Ranges)
     OUT: ClassVar = Bundle
     READS: ClassVar[tuple[str, ...]] = ("runtime.name",)
     TOOLS: ClassVar[tuple[str, ...]] = ("tokenizers",)
@@ -62,12 +65,11 @@ class Pack(Pass):
             raise ValueError(f"golden_rows is {self.golden_rows}; it must be at least 1")
 
     def run(self, inputs: Inputs, out_dir: Path, ctx: Context) -> None:
-        """Writes model.onnx, tokenizer/, labels.json, golden.jsonl, calibration.json and facts."""
+        """Writes the program's files, tokenizer/, labels.json, golden.jsonl, calibration.json and facts."""
         vocabulary, dataset = inputs[Vocabulary], data.read(inputs[LabelledData].path)
-        labels = list(read_labels(inputs[Teacher].path))
-        names = {i: label for label, i in load_task(ctx.task).align(labels, dataset.labels).items()}
-        labels = [names.get(i, label) for i, label in enumerate(labels)]
-        shutil.copyfile(inputs[QuantizedGraph].model, out_dir / MODEL)
+        program = inputs[Program]
+        labels = labels_of(inputs[Teacher], dataset, ctx.task)
+        shutil.copytree(program.path, out_dir, dirs_exist_ok=True, ignore=shutil.ignore_patterns(FACTS, *FIGURES))
         shutil.copytree(vocabulary.tokenizer, out_dir / TOKENIZER)
         shutil.copyfile(inputs[Ranges].path / MANIFEST, out_dir / MANIFEST)
         write_json(out_dir / "labels.json", labels)
@@ -75,18 +77,18 @@ class Pack(Pass):
         tokenizer = load_tokenizer(out_dir / TOKENIZER, vocabulary.max_length)
         texts = _spread(dataset.dev, self.golden_rows)
         rows = encode(tokenizer, texts)
-        logits = backend.logits(out_dir / MODEL, rows, pad_id)
+        logits = backend.logits(program.portable, rows, pad_id)
         golden = [golden_row(t, r, v, labels) for t, r, v in zip(texts, rows, logits, strict=True)]
         lines = "".join(json.dumps(row, ensure_ascii=False, sort_keys=True) + "\n" for row in golden)
         (out_dir / GOLDEN).write_text(lines, encoding="utf-8")
-        described = backend.describe(out_dir / MODEL)
+        described = backend.describe(program.portable)
         facts = {
             "golden_rows": len(golden),
             "labels": labels,
             "pad_token_id": pad_id,
             "max_length": vocabulary.max_length,
-            "model_sha256": file_digest(out_dir / MODEL),
-            "bytes": (out_dir / MODEL).stat().st_size,
+            "model_sha256": file_digest(program.model),
+            "bytes": program.facts["bytes"],
             "nodes": described.nodes,
         }
         write_json(out_dir / FACTS, facts)
@@ -112,12 +114,20 @@ def golden_row(text: str, ids: np.ndarray, logits: np.ndarray, labels: Sequence[
     }
 
 
-def differences(golden: Mapping[str, Any], ids: np.ndarray, logits: np.ndarray) -> list[str]:
-    """Says where a device's ids and logits differ from a golden row by more than rounding; empty where they agree."""
+def differences(
+    golden: Mapping[str, Any], ids: np.ndarray, logits: np.ndarray, tolerance: float = TOLERANCE
+) -> list[str]:
+    """Says where a device's ids and logits differ from a golden row by more than rounding; empty where they agree.
+
+    Args:
+        golden: as `golden_row` made it.
+        ids, logits: of the device.
+        tolerance: largest difference of a logit, as a share of the row's spread.
+    """
     expected = np.array(golden["logits"])
     if [int(i) for i in ids] != golden["input_ids"]:
         return ["the tokenizer gives other ids"]
-    allowed = TOLERANCE * float(expected.max() - expected.min())
+    allowed = tolerance * float(expected.max() - expected.min())
     worst = float(np.abs(logits - expected).max()) if logits.shape == expected.shape else float("inf")
     # An answer may only change between two classes that the golden row itself holds to be equal within the tolerance.
     return [] if worst <= allowed else [f"a logit differs by {worst:.3g}, more than {allowed:.3g}"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
@@ -13,13 +14,13 @@ from edgekit.artifact import (
     FACTS,
     Accuracy,
     LabelledData,
-    QuantizedGraph,
+    Program,
     Reference,
     Vocabulary,
     file_digest,
     write_json,
 )
-from edgekit.devices import ModelFile, Processor, TokenRows
+from edgekit.devices import Device, ModelFile, Processor, TokenRows
 from edgekit.provenance import Provenance
 from edgekit.stage import Context, Inputs, Pass
 from edgekit.statistics import churn, flip_rate, paired_counts, tango_interval
@@ -29,7 +30,8 @@ from edgekit.tokenization import encode, load_tokenizer
 
 FLOAT_REASON = "float32 in PyTorch on the machine that built"
 ROWS = "rows.npy"
-PROCESSOR = ("device.arch", "device.cpu", "device.isa")
+AGREEMENT = "agreement.json"
+PROCESSOR = ("device.arch", "device.cpu", "device.isa", "device.accelerator")
 
 
 @dataclass(frozen=True)
@@ -46,10 +48,10 @@ class Evaluate(Pass):
     simulated_examples: int = 5000
 
     NAME: ClassVar[str] = "evaluate"
-    VERSION: ClassVar[int] = 2
-    IN: ClassVar = (QuantizedGraph, Vocabulary, LabelledData, Reference)
+    VERSION: ClassVar[int] = 3
+    IN: ClassVar = (Program, Vocabulary, LabelledData, Reference)
     OUT: ClassVar = Accuracy
-    READS: ClassVar[tuple[str, ...]] = (*PROCESSOR, "device.threads", "runtime.options")
+    READS: ClassVar[tuple[str, ...]] = (*PROCESSOR, "device.threads", "runtime.name", "runtime.options")
     TOOLS: ClassVar[tuple[str, ...]] = ("tokenizers", "numpy")
     MEASURES: ClassVar[bool] = True
 
@@ -71,23 +73,101 @@ class Evaluate(Pass):
         chosen = draw(len(dataset.test), self.rows(len(dataset.test), provenance), ctx.seed)
         tokenizer = load_tokenizer(vocabulary.tokenizer, vocabulary.max_length)
         rows = encode(tokenizer, [dataset.test[i][0] for i in chosen])
-        graph = inputs[QuantizedGraph].model
-        facts = inputs[QuantizedGraph].facts
-        pad_id, options = vocabulary.facts["pad_token_id"], ctx.target["runtime.options"]
-        model = ModelFile(graph, file_digest(graph), pad_id, facts["min_runtime"], options)
-        threads = ctx.target["device.threads"]
-        logits = device.logits(model, TokenRows(rows), threads, lambda done, total: ctx.progress(done, total, "rows"))
+        program, pad_id, threads = inputs[Program], vocabulary.facts["pad_token_id"], ctx.target["device.threads"]
+        options, accelerated = ctx.target["runtime.options"], device.accelerates(processor(ctx.target))
+        files = files_of(program, pad_id, options, ctx.target["runtime.name"] if accelerated else "")
+
+        def told(done: int, total: int) -> None:
+            ctx.progress(done, total, "rows")
+
+        logits = run(files, device, rows, threads, told)
         teacher, student, expected = (
             np.load(reference.path / f"{n}.npy")[chosen] for n in ("teacher", "student", "expected")
         )
         taken = Taken(ctx.device, provenance, reason, devices.connect("local").provenance(processor(ctx.target))[0])
         figures = compare(task.METRIC, teacher, student, logits, expected, taken)
+        agreement = None
+        if accelerated:
+            plain = files_of(program, pad_id, options)
+            agreement = agreed(logits, run(plain, devices.connect("local"), rows, threads, None), taken)
+        write_json(out_dir / AGREEMENT, None if agreement is None else manifest.encode(agreement))
         np.save(out_dir / "logits.npy", logits)
         np.save(out_dir / ROWS, np.array(chosen))
         write_json(out_dir / "accuracy.json", manifest.encode(figures))
         write_json(
             out_dir / FACTS, {"rows": len(chosen), "device": ctx.device, "scores": task.scores(logits, expected)}
         )
+
+
+def files_of(program: Program, pad_id: int, options: Mapping[str, str], accelerator: str = "") -> dict[int, ModelFile]:
+    """Returns what a device loads, by the longest row that each file takes; 0 stands for rows of any length.
+
+    Args:
+        program: compiled.
+        pad_id: of the tokenizer.
+        options: entries of the runtime's session configuration.
+        accelerator: runtime of the accelerator's program (`edgekit.devices.RUNTIMES`); "" for the files of a CPU.
+    """
+    least = program.facts["min_runtime"]
+    found = program.by_length if accelerator else {0: program.portable}
+    return {
+        length: ModelFile(path, file_digest(path), pad_id, "" if accelerator else least, options, accelerator)
+        for length, path in (found or {0: program.model}).items()
+    }
+
+
+def run(
+    files: Mapping[int, ModelFile],
+    device: Device,
+    rows: Sequence[np.ndarray],
+    threads: int,
+    progress: devices.Progress | None,
+) -> np.ndarray:
+    """Runs each row by the file of the shortest input that it fits.
+
+    Args:
+        files: by length, increasing, as `files_of` gives them.
+        device: that runs them.
+        rows: token ids, none longer than the longest input.
+        threads: intra-op threads of the runtime.
+        progress: is told of rows that are done.
+
+    Returns:
+        Logits, float32, (rows, classes).
+    """
+    lengths = list(files)
+    places = np.zeros(len(rows), dtype=np.int64)
+    if lengths != [0]:
+        places = np.searchsorted(lengths, [len(row) for row in rows])
+    found: np.ndarray | None = None
+    done = 0
+    for place, model in enumerate(files.values()):
+        chosen = np.flatnonzero(places == place).tolist()
+        if not chosen:
+            continue
+        before = done
+
+        def told(now: int, _: int, before: int = before) -> None:
+            if progress is not None:
+                progress(before + now, len(rows))
+
+        logits = device.logits(model, TokenRows([rows[i] for i in chosen]), threads, told)
+        found = np.zeros((len(rows), logits.shape[1]), dtype=np.float32) if found is None else found
+        found[chosen] = logits
+        done += len(chosen)
+    assert found is not None, "there are rows, and each fits an input"
+    return found
+
+
+def agreed(logits: np.ndarray, plain: np.ndarray, taken: Taken) -> measured.Agreement:
+    """Compares answers of an accelerator with those of a CPU by the same file.
+
+    Args:
+        logits, plain: of the two, (rows, classes).
+        taken: how the first were.
+    """
+    same = 100 * float(np.mean(logits.argmax(-1) == plain.argmax(-1)))
+    return measured.Agreement(same, len(logits), taken.device, taken.provenance, taken.reason)
 
 
 @dataclass(frozen=True)

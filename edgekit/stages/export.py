@@ -42,7 +42,7 @@ class Export(Pass):
         ).eval()
         length = ctx.target["shape.sequence_length"]
         max_length = inputs[Vocabulary].max_length
-        out = Graph(out_dir, "").model
+        out = out_dir / f"model{backend.SUFFIX}"
         backend.export_student(model, length, max_length, out)
         check_logits(backend, out, model, max_length)
         described = backend.describe(out)
@@ -59,7 +59,7 @@ class Export(Pass):
             "opset": described.opset,
             "ir_version": described.ir_version,
             "min_runtime": described.min_runtime,
-            "max_length": max_length if length == "dynamic" else min(int(length), max_length),
+            "max_length": min(length, max_length) if isinstance(length, int) else max_length,
         }
         write_json(out_dir / FACTS, facts)
 

@@ -10,10 +10,11 @@ from typing import ClassVar, TypeVar
 import numpy as np
 
 from edgekit import manifest, measured
-from edgekit.artifact import FACTS, Accuracy, Floor, Latency, QuantizedGraph, Verdict, write_json
+from edgekit.artifact import FACTS, Accuracy, Floor, Latency, Program, Verdict, write_json
 from edgekit.quant.findings import Finding
 from edgekit.stage import Context, Inputs, Pass
-from edgekit.stages.evaluate import ROWS
+from edgekit.stages.compile import COVERAGE
+from edgekit.stages.evaluate import AGREEMENT, ROWS
 from edgekit.stages.floor import RIGHT
 from edgekit.verdict import judge, limits_of
 
@@ -25,8 +26,8 @@ class Gate(Pass):
     """Judges; a failed check is a verdict, not an error, so that the bundle and its report are there to look at."""
 
     NAME: ClassVar[str] = "gate"
-    VERSION: ClassVar[int] = 3
-    IN: ClassVar = (QuantizedGraph, Accuracy, Latency, Floor)
+    VERSION: ClassVar[int] = 4
+    IN: ClassVar = (Program, Accuracy, Latency, Floor)
     OUT: ClassVar = Verdict
     READS: ClassVar[tuple[str, ...]] = ("budget", "gate")
 
@@ -40,8 +41,9 @@ class Gate(Pass):
             latency=read_figure(measured.Latency, latency / "latency.json"),
             instructions=read_figure(measured.Instructions, latency / "instructions.json"),
             memory=read_figure(measured.Memory, latency / "memory.json"),
-            coverage=None,
-            model_bytes=inputs[QuantizedGraph].model.stat().st_size,
+            coverage=read_figure(measured.Coverage, inputs[Program].path / COVERAGE),
+            agreement=read_figure(measured.Agreement, inputs[Accuracy].path / AGREEMENT),
+            model_bytes=inputs[Program].facts["bytes"],
             unmeasured=json.loads((latency / "unmeasured.json").read_text(encoding="utf-8")),
         )
         write_json(out_dir / "gate.json", manifest.encode(judged))

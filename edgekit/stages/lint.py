@@ -125,7 +125,7 @@ def found_in_export(
         DataError: NaN or infinite values (tensor and row are named).
     """
     with tempfile.TemporaryDirectory() as folder:
-        graph = Path(folder) / "lint.onnx"
+        graph = Path(folder) / f"lint{backend.SUFFIX}"
         backend.export_student(model, "dynamic", model.config.max_positions, graph)
         found = backend.findings(graph, "", (), backend.OPS if ops == "all" else ops)
         if not rows:

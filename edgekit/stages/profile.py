@@ -21,9 +21,11 @@ import numpy as np
 
 from edgekit import devices
 from edgekit.artifact import FACTS, Costs, file_digest, write_json
+from edgekit.backends import load_backend
 from edgekit.codec import encode
 from edgekit.devices import Device, LatencyPlan, ModelFile, TokenRows, Unavailable
 from edgekit.errors import StageContractError, UnmeasurableError
+from edgekit.search.arithmetic import counted
 from edgekit.search.costs import (
     SCHEMA,
     CostTable,
@@ -163,7 +165,7 @@ def setting_of(target: TargetView, device: str, hidden: int, head_dim: int) -> S
         threads=target["device.threads"],
         quant=encode(target["quant"]),
         options=target["runtime.options"],
-        fingerprint=dict(devices.connect(device).fingerprint(target["runtime.name"])),
+        fingerprint=dict(devices.connect(device).fingerprint(load_backend(target["runtime.name"]).RUNS_ON)),
     )
 
 
@@ -184,9 +186,11 @@ def measure(target: TargetView, device: str, setting: Setting, rounds: int, seed
     """
     shapes, lengths = spread(setting.hidden, setting.head_dim), lengths_of(setting)
     machine = devices.connect(device)
+    if (npu := target["device.accelerator"]) and machine.timeless() and machine.countless():
+        return counted(setting, target["name"], shapes, lengths, REFERENCE, f"nothing here times an {npu}")
     taken = costs_of(shapes, lengths, target, machine, rounds, seed, progress)
     provenance, reason = machine.provenance(processor(target))
-    name = target["runtime.name"]
+    name = load_backend(target["runtime.name"]).RUNS_ON
     points = tuple(Point(shape, costs) for shape, costs in zip(shapes, taken.costs, strict=True))
     return CostTable(
         schema=SCHEMA,
@@ -207,7 +211,8 @@ def measure(target: TargetView, device: str, setting: Setting, rounds: int, seed
 
 def lengths_of(setting: Setting) -> list[int]:
     """Returns the lengths of the rows that are run: the fixed one where there is one."""
-    return list(LENGTHS) if setting.sequence_length == "dynamic" else [int(setting.sequence_length)]
+    fixed = setting.sequence_length
+    return [fixed] if isinstance(fixed, int) else list(LENGTHS)
 
 
 @dataclass(frozen=True)
@@ -248,7 +253,8 @@ def costs_of(
         UnmeasurableError: the device gives neither times nor counts.
     """
     random = np.random.Generator(np.random.PCG64(seed))
-    longest = max(lengths) if target["shape.sequence_length"] != "dynamic" else max(POSITIONS, *lengths)
+    fixed = isinstance(target["shape.sequence_length"], int)
+    longest = max(lengths) if fixed else max(POSITIONS, *lengths)
     rows = [random.integers(1, VOCABULARY, length) for length in lengths]
     with tempfile.TemporaryDirectory(prefix="edgekit-profile-") as name:
         models: dict[str, ModelFile] = {}
@@ -322,7 +328,7 @@ def retimed(table: CostTable, target: TargetView, device: str, rounds: int, seed
     Raises:
         UnmeasurableError: the device gives neither times nor counts.
     """
-    if table.unit == "instructions":
+    if table.unit != "ms":
         return 1.0
     point = table.points[table.reference]
     taken = costs_of([point.shape], table.lengths, target, devices.connect(device), rounds, seed, progress)

@@ -33,7 +33,7 @@ from edgekit.artifact import (
     Vocabulary,
     write_json,
 )
-from edgekit.backends import EMBEDDINGS, Scheme, load_backend
+from edgekit.backends import EMBEDDINGS, Scheme, load_backend, schemes
 from edgekit.checkpoint import read_labels
 from edgekit.errors import RecipeError
 from edgekit.quant.ranges import NAMES, read_ranges
@@ -48,18 +48,9 @@ from edgekit.tasks import load_task
 from edgekit.tokenization import encode, load_tokenizer
 from edgekit.world import current_world
 
-STATIC = (
-    Scheme("int8-pair-bounded", "static", "int8", "pairs"),
-    Scheme("int8-reduced-range", "static", "int8", "seven-bit"),
-    Scheme("uint8-weights", "static", "uint8", "full"),
-)
-OTHERS = (
-    Scheme("dynamic-int8", "dynamic", "int8", "pairs"),
-    Scheme("weight-only-int8", "weight-only", "int8", None),
-    Scheme("weight-only-int4", "weight-only", "int4", None),
-)
-SCHEMES = (*STATIC, *OTHERS)
 FAMILIES = ("static", "dynamic", "weight-only")
+LOOKUPS = ("Gather", "EMBEDDING_LOOKUP", "GATHER")
+"""What reads a word table, by the names of the formats."""
 SHOWN_RUNGS = 6
 """Products left float up to which each one's share is told: it takes a candidate more for each."""
 
@@ -101,7 +92,7 @@ class Quantize(Pass):
     TOOLS: ClassVar[tuple[str, ...]] = ("torch", "transformers", "accelerate", "tokenizers", "numpy")
 
     def __post_init__(self) -> None:
-        known = ("auto", *FAMILIES, *(s.name for s in SCHEMES))
+        known = ("auto", *FAMILIES, *schemes())
         if self.scheme not in known:
             raise ValueError(f"scheme is {self.scheme!r}; known: {', '.join(known)}")
         if self.embedding not in EMBEDDINGS:
@@ -111,7 +102,7 @@ class Quantize(Pass):
         for name, value in (("max_loss", self.max_loss), ("qat_epochs", self.qat_epochs)):
             if value < 0:
                 raise ValueError(f"{name} is {value}; it must not be negative")
-        family = {scheme.name: scheme.family for scheme in SCHEMES}.get(self.scheme, self.scheme)
+        family = {name: scheme.family for name, scheme in schemes().items()}.get(self.scheme, self.scheme)
         if self.qat_epochs and family not in ("auto", "static"):
             raise ValueError(f"qat_epochs trains the static form, but scheme is {self.scheme!r}")
         if self.qat_rate <= 0:
@@ -121,9 +112,13 @@ class Quantize(Pass):
         """Refuses options that a target, or this way of building, cannot serve."""
         quant = target.as_dict()["quant"]
         self._schemes(target.runtime.name, target.runtime.version, quant)
-        ops = quant["ops"]
-        if self.embedding != "int8" and ops != "all" and "Gather" not in ops:
-            raise RecipeError(f"quantize.embedding is {self.embedding!r}, but the target's quant.ops lack Gather")
+        ops, backend = quant["ops"], load_backend(target.runtime.name)
+        if self.embedding not in backend.EMBEDDINGS:
+            there = ", ".join(backend.EMBEDDINGS)
+            raise RecipeError(f"quantize.embedding is {self.embedding!r}, but {target.runtime.name} has {there}")
+        if self.embedding != "int8" and ops != "all" and not set(LOOKUPS) & set(ops):
+            lacking = next(op for op in LOOKUPS if op in backend.OPS)
+            raise RecipeError(f"quantize.embedding is {self.embedding!r}, but the target's quant.ops lack {lacking}")
         if self.qat_epochs and (quant["weight"]["granularity"] != "per-channel" or quant["activation"]["symmetric"]):
             raise RecipeError("quantize.qat_epochs needs a target with per-channel weights and asymmetric activations")
         if self.qat_epochs and current_world().size > 1:
@@ -149,7 +144,7 @@ class Quantize(Pass):
                 learned = trained(self.qat_epochs, self.qat_rate, inputs, ctx, trials, best, scheme_of(best))
                 # It takes the same time: of the two, the more accurate is the one to beat.
                 kept.insert(0 if learned.score > best.score else 1, learned)
-            if all(trial.score < enough for trial in kept):
+            if subject.backend.KEEPS_FLOAT and all(trial.score < enough for trial in kept):
                 floats = alone(trials, best)
                 sensitivity = {name: 1 - (one.logit_rmse / best.logit_rmse) ** 2 for name, one in floats.items()}
                 kept += rungs(trials, best, floats, enough)
@@ -178,13 +173,16 @@ class Quantize(Pass):
             RecipeError: none.
         """
         dtype, static_only = quant["weight"]["dtype"], quant["scheme"] == "static-qdq"
-        wanted = [s for s in SCHEMES if self.scheme in ("auto", s.family, s.name)]
+        backend = load_backend(name)
+        wanted = [s for s in backend.SCHEMES if self.scheme in ("auto", s.family, s.name)]
+        if not wanted:
+            there = ", ".join(s.name for s in backend.SCHEMES)
+            raise RecipeError(f"quantize.scheme is {self.scheme!r}, but {name} has {there}")
         found = [s for s in wanted if s.family == "static" or not static_only]
         found = [s for s in found if s.family != "static" or dtype in ("auto", s.weight)]
         if not found:
             allows = f"weights of {dtype}" if any(s.family == "static" for s in wanted) else "static quantization only"
             raise RecipeError(f"quantize.scheme is {self.scheme!r}, but the target allows {allows}")
-        backend = load_backend(name)
         oldest = {s: backend.oldest(s) for s in found}
         loadable = [s for s in found if numbers(oldest[s]) <= numbers(has)]
         if not loadable:
@@ -230,8 +228,8 @@ class Quantize(Pass):
         """
         methods = [method for method in NAMES if method in trials.subject.ranges]
         found = [trials.run(scheme, methods[0]) for scheme in schemes]
-        weights = sorted({scheme.weight for scheme in schemes})  # int8 before uint8
-        best, *others = (nearest([t for t in found if scheme_of(t).weight == weight]) for weight in weights)
+        kinds = sorted({kind_of(scheme) for scheme in schemes})  # int8 before uint8, eight bits before sixteen
+        best, *others = (nearest([t for t in found if kind_of(scheme_of(t)) == kind]) for kind in kinds)
         forms = [best, *(trials.run(scheme_of(best), method) for method in methods[1:])]
         if self.correct_bias:
             forms.append(trials.run(scheme_of(best), nearest(forms).method, corrected=True))
@@ -284,6 +282,11 @@ def rungs(trials: Trials, best: Trial, floats: Mapping[str, Trial], enough: floa
     return [made(names[:count]) for count in range(first, len(names) + 1)]
 
 
+def kind_of(scheme: Scheme) -> tuple[int, str]:
+    """Returns what sets static schemes' kernels apart: bits of the activations, and type of the weights."""
+    return (16 if scheme.activation.endswith("16") else 8), scheme.weight
+
+
 def scheme_of(trial: Trial) -> Scheme:
     """Returns the scheme that a trial is of."""
-    return next(scheme for scheme in SCHEMES if scheme.name == trial.scheme)
+    return schemes()[trial.scheme]

@@ -18,6 +18,7 @@ probabilities. Which of two students is nearer the teacher, the divergence of th
 from __future__ import annotations
 
 import dataclasses
+from bisect import bisect_left
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -38,6 +39,8 @@ from edgekit.artifact import (
     Vocabulary,
     write_json,
 )
+from edgekit.backends import load_backend, schemes
+from edgekit.ir.buckets import choose
 from edgekit.provenance import Provenance
 from edgekit.quant.findings import Finding
 from edgekit.recipe import make_stage
@@ -57,7 +60,7 @@ from edgekit.stages.evaluate import Evaluate, draw
 from edgekit.stages.outline import read_outline
 from edgekit.stages.profile import Profile
 from edgekit.stages.prune import Prune
-from edgekit.stages.quantize import SCHEMES, Quantize
+from edgekit.stages.quantize import Quantize
 from edgekit.stages.refine import Refine
 from edgekit.stages.score import Score
 from edgekit.stages.teach import answered
@@ -153,10 +156,13 @@ class Search(Pass):
     coverage: float = field(default=Trim.coverage, metadata=INTERNAL)
 
     NAME: ClassVar[str] = "search"
-    VERSION: ClassVar[int] = 31
+    VERSION: ClassVar[int] = 32
     IN: ClassVar = (Teacher, LabelledData, Vocabulary, TeacherOutputs, TeacherOutline, Costs)
     OUT: ClassVar = Plan
     READS: ClassVar[tuple[str, ...]] = (
+        "runtime.name",
+        "shape.sequence_length",
+        "shape.buckets",
         "shape.head_multiple",
         "shape.ffn_multiple",
         "gate.max_drop",
@@ -186,7 +192,7 @@ class Search(Pass):
         stages[Refine.NAME] = {"version": Refine.VERSION}
         given = {name: dict(options.get(name, {})) for name in (*FIXES, Score.NAME)}
         form = make_stage(Quantize, options.get("quantize", {}))
-        family = {one.name: one.family for one in SCHEMES}.get(form.scheme, form.scheme)
+        family = {name: one.family for name, one in schemes().items()}.get(form.scheme, form.scheme)
         words = "int8-rows" if form.embedding == "int8" and family == "weight-only" else form.embedding
         named = "embedding" in options.get("quantize", {})
         return dataclasses.replace(
@@ -277,11 +283,12 @@ class Search(Pass):
         vocabulary, table, ops = inputs[Vocabulary], read_costs(inputs[Costs].file), ctx.target["quant.ops"]
         owners, judged = vocabulary.row_owners, table.provenance is not Provenance.ESTIMATED
         # Costs that are estimates do not decide between forms.
+        known = tuple(form for form in self.word_forms if form in load_backend(ctx.target["runtime.name"]).EMBEDDINGS)
         families = self.families or (() if judged or "static" not in table.families else ("static",))
         return Forecast(
             table,
             outline,
-            _lengths(dataset.train, vocabulary, ctx.seed),
+            _lengths(dataset.train, vocabulary, ctx),
             tokens=len(owners),
             rows=len(set(owners)),
             needed_rows=_needed_rows(dataset, inputs, self.coverage),
@@ -289,7 +296,7 @@ class Search(Pass):
             judged=judged,
             families=[family for family in families if family in table.families],
             weight_bytes=self.weight_bytes,
-            word_forms=self.word_forms if ops == "all" or "Gather" in ops else ("float32",),
+            word_forms=known if ops == "all" or "Gather" in ops else ("float32",),
         )
 
     def _within(self, forecast: Forecast, limits: Limits, multiples: tuple[int, int]) -> list[list[Structure]]:
@@ -334,7 +341,7 @@ def about_as_near(trained: Collection[Trained], allowed: float) -> list[Trained]
 def _refined(forecast: Forecast, edge: Sequence[Structure], rounds: int, inputs: Inputs, ctx: Context) -> Forecast:
     """Returns the forecast by a table that is scaled to what the given structures take."""
     table, fixed = forecast.table, forecast.table.setting.sequence_length
-    rows = np.percentile(forecast.lengths, QUANTILES, method="nearest") if fixed == "dynamic" else [fixed]
+    rows = [fixed] if isinstance(fixed, int) else np.percentile(forecast.lengths, QUANTILES, method="nearest")
     lengths = tuple(sorted({int(length) for length in rows}))
     shapes = tuple(forecast.shape(structure) for structure in edge)
     stage = Refine(shapes, lengths, tuple(forecast.families) or table.families, rounds)
@@ -342,10 +349,15 @@ def _refined(forecast: Forecast, edge: Sequence[Structure], rounds: int, inputs:
     return dataclasses.replace(forecast, table=read_costs(refined.file))
 
 
-def _lengths(train: data.Pairs, vocabulary: Vocabulary, seed: int) -> list[int]:
-    """Returns the tokens of a draw of training rows."""
+def _lengths(train: data.Pairs, vocabulary: Vocabulary, ctx: Context) -> list[int]:
+    """Returns the tokens of a draw of training rows, padded where the target's inputs have lengths of their own."""
     tokenizer = load_tokenizer(vocabulary.tokenizer, vocabulary.max_length)
-    return [len(row) for row in encode(tokenizer, [train[i][0] for i in draw(len(train), LENGTH_ROWS, seed)])]
+    drawn = [train[i][0] for i in draw(len(train), LENGTH_ROWS, ctx.seed)]
+    lengths = [len(row) for row in encode(tokenizer, drawn)]
+    if ctx.target["shape.sequence_length"] != "buckets":
+        return lengths
+    inputs = choose(lengths, vocabulary.max_length, ctx.target["shape.buckets"])
+    return [inputs[bisect_left(inputs, length)] for length in lengths]
 
 
 def _needed_rows(dataset: data.Dataset, inputs: Inputs, coverage: float) -> int:

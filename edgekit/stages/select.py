@@ -33,9 +33,9 @@ class Select(Pass):
     def run(self, inputs: Inputs, out_dir: Path, ctx: Context) -> None:
         """Writes the chosen file and what it is; nothing of the limit, so that another need not run what follows."""
         chosen, _ = chosen_of(inputs[Candidates], inputs[Timings], ctx.target["gate.max_drop"])
-        out = QuantizedGraph(out_dir, "").model
-        shutil.copyfile(inputs[Candidates].path / chosen.file, out)
         backend = load_backend(ctx.target["runtime.name"])
+        out = out_dir / f"model{backend.SUFFIX}"
+        shutil.copyfile(inputs[Candidates].path / chosen.file, out)
         described, ops = backend.describe(out), ctx.target["quant.ops"]
         found = backend.findings(
             out, ctx.target["device.arch"], ctx.target["device.isa"], backend.OPS if ops == "all" else ops

@@ -99,7 +99,7 @@ class Trim(Pass):
         """
         enabled = target.budget.file_bytes is not None if self.enabled is None else self.enabled
         fixed = target.shape.sequence_length
-        if fixed == "dynamic":
+        if not isinstance(fixed, int):
             return dataclasses.replace(self, enabled=enabled)
         if self.max_length not in (0, fixed):
             raise RecipeError(f"trim.max_length is {self.max_length}, but the target's input has {fixed} tokens")

@@ -17,9 +17,9 @@ from test_onnxruntime import MAX_LENGTH, PAD, QUANT, gemm, rows, student
 
 from edgekit.backends import EMBEDDINGS, Precision, Scheme
 from edgekit.backends import onnxruntime as backend
+from edgekit.backends._onnx_schemes import OTHERS, SCHEMES, STATIC
 from edgekit.ir.surgery import factorise_words, keep_layers, share_words
 from edgekit.quant.ranges import Range, observe, ranges_of
-from edgekit.stages.quantize import OTHERS, SCHEMES, STATIC
 
 
 @pytest.fixture(scope="module")

@@ -17,13 +17,13 @@ from onnx import TensorProto, helper, numpy_helper
 from edgekit import backends, frontends
 from edgekit.backends import Precision, Scheme, Tensor
 from edgekit.backends import onnxruntime as backend
+from edgekit.backends._onnx_schemes import OTHERS, STATIC
 from edgekit.errors import StageContractError, TargetError
 from edgekit.ir.encoder import EdgekitForSequenceClassification
 from edgekit.ir.lean import LeanClassifier
 from edgekit.ir.surgery import keep_widths
 from edgekit.quant.ranges import observe, ranges_of
 from edgekit.quant.weights import pair_sums
-from edgekit.stages.quantize import OTHERS, STATIC
 from edgekit.target import field_of, load_target
 from edgekit.tokenization import pad
 

@@ -32,6 +32,7 @@ from edgekit.artifact import (
     write_json,
 )
 from edgekit.backends import Precision, load_backend
+from edgekit.backends._onnx_schemes import STATIC
 from edgekit.checkpoint import read_labels
 from edgekit.inference import run_rows
 from edgekit.ir.equalise import can_divide, divide, is_free, products, with_multipliers
@@ -42,7 +43,7 @@ from edgekit.stages.distill import TEACHER_LAYERS
 from edgekit.stages.equalise import Equalise
 from edgekit.stages.export import Export
 from edgekit.stages.lint import outliers_seen
-from edgekit.stages.quantize import STATIC, Quantize
+from edgekit.stages.quantize import Quantize
 from edgekit.stages.teach import load_teacher
 from edgekit.stages.timing import candidates_of
 from edgekit.target import load_target

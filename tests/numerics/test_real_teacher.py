@@ -11,10 +11,10 @@ import pytest
 from edgekit import data, devices, frontends
 from edgekit.artifact import file_digest
 from edgekit.backends import Precision, load_backend
+from edgekit.backends._onnx_schemes import STATIC
 from edgekit.devices import ModelFile, TokenRows
 from edgekit.inference import run_rows
 from edgekit.quant.ranges import observe, ranges_of
-from edgekit.stages.quantize import STATIC
 from edgekit.stages.teach import encode_for_teacher, load_teacher
 from edgekit.target import load_target
 from edgekit.tasks import load_task

@@ -82,7 +82,7 @@ def test_plan_runs_nothing(again: TinyBuild, tmp_path: Path) -> None:
     record(again, "quantize").unlink()
     steps = json.loads(build(again, "--plan", "--json"))
     assert [step["stage"] for step in steps if not step["cached"]] == [
-        "quantize", "timing", "select", "evaluate", "benchmark", "gate", "bundle",
+        "quantize", "timing", "select", "compile", "evaluate", "benchmark", "gate", "bundle",
     ]  # fmt: skip
     assert len(list((again.cache / "store" / "actions").iterdir())) == len(actions) - 1
     assert (again.bundle / "manifest.json").read_bytes() == before

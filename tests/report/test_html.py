@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from manifests import accuracy, candidates, example, example_arm64, latency, lineage
+from manifests import NO_ACCELERATOR, accuracy, candidates, example, example_arm64, latency, lineage
 
 from edgekit.manifest import Limits, Manifest
 from edgekit.measured import Coverage
@@ -32,7 +32,7 @@ def hostile() -> Manifest:
         labels=(HOSTILE, "javascript:alert(1)"),
         recipe={HOSTILE: [HOSTILE, {HOSTILE: 1}]},
         task=HOSTILE,
-        unmeasured={"instructions": HOSTILE, "coverage": HOSTILE},
+        unmeasured=dict.fromkeys(("instructions", "cycles", "coverage", "agreement"), HOSTILE),
         lineage=tuple(
             dataclasses.replace(step, stage=HOSTILE, reason=HOSTILE, facts={HOSTILE: HOSTILE}) for step in lineage()
         ),
@@ -122,7 +122,7 @@ def test_shows_why_a_figure_is_missing() -> None:
         unmeasured={
             "latency": "qemu's time is not a device's time",
             "memory": "in qemu's own",
-            "coverage": "no delegate",
+            **NO_ACCELERATOR,
             "accuracy.student_fp32": "was not asked for",
             "accuracy.flips": "not for this metric",
         },
@@ -134,7 +134,7 @@ def test_shows_why_a_figure_is_missing() -> None:
     assert "○ estimated" in words
     assert "ran on the host's kernels" in words
     assert "a proxy for time" in words
-    sections = ("accuracy", "latency", "memory", "instructions", "coverage")
+    sections = ("accuracy", "latency", "memory", "instructions", "cycles", "coverage", "agreement")
     nothing = example(
         "npu",
         accuracy=None,
@@ -161,7 +161,7 @@ def test_shows_why_a_figure_is_missing() -> None:
     ],
 )
 def test_draws_odd_figures(changes: dict[str, Any]) -> None:
-    unmeasured = {"instructions": "no", "coverage": "no"}
+    unmeasured = dict.fromkeys(("instructions", "cycles", "coverage", "agreement"), "no")
     if "coverage" in changes:
         del unmeasured["coverage"]
     if changes.get("latency") is not None and changes["latency"].histogram is None:

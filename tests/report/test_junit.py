@@ -6,7 +6,7 @@ import re
 import xml.etree.ElementTree as ET
 
 import pytest
-from manifests import accuracy, example, example_arm64
+from manifests import NO_ACCELERATOR, accuracy, example, example_arm64
 
 from edgekit.manifest import Check, Gate, Limits, Manifest, Verdict
 from edgekit.report import junit
@@ -87,7 +87,7 @@ def test_no_targets_and_no_checks() -> None:
         example(
             limits=Limits(),
             accuracy=accuracy(floor=None),
-            unmeasured={"instructions": "no", "coverage": "no", "accuracy.floor": "unknown"},
+            unmeasured={"instructions": "no", **NO_ACCELERATOR, "accuracy.floor": "unknown"},
         )
     )
     assert suite.get("tests") == "0"

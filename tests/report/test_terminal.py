@@ -6,10 +6,10 @@ import dataclasses
 import io
 
 import pytest
-from manifests import accuracy, candidates, example, example_arm64, latency
+from manifests import NO_ACCELERATOR, accuracy, candidates, example, example_arm64, latency
 from rich.console import Console, RenderableType
 
-from edgekit.manifest import Limits
+from edgekit.manifest import SECTIONS, Limits
 from edgekit.measure import Evaluation
 from edgekit.measured import Coverage
 from edgekit.provenance import Provenance
@@ -45,7 +45,7 @@ def test_summary_without_figures_and_on_a_narrow_terminal() -> None:
         accuracy=None,
         latency=None,
         memory=None,
-        unmeasured=dict.fromkeys(("accuracy", "latency", "memory", "instructions", "coverage"), "no board"),
+        unmeasured=dict.fromkeys(SECTIONS, "no board"),
     )
     judged = [(item.target_name, item, rejudge(item)) for item in (nothing, example())]
     assert "not measured" in drawn(terminal.summary(judged))
@@ -110,7 +110,12 @@ def test_targets() -> None:
 
 def test_hostile_text_does_not_reach_the_terminal() -> None:
     bad = "[red]x[/red]\x1b[2J\x07\u202e[link=file:///etc]y"
-    item = example(bad, task=bad, unmeasured={"instructions": bad, "coverage": bad}, accuracy=accuracy(device=bad))
+    item = example(
+        bad,
+        task=bad,
+        unmeasured=dict.fromkeys(("instructions", *NO_ACCELERATOR), bad),
+        accuracy=accuracy(device=bad),
+    )
     item = dataclasses.replace(
         item,
         lineage=tuple(

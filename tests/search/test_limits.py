@@ -11,6 +11,7 @@ from cost_tables import table
 from test_structure import outline
 
 from edgekit.backends import Precision, load_backend
+from edgekit.backends._onnx_schemes import STATIC
 from edgekit.ir.config import EdgekitConfig
 from edgekit.search.limits import (
     ROOM,
@@ -25,7 +26,6 @@ from edgekit.search.limits import (
 from edgekit.search.shapes import UNITS, units
 from edgekit.search.structure import Outline, Structure, alternatives, ladder, rungs
 from edgekit.stages._students import extremes, random_student
-from edgekit.stages.quantize import STATIC
 from edgekit.target import load_target
 
 

@@ -14,12 +14,19 @@ from onnx import numpy_helper
 from test_export import CLOSE, onnx_logits, torch_logits
 from transformers import AutoModelForSequenceClassification
 
-from edgekit.artifact import Teacher, TeacherGraph
+from edgekit.artifact import Teacher, TeacherGraph, Vocabulary, write_json
 from edgekit.errors import ModelError
 from edgekit.stages.baseline import Baseline
 from edgekit.tokenization import pad
 
 LENGTHS = (2, 3, 7, 16, 40, tiny.POSITIONS)
+
+
+def vocabulary(folder: Path, max_length: int = 16) -> Vocabulary:
+    """What the stage reads of a vocabulary."""
+    (folder / "vocabulary").mkdir()
+    write_json(folder / "vocabulary" / "facts.json", {"max_length": max_length})
+    return Vocabulary(folder / "vocabulary", "")
 
 
 @pytest.fixture(scope="module")
@@ -28,7 +35,7 @@ def roberta(tmp_path_factory: pytest.TempPathFactory) -> tuple[Teacher, TeacherG
     folder = tmp_path_factory.mktemp("roberta")
     tiny.classifier("roberta", seed=8, vocab_size=120, num_hidden_layers=1).save_pretrained(folder / "teacher")
     teacher = Teacher(folder / "teacher", "")
-    return teacher, tiny.run_stage(Baseline(), [teacher], folder / "run")
+    return teacher, tiny.run_stage(Baseline(), [teacher, vocabulary(folder)], folder / "run")
 
 
 @pytest.fixture(params=["bert", "roberta"])
@@ -64,6 +71,7 @@ def test_facts_are_those_of_the_model_and_the_file(pair: tuple[Teacher, TeacherG
         "nodes": len(written.graph.node),
         "min_runtime": "1.17",
         "pad_token_id": {"bert": 0, "roberta": 1}[model.config.model_type],
+        "longest": tiny.POSITIONS,
     }
     # 1.17 reads ONNX 1.15: IR version 9, operator set 20, and no operator that is younger.
     assert (written.ir_version, [o.version for o in written.opset_import]) == (9, [20])
@@ -89,5 +97,5 @@ def test_a_teacher_that_cannot_be_loaded_whole_is_refused(tmp_path: Path) -> Non
         config.replace('"num_hidden_layers": 4', '"num_hidden_layers": 5')
     )
     with pytest.raises(ModelError, match="lacks 16 of its model's weights"):
-        tiny.run_stage(Baseline(), [Teacher(tmp_path / "teacher", "")], tmp_path / "run")
+        tiny.run_stage(Baseline(), [Teacher(tmp_path / "teacher", ""), vocabulary(tmp_path)], tmp_path / "run")
     assert not list((tmp_path / "run" / "out").iterdir())

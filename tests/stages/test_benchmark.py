@@ -15,7 +15,7 @@ from test_export import token_ids
 from transformers import AutoTokenizer
 
 from edgekit import data, manifest, measured
-from edgekit.artifact import LabelledData, Latency, QuantizedGraph, Teacher, TeacherGraph, Vocabulary, file_digest
+from edgekit.artifact import LabelledData, Latency, Program, Teacher, TeacherGraph, Vocabulary, file_digest
 from edgekit.devices import InstructionCount, LatencyPlan, ModelFile, Samples
 from edgekit.provenance import Provenance
 from edgekit.stages.benchmark import Benchmark
@@ -126,7 +126,7 @@ def test_both_models_run_the_same_texts_in_their_own_tokenisation(tiny_build: Ti
         "teacher": [tokenizer(text)["input_ids"] for text in texts],
     }
     assert {name: [row.tolist() for row in rows.ids] for name, (_, rows) in models.items()} == expected
-    for name, graph in (("artifact", made(tiny_build, QuantizedGraph)), ("teacher", made(tiny_build, TeacherGraph))):
+    for name, graph in (("artifact", made(tiny_build, Program)), ("teacher", made(tiny_build, TeacherGraph))):
         assert models[name][0] == ModelFile(graph.model, file_digest(graph.model), 0, "1.17", {"a.b": "1"})
 
 

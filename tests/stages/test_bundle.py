@@ -16,7 +16,7 @@ from builds import TinyBuild, made
 from test_export import onnx_logits, token_ids
 
 from edgekit import data
-from edgekit.artifact import Artifact, Bundle, LabelledData, QuantizedGraph, Teacher, Vocabulary, file_digest
+from edgekit.artifact import Artifact, Bundle, LabelledData, Program, Teacher, Vocabulary, file_digest
 from edgekit.stages.bundle import TOLERANCE, Pack, differences, golden_row
 
 ROW = golden_row("rain now", np.array([2, 7, 3]), np.array([4.0, -6.0, 3.9, 0.0]), tiny.LABELS)
@@ -49,7 +49,7 @@ def test_golden_rows_replay_from_the_text_alone(tiny_build: TinyBuild) -> None:
 
 
 def test_the_files_are_those_of_the_stages_before(tiny_build: TinyBuild) -> None:
-    bundle, graph, vocabulary = (made(tiny_build, kind) for kind in (Bundle, QuantizedGraph, Vocabulary))
+    bundle, graph, vocabulary = (made(tiny_build, kind) for kind in (Bundle, Program, Vocabulary))
     assert (bundle.path / "model.onnx").read_bytes() == graph.model.read_bytes()
     for file in vocabulary.tokenizer.iterdir():
         assert (bundle.path / "tokenizer" / file.name).read_bytes() == file.read_bytes()

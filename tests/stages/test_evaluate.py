@@ -18,7 +18,7 @@ from builds import TinyBuild, made
 from test_export import CLOSE, onnx_logits, token_ids
 
 from edgekit import data, devices, manifest, measured
-from edgekit.artifact import Accuracy, Artifact, LabelledData, QuantizedGraph, Reference, Vocabulary, file_digest
+from edgekit.artifact import Accuracy, Artifact, LabelledData, Program, Reference, Vocabulary, file_digest
 from edgekit.devices import ModelFile, Processor, TokenRows, Unavailable
 from edgekit.provenance import Provenance
 from edgekit.stage import Inputs
@@ -40,6 +40,9 @@ class NullDevice:
     timed: Any = field(default_factory=lambda: Unavailable("it has no clock"))
     counted: Any = field(default_factory=lambda: Unavailable("it has no counter"))
     seen: dict[str, Any] = field(default_factory=dict)
+
+    def accelerates(self, wanted: Processor) -> bool:
+        return False
 
     def provenance(self, wanted: Processor) -> tuple[Provenance, str]:
         self.seen["provenance"] = wanted
@@ -134,7 +137,7 @@ def test_logits_are_those_of_the_quantized_graph_on_the_rows_named(tiny_build: T
     accuracy, vocabulary = made(tiny_build, Accuracy), made(tiny_build, Vocabulary)
     test = data.read(made(tiny_build, LabelledData).path).test
     texts = [test[i][0] for i in np.load(accuracy.path / "rows.npy")]
-    expected = onnx_logits(made(tiny_build, QuantizedGraph).model, token_ids(vocabulary, texts))
+    expected = onnx_logits(made(tiny_build, Program).model, token_ids(vocabulary, texts))
     np.testing.assert_allclose(np.load(accuracy.path / "logits.npy"), expected, **CLOSE)
     assert figures(accuracy).examples == 120
 
@@ -165,7 +168,7 @@ def test_the_device_is_told_what_the_target_says(given: list[Artifact], tmp_path
     target = builds.write_target(tmp_path / "two.toml", ("threads = 1", "threads = 2"), options)
     device = NullDevice()
     run_on(device, Evaluate(examples=2), given, tmp_path, str(target))
-    (graph,) = (artifact for artifact in given if isinstance(artifact, QuantizedGraph))
+    (graph,) = (artifact for artifact in given if isinstance(artifact, Program))
     model = ModelFile(graph.model, file_digest(graph.model), 0, "1.17", {"a.b": "1"})
     assert device.seen["logits"] == (model, 2)
     assert device.seen["provenance"] == Processor("x86_64", "Haswell", ("avx2", "fma"))

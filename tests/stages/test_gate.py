@@ -17,7 +17,7 @@ from manifests import accuracy, latency
 from edgekit import manifest
 from edgekit.artifact import FACTS, Artifact, Verdict, write_json
 from edgekit.manifest import Check
-from edgekit.measured import Instructions, Memory
+from edgekit.measured import Agreement, Coverage, Instructions, Memory
 from edgekit.provenance import Provenance
 from edgekit.stages.gate import Gate, linear_is_enough
 
@@ -28,7 +28,11 @@ FIGURES: dict[str, Any] = {
     "latency": latency(),
     "instructions": Instructions(2_000_000, 9_000_000, *TAKEN),
     "memory": Memory(50_000_000, *TAKEN),
+    "coverage": None,
+    "agreement": None,
 }
+OF = {"accuracy": 1, "agreement": 1, "coverage": 0}
+"""Place in `Gate.IN` of the artifact that holds a figure; the others are in the one of times."""
 DROP = ("max_drop = 30.0", "max_drop = 0.9")
 
 
@@ -37,15 +41,15 @@ def given(folder: Path, figures: Mapping[str, Any], unmeasured: Mapping[str, str
     found: list[Artifact] = [kind(folder / kind.KIND, "") for kind in Gate.IN]
     for artifact in found:
         artifact.path.mkdir(parents=True)
-    graph, right, taken, floor = found
+    program, right, taken, floor = found
     write_json(floor.path / FACTS, {"model": "linear SVM", "dev": 10.0, "test": 10.0})
     # Of all rows enough for the limit, of those that were run none.
     np.save(floor.path / "right.npy", abs(np.arange(3000) - 1500) > 500)
     np.save(right.path / "rows.npy", np.arange(1000, 2000))
-    (graph.path / "model.onnx").write_bytes(bytes(MODEL_BYTES))
+    write_json(program.path / FACTS, {"bytes": MODEL_BYTES})
     for name, figure in figures.items():
         text = json.dumps(None if figure is None else manifest.encode(figure))
-        ((right if name == "accuracy" else taken).path / f"{name}.json").write_text(text)
+        (found[OF.get(name, 2)].path / f"{name}.json").write_text(text)
     (taken.path / "unmeasured.json").write_text(json.dumps(dict(unmeasured)))
     return found
 
@@ -107,6 +111,23 @@ def test_a_budget_is_met_missed_or_not_measured(tmp_path: Path, name: str) -> No
     assert (checks[name].value, checks[name].reason) == (None, "nobody was there")
     gate, _ = judge(tmp_path / "both", budget(key, enough), DROP, unmeasured=unmeasured, **{figure: None})
     assert gate.verdict is manifest.Verdict.FAIL, "a failure is not hidden by a figure that nobody took"
+
+
+def test_an_accelerator_that_leaves_nodes_or_answers_otherwise_fails(tmp_path: Path) -> None:
+    asked = ("max_drop = 30.0", "max_drop = 30.0\nmin_coverage = 100\nmin_agreement = 99")
+    whole, part = (Coverage("NPU", 50, done, (), Provenance.SIMULATED, "") for done in (50, 49))
+    same, other = (Agreement(percent, 200, "npu", Provenance.SIMULATED, "") for percent in (99.5, 98.5))
+    for place, (coverage, agreement, verdict) in enumerate(
+        (
+            (whole, same, manifest.Verdict.PASS),
+            (part, same, manifest.Verdict.FAIL),
+            (whole, other, manifest.Verdict.FAIL),
+            (None, same, manifest.Verdict.NOT_MEASURED),
+        )
+    ):
+        gate, checks = judge(tmp_path / str(place), asked, coverage=coverage, agreement=agreement)
+        assert gate.verdict is verdict
+        assert (checks["coverage"].limit, checks["agreement"].limit) == (100, 99)
 
 
 def test_the_size_is_that_of_the_file(tmp_path: Path) -> None:
