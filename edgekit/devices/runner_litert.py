@@ -9,6 +9,7 @@ import numpy as np
 from ai_edge_litert.interpreter import Interpreter
 
 VERSION = metadata.version("ai-edge-litert")
+PROBABILITIES = "probabilities"  # the output that MediaPipe's classifiers want; its logarithm is logits less a constant
 
 
 class Session:
@@ -48,7 +49,7 @@ class Session:
         self._scale, self._zero_point = output["quantization"]
 
     def run(self, feed: dict[str, Any]) -> Any:
-        """Returns the output of one row, as floats also where the file has integers."""
+        """Returns the logits of one row, as floats also where the file has integers, or probabilities instead."""
         interpreter = self._interpreter
         if self._dynamic and (length := feed["input_ids"].shape[1]) != self._length:
             for place in self._places.values():
@@ -59,7 +60,11 @@ class Session:
             interpreter.set_tensor(self._places[name], value)
         interpreter.invoke()
         output = interpreter.get_tensor(self._place)
-        return (output.astype(np.float32) - self._zero_point) * self._scale if self._scale else output
+        if self._scale:
+            output = (output.astype(np.float32) - self._zero_point) * self._scale
+        if self.output == PROBABILITIES:
+            output = np.log(np.maximum(output, np.finfo(np.float32).tiny))
+        return output
 
 
 def _shape(detail: dict[str, Any]) -> list[Any]:

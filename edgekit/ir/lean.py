@@ -7,7 +7,7 @@ becomes Gemm, whose quantized kernel takes the bias as int32), and the last laye
 logits equal the encoder's to 1e-5.
 
 A model with a fixed input length has padding, so it takes the mask as a second input; one with dynamic length takes
-none.
+none. Runtimes differ in the operators that they have; a `Form` says which of them the model is written in.
 
 Submodules have the names of the encoder's products, so that a graph's weights say which product they are of
 (`product_of`).
@@ -23,6 +23,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
 from edgekit.ir.encoder import PADDING_BIAS, EdgekitForSequenceClassification, Embeddings, Layer, relative_buckets
+from edgekit.ir.form import Form
+
+DEFAULT = Form()
+NEGLIGIBLE_EPSILON = 1e-9
+"""Of a layer norm: below what float32 resolves beside a variance of 1e-2."""
 
 
 def product_of(weight: str) -> str:
@@ -34,16 +39,39 @@ def product_of(weight: str) -> str:
     return re.sub(r"(\.\d+)?\.weight$", "", weight)
 
 
+class CentredNorm(nn.Module):
+    """A layer norm in operators of its own: the input less its mean, over the root of the mean of its squares.
+
+    Args:
+        norm: whose weights it shares.
+    """
+
+    def __init__(self, norm: nn.LayerNorm) -> None:
+        super().__init__()
+        self.weight, self.bias, self.eps = norm.weight, norm.bias, norm.eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Maps (rows, hidden) to (rows, hidden)."""
+        centred = x - x.mean(-1, keepdim=True)
+        variance = (centred * centred).mean(-1, keepdim=True)
+        if self.eps > NEGLIGIBLE_EPSILON:
+            variance = variance + self.eps
+        normed: Tensor = centred * variance.rsqrt() * self.weight + self.bias
+        return normed
+
+
 class LeanEmbeddings(nn.Module):
     """Word table, what widens it, and one table of all that is added: positions, type 0, and the bias of what widens.
 
     Args:
         tables: the encoder's.
         max_length: rows of the merged table.
+        form: what is written how.
     """
 
-    def __init__(self, tables: Embeddings, max_length: int) -> None:
+    def __init__(self, tables: Embeddings, max_length: int, form: Form) -> None:
         super().__init__()
+        self.form = form
         self.word, self.words = tables.word, None
         self.row_of: Tensor | None
         self.register_buffer("row_of", tables.row_of)
@@ -54,13 +82,13 @@ class LeanEmbeddings(nn.Module):
             position = position + tables.words.bias.detach()
             self.words = _linear(tables.words.weight, torch.zeros_like(tables.words.bias))  # the exporter drops zeros
         self.position = nn.Parameter(position)
-        self.norm, self.projection = tables.norm, tables.projection
+        self.norm, self.projection = _norm(tables.norm, form), tables.projection
 
     def forward(self, ids: Tensor) -> Tensor:
         """Embeds ids of shape (length,); returns (length, hidden)."""
         if self.row_of is not None:
-            ids = self.row_of.index_select(0, ids)  # one Gather, where [] takes three nodes
-        x = F.embedding(ids, self.word.weight)
+            ids = self.form.gather(self.row_of, ids)  # one Gather, where [] takes three nodes
+        x = self.form.gather(self.word.weight, ids) if self.form.gathered_words else F.embedding(ids, self.word.weight)
         if self.words is not None:
             x = self.words(x)
         normed: Tensor = self.norm(x + self.position[: ids.shape[0]])
@@ -72,7 +100,7 @@ class LeanEmbeddings(nn.Module):
 class LeanLayer(nn.Module):
     """A layer on rank-2 activations, its query scaled in the weights."""
 
-    def __init__(self, layer: Layer, first_only: bool, buckets: Tensor | None) -> None:
+    def __init__(self, layer: Layer, first_only: bool, buckets: Tensor | None, form: Form) -> None:
         super().__init__()
         self.heads, self.head_dim, self.width, self.first_only = layer.heads, layer.head_dim, layer.width, first_only
         scale = torch.ones(3 * self.width, 1)
@@ -82,8 +110,9 @@ class LeanLayer(nn.Module):
         self.multiplier: Tensor | None
         self.register_buffer("multiplier", layer.qkv.multiplier)
         self.qkv = nn.ModuleList(_linear(w, b) for w, b in zip(weight.split(pieces), bias.split(pieces), strict=True))
-        self.output, self.attention_norm = layer.output, layer.attention_norm
-        self.up, self.down, self.ffn_norm, self.activation = layer.up, layer.down, layer.ffn_norm, layer.activation
+        self.output, self.attention_norm = layer.output, _norm(layer.attention_norm, form)
+        self.up, self.down, self.activation = layer.up, layer.down, layer.activation
+        self.ffn_norm = _norm(layer.ffn_norm, form)
         relative = None
         if layer.relative is not None and buckets is not None:
             relative = layer.relative(buckets[:1] if first_only else buckets).permute(2, 0, 1).contiguous()
@@ -123,31 +152,41 @@ class LeanClassifier(nn.Module):
     Args:
         model: the trained encoder; its weights are shared, not copied, wherever they are not folded.
         max_length: rows of the merged position table, at most `model.config.max_positions`.
+        form: what is written how.
     """
 
-    def __init__(self, model: EdgekitForSequenceClassification, max_length: int) -> None:
+    def __init__(self, model: EdgekitForSequenceClassification, max_length: int, form: Form = DEFAULT) -> None:
         super().__init__()
         config = model.config
         if not 1 <= max_length <= config.max_positions:
             raise ValueError(f"max_length is {max_length}; the model has {config.max_positions} positions")
-        self.embeddings = LeanEmbeddings(model.embeddings, max_length)
+        self.embeddings = LeanEmbeddings(model.embeddings, max_length, form)
         buckets = None
         if config.positions == "relative-bias":
             buckets = relative_buckets(max_length, config.relative_buckets, config.relative_max_distance)
         layers: list[Layer] = list(model.layers)  # type: ignore[arg-type]  # a ModuleList forgets what it holds
-        self.layers = nn.ModuleList(LeanLayer(layer, layer is layers[-1], buckets) for layer in layers)
+        self.layers = nn.ModuleList(LeanLayer(layer, layer is layers[-1], buckets, form) for layer in layers)
         self.head = model.head
+        self.form = form
+        self.biases: Tensor
+        self.register_buffer("biases", torch.tensor([[PADDING_BIAS], [0.0]]), persistent=False)
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
         """Classifies one row: ids (1, length), mask (1, length) where the length is fixed; returns (1, labels)."""
         x = self.embeddings(input_ids.squeeze(0))
         bias = None
-        if attention_mask is not None:
+        if attention_mask is not None and self.form.gathered_bias:
+            bias = self.form.gather(self.biases, attention_mask.squeeze(0)).view(1, 1, -1)
+        elif attention_mask is not None:
             bias = ((1 - attention_mask.to(x.dtype)) * PADDING_BIAS)[None]
         for layer in self.layers:
             x = layer(x, bias)
         logits: Tensor = self.head(x)
         return logits
+
+
+def _norm(norm: nn.LayerNorm, form: Form) -> nn.Module:
+    return CentredNorm(norm) if form.spelled_norms else norm
 
 
 def _linear(weight: Tensor, bias: Tensor) -> nn.Linear:
