@@ -54,7 +54,7 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	touch $@
 
 $(VENV)/.installed-test: $(VENV)/.installed
-	$(PIP) install --quiet --constraint constraints.txt --editable '.[test,litert]'
+	$(PIP) install --quiet --constraint constraints.txt --editable '.[test,litert,qnn,ethosu]'
 	touch $@
 
 clean:

@@ -122,9 +122,7 @@ def open_bundle(folder: Path) -> _Bundle:
     listed = {file.path: file.sha256 for file in item.files} | {item.model.path: item.model.sha256}
     loaded = {item.model.path, item.model.portable, *item.model.files.values()}
     if not loaded <= set(listed):
-        raise ArtifactError(
-            f"manifest.json: model names {min(loaded - set(listed))}, which files lacks; build it again"
-        )
+        raise ArtifactError(f"manifest.json: {min(loaded - set(listed))} is not among files; build the bundle again")
     for path, expected in (
         *((folder / name, listed[name]) for name in sorted(loaded)),
         (folder / item.tokenizer.path / "tokenizer.json", item.tokenizer.sha256),

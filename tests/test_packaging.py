@@ -20,7 +20,12 @@ TESTED = {
 }
 DECLARED = [
     *PROJECT["project"]["dependencies"],
-    *(item for extra in PROJECT["project"]["optional-dependencies"].values() for item in extra),
+    *(
+        item
+        for extra in PROJECT["project"]["optional-dependencies"].values()
+        for item in extra
+        if not item.startswith("edgekit[")  # another of the extras, not a package
+    ),
 ]
 
 
