@@ -73,10 +73,6 @@ def _only(folder: Path, pattern: str) -> Path:
     return found
 
 
-def _number(entry: tuple[str, str]) -> int:
-    return int(entry[0])
-
-
 @dataclass(frozen=True)
 class RawData(Artifact):
     """The user's data files as they are."""
@@ -348,7 +344,7 @@ class Program(Artifact):
     @property
     def by_length(self) -> dict[int, Path]:
         """The file of each input length, increasing; empty where one file serves all rows."""
-        return {int(length): self.path / name for length, name in sorted(self.facts["files"].items(), key=_number)}
+        return dict(sorted((int(length), self.path / name) for length, name in self.facts["files"].items()))
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from edgekit import data, frontends
-from edgekit.backends import load_backend
+from edgekit.backends import ready_backend
 from edgekit.checkpoint import inspect, load_classifier, locate
 from edgekit.errors import RecipeError
 from edgekit.quant.findings import Finding, in_order, outlier_channels
@@ -53,7 +53,7 @@ def lint(
     if rows is None and count is not None:
         raise RecipeError("rows is given, but no data to take them from")
     load_task(task)
-    backend = load_backend(target.runtime.name)
+    backend = ready_backend(target.runtime.name)
     if model.endswith(".onnx"):
         path = resolve(model, "graph")
         ops = backend.OPS if target.quant.ops == "all" else target.quant.ops

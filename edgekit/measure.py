@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import tempfile
 from collections.abc import Collection, Mapping, Sequence
@@ -15,9 +14,9 @@ import numpy as np
 from edgekit import data, devices, manifest, measured
 from edgekit.artifact import file_digest
 from edgekit.backends import load_backend
-from edgekit.devices import LatencyPlan, ModelFile, Processor, Progress, TokenRows, Unavailable
+from edgekit.devices import LatencyPlan, ModelFile, Progress, TokenRows, Unavailable
 from edgekit.errors import ArtifactError, InputError
-from edgekit.manifest import Manifest
+from edgekit.opened import MAX_THREADS, Opened, open_bundle
 from edgekit.provenance import Provenance
 from edgekit.publish import REPORT
 from edgekit.stages.benchmark import latency_figures, why_no_memory
@@ -28,8 +27,6 @@ from edgekit.tasks import load_task
 from edgekit.tokenization import count_longer, encode, load_tokenizer
 
 GOLDEN_BYTES_LIMIT = 64 << 20
-MAX_THREADS = 256
-MAX_TOKENS = 1 << 20
 KERNELS_TOLERANCE = 1e-5  # of float32's rounding of an exact integer sum; one saturated pair is off by 1e-3
 BROKEN = 1e9
 """Stands for an error that is no number, which neither JSON nor a comparison could take."""
@@ -88,89 +85,7 @@ class Verification:
     device: str
 
 
-@dataclass(frozen=True)
-class _Bundle:
-    """A bundle on disk, its model file whole."""
-
-    folder: Path
-    manifest: Manifest
-    model: ModelFile
-    processor: Processor
-    threads: int
-
-    def files(self, accelerated: bool) -> dict[int, ModelFile]:
-        """Returns what a device loads, by the longest row that each file takes; 0 stands for rows of any length."""
-        if not accelerated:
-            return {0: self.model}
-        made, by = self.manifest.model, str(self.manifest.target["runtime"]["name"])  # type: ignore[index]
-        named = {int(length): path for length, path in made.files.items()} or {0: made.path}
-        return {
-            length: dataclasses.replace(
-                self.model, path=self.folder / path, sha256=file_digest(self.folder / path), min_runtime="", by=by
-            )
-            for length, path in sorted(named.items())
-        }
-
-
-def open_bundle(folder: Path) -> _Bundle:
-    """Reads a bundle and checks its model file and tokenizer against the manifest.
-
-    Raises:
-        ArtifactError: it is not a bundle, or a file is missing or not the one that was built.
-    """
-    item = manifest.read(folder)
-    listed = {file.path: file.sha256 for file in item.files} | {item.model.path: item.model.sha256}
-    loaded = {item.model.path, item.model.portable, *item.model.files.values()}
-    if not loaded <= set(listed):
-        raise ArtifactError(f"manifest.json: {min(loaded - set(listed))} is not among files; build the bundle again")
-    for path, expected in (
-        *((folder / name, listed[name]) for name in sorted(loaded)),
-        (folder / item.tokenizer.path / "tokenizer.json", item.tokenizer.sha256),
-    ):
-        if not path.is_file():
-            raise ArtifactError(f"{path} is missing; build the bundle again")
-        if file_digest(path) != expected:
-            raise ArtifactError(f"{path} is not the file that was built: its sha256 differs from the manifest's")
-    made = item.model
-    if not 2 <= item.tokenizer.max_length <= MAX_TOKENS or not 0 <= item.tokenizer.pad_id < 1 << 31:
-        raise ArtifactError(
-            "manifest.json: tokenizer.max_length or pad_id is no number of tokens; build the bundle again"
-        )
-    options = _session_options(item)
-    model = ModelFile(folder / made.portable, listed[made.portable], item.tokenizer.pad_id, made.min_runtime, options)
-    return _Bundle(folder, item, model, *_processor(item))
-
-
-def _processor(item: Manifest) -> tuple[Processor, int]:
-    """Returns processor and threads of a manifest's target: all that a measurement needs, whatever keys it has else.
-
-    Raises:
-        ArtifactError: they are not there.
-    """
-    section = item.target.get("device")
-    section = section if isinstance(section, dict) else {}
-    match [section.get(name) for name in ("arch", "cpu", "isa", "threads")]:
-        case [str() as arch, str() as cpu, list() as isa, int() as threads] if 0 < threads <= MAX_THREADS:
-            return Processor(arch, cpu, tuple(map(str, isa)), str(section.get("accelerator", ""))), threads
-    raise ArtifactError(
-        f"manifest.json: target.device lacks arch, cpu, isa, or threads from 1 to {MAX_THREADS}; build the bundle again"
-    )
-
-
-def _session_options(item: Manifest) -> dict[str, str]:
-    """Returns the runtime's options of a manifest's target.
-
-    Raises:
-        ArtifactError: they are no table of texts.
-    """
-    section = item.target.get("runtime")
-    options = section.get("options", {}) if isinstance(section, dict) else {}
-    if not isinstance(options, dict) or not all(isinstance(value, str) for value in options.values()):
-        raise ArtifactError("manifest.json: target.runtime.options must map names to texts; build the bundle again")
-    return dict(options)
-
-
-def _device(bundle: _Bundle, requested: str) -> str:
+def _device(bundle: Opened, requested: str) -> str:
     name, runtime = bundle.manifest.target_name, bundle.model.runtime
     return devices.choose(name, bundle.processor, requested, runtime)[0]
 
@@ -306,7 +221,7 @@ def bench(folder: Path, device: str, runs: int, threads: int, sequence_length: i
     return Timing(latency, instructions, memory, unmeasured)
 
 
-def _contradictions(bundle: _Bundle, files: Collection[str]) -> list[str]:
+def _contradictions(bundle: Opened, files: Collection[str]) -> list[str]:
     """Says where the manifest contradicts itself, given files whose digests are as it says."""
     item, folder = bundle.manifest, bundle.folder
     sizes = [(item.model.path, item.model.bytes), *((file.path, file.bytes) for file in item.files)]
@@ -390,7 +305,7 @@ def verify(folder: Path, device: str) -> Verification:
     return Verification(len(item.files) + 1, len(golden), error, tuple(failures), uri)
 
 
-def _kernels_error(bundle: _Bundle, uri: str) -> float:
+def _kernels_error(bundle: Opened, uri: str) -> float:
     """Runs the model of extreme products on the device; returns its error, as a share of the largest logit."""
     section = bundle.manifest.target.get("runtime")
     backend = load_backend(str(section.get("name")) if isinstance(section, dict) else "")

@@ -12,7 +12,7 @@ from typing import Any
 from edgekit import data, devices, frontends, manifest, measured
 from edgekit.action import Actions, Made, Observer, action_components
 from edgekit.artifact import Accuracy, Artifact, Plan, Program, RawData
-from edgekit.backends import load_backend
+from edgekit.backends import load_backend, ready_backend
 from edgekit.checkpoint import Checkpoint, inspect, locate
 from edgekit.devices import processor_of
 from edgekit.disk import full_explained
@@ -136,9 +136,7 @@ def open_source(recipe: Recipe) -> Source:
 
 def _check_target(target: Target) -> None:
     """Refuses what only shows when a target meets the code: its runtime, its operators, the range of its limits."""
-    backend = load_backend(target.runtime.name)
-    if (missing := backend.missing()) is not None:
-        raise TargetError(f"target {target.name}: {missing}")
+    backend = ready_backend(target.runtime.name)
     if not target.quant.ops:
         raise TargetError(f"target {target.name}: 'quant.ops' is empty; name operators, or give \"all\"")
     ops = () if target.quant.ops == "all" else target.quant.ops
@@ -250,13 +248,18 @@ def build(
 
 
 def check_measurable(target: Target, recipe: Recipe) -> None:
-    """Refuses limits of the recipe that nothing here can judge for a target, before hours are spent.
+    """Refuses limits of the recipe, or a sweep, that nothing here can judge for a target, before hours are spent.
 
     A limit of the target's own profile is not refused: it is of the device, which need not be at hand for a bundle.
 
     Raises:
         UnmeasurableError: the device gives no times or counts, or those of another processor.
     """
+    if sweeps(recipe.options) and target.device.accelerator:
+        raise UnmeasurableError(
+            f"{target.name}: nothing here times an {target.device.accelerator}, so that a sweep's students have no "
+            "order; leave --sweep out, or sweep for a target without an accelerator"
+        )
     limits = dataclasses.asdict(recipe.limits)
     if all(limits[name] is None for name in ("max_latency_ms", "max_instructions", "max_memory_mb")):
         return

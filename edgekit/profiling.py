@@ -7,7 +7,7 @@ from pathlib import Path
 from edgekit import devices, frontends
 from edgekit.action import Observer
 from edgekit.artifact import json_text
-from edgekit.backends import load_backend
+from edgekit.backends import ready_backend
 from edgekit.checkpoint import inspect, locate
 from edgekit.codec import encode
 from edgekit.devices import processor_of
@@ -54,7 +54,7 @@ def make(
     check_seed(seed)
     stage = make_stage(Profile, {} if rounds is None else {"rounds": rounds})
     width = _width(model, hidden, head_dim)
-    runtime = load_backend(target.runtime.name).RUNS_ON  # before a device is asked for a runtime that there is not
+    runtime = ready_backend(target.runtime.name).RUNS_ON  # before a device is asked for a runtime that there is not
     uri, note = devices.choose(target.name, processor_of(target.device), device, runtime)
     if note:
         observer.noted(note)

@@ -150,7 +150,8 @@ def _not_of_the_bundle(place: Path) -> list[str]:
         f"{TOKENIZER}/tokenizer_config.json",
     }
     try:
-        listed = {file.path for file in manifests.read(place).files}
+        earlier = manifests.read(place)
+        listed = {earlier.model.path, *(file.path for file in earlier.files)}
     except ArtifactError:
         listed = set()
     found = {p.relative_to(place).as_posix() for p in place.rglob("*") if not p.is_dir()}

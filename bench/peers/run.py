@@ -41,7 +41,7 @@ from measuring import (
 from peer import SEED, Split, write_split
 from table import render
 
-from edgekit import data, measure
+from edgekit import data
 from edgekit.artifact import tree_digest
 from edgekit.checkpoint import read_labels
 from edgekit.data_read import Columns, find_splits
@@ -49,6 +49,7 @@ from edgekit.devices import TokenRows, connect
 from edgekit.devices._host import cpu_model, isa_flags
 from edgekit.errors import EdgekitError, InputError
 from edgekit.manifest import Step
+from edgekit.opened import open_bundle
 from edgekit.source import resolve
 from edgekit.stages.evaluate import draw
 from edgekit.stages.search import Search
@@ -222,7 +223,7 @@ def bundles(dist: Path, rows: Rows) -> Iterator[tuple[str, OnnxModel, dict[str, 
     folders = sorted(path.parent for path in dist.glob("*/manifest.json"))
     if not folders:
         raise InputError(f"{dist} holds no bundle; give the folder that `edgekit build --out` wrote")
-    opened = [measure.open_bundle(folder) for folder in folders]
+    opened = [open_bundle(folder) for folder in folders]
     steps = [step for one in opened for step in one.manifest.lineage]
     searched = max((step.seconds for step in steps if step.stage == Search.NAME), default=0.0)
     for folder, bundle in zip(folders, opened, strict=True):

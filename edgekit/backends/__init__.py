@@ -284,3 +284,15 @@ def load_backend(name: str) -> Backend:
         raise TargetError(f"no backend for runtime {name!r}{suggestion(name, names())}")
     backend: Backend = importlib.import_module(f"{__name__}.{name}")
     return backend
+
+
+def ready_backend(name: str) -> Backend:
+    """Returns a backend by the runtime's name whose packages are installed.
+
+    Raises:
+        TargetError: there is none of that name, or a package is missing, with what to install.
+    """
+    backend = load_backend(name)
+    if (missing := backend.missing()) is not None:
+        raise TargetError(missing)
+    return backend

@@ -11,7 +11,6 @@ NPU's own program. So the program itself is read.
 
 from __future__ import annotations
 
-import contextlib
 import csv
 import importlib.util
 import re
@@ -105,7 +104,7 @@ def missing() -> str | None:
     if (lacking := litert.missing()) is not None:
         return lacking.replace("[litert]", "[ethosu]")
     if importlib.util.find_spec("ethosu") is None:
-        return "ethos-u-vela not installed: pip install edgekit[ethosu]"
+        return f"ethos-u-vela is not installed for {sys.executable}: pip install 'edgekit[ethosu]'"
     return None
 
 
@@ -172,7 +171,7 @@ def _coverage(graph: Path, program: Path, said: str, accelerator: str) -> Covera
         delegated=max(nodes - left.total(), 0),
         fallback=tuple(fallback),
         provenance=Provenance.SIMULATED,  # the target's own program says it, whatever its cycles will be
-        reason=f"operators outside the NPU's program, as vela {_version()} made it",
+        reason=f"operators outside the NPU's program, as vela {metadata.version('ethos-u-vela')} made it",
     )
 
 
@@ -193,11 +192,5 @@ def _cycles(figures: Mapping[str, Any], accelerator: str) -> Cycles:
         dram_bytes=round(float(figures["dram_memory_used"]) * KIB),
         device=accelerator,
         provenance=Provenance.ESTIMATED,
-        reason=f"vela {_version()} by its model of {memory}",
+        reason=f"vela {metadata.version('ethos-u-vela')} by its model of {memory}",
     )
-
-
-def _version() -> str:
-    with contextlib.suppress(metadata.PackageNotFoundError):
-        return metadata.version("ethos-u-vela")
-    return ""

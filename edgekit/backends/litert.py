@@ -10,6 +10,7 @@ so here, `edgekit.devices.runner_litert` on a device; golden rows, `edgekit veri
 from __future__ import annotations
 
 import importlib.util
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -37,8 +38,8 @@ SCHEMES = (
     Scheme("litert-static-int8", "static", "int8", "full", "int8"),
     Scheme("litert-dynamic-int8", "dynamic", "int8", "full"),
 )
-OLDEST = "1.0"
-"""LiteRT's first release under that name has every operator, in every type, that edgekit writes."""
+OLDEST = "2.3"
+"""The release that edgekit's files were run by; whether an older one loads them nobody has tried."""
 
 __all__ = [
     "EMBEDDINGS",
@@ -74,7 +75,8 @@ def missing() -> str | None:
         "ai_edge_litert": "ai-edge-litert",
     }
     lacking = [package for module, package in packages.items() if importlib.util.find_spec(module) is None]
-    return f"{', '.join(lacking)} not installed: pip install edgekit[litert]" if lacking else None
+    there = f"not installed for {sys.executable}: pip install 'edgekit[litert]'"
+    return f"{', '.join(lacking)} {'is' if len(lacking) == 1 else 'are'} {there}" if lacking else None
 
 
 def oldest(scheme: Scheme) -> str:

@@ -15,7 +15,7 @@ import queue
 import shutil
 import subprocess
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -243,6 +243,38 @@ def end(child: subprocess.Popen[str]) -> None:
     if child.poll() is None:
         child.kill()
     child.wait()
+
+
+def logits_in_shares(
+    device: str,
+    rows: TokenRows,
+    shares: int,
+    runs_of: Callable[[Sequence[TokenRows]], Sequence[Run]],
+    progress: Progress | None,
+) -> np.ndarray:
+    """Deals rows out to so many processes, and puts their logits back in order.
+
+    Args:
+        device: name for messages.
+        rows: at least one for each process.
+        shares: processes, at least 1.
+        runs_of: makes the process of each share of the rows.
+        progress: as in `run_jobs`.
+
+    Returns:
+        Logits, float32, (rows, classes).
+
+    Raises:
+        DeviceError: as `run_jobs` and `read_logits`.
+    """
+    parts = [TokenRows(rows.ids[share::shares]) for share in range(shares)]
+    runs = runs_of(parts)
+    run_jobs(device, runs, progress)
+    done = [read_logits(run, device, len(part.ids)) for run, part in zip(runs, parts, strict=True)]
+    logits = np.empty((len(rows.ids), done[0].shape[1]), dtype=np.float32)
+    for share, part_logits in enumerate(done):
+        logits[share::shares] = part_logits
+    return logits
 
 
 def read_logits(run: Run, device: str, rows: int) -> np.ndarray:

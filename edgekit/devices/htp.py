@@ -11,7 +11,7 @@ import os
 import platform
 import sys
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,7 +30,7 @@ from edgekit.devices import (
     Unavailable,
 )
 from edgekit.devices._host import architecture, cpu_model, installed, usable_cores
-from edgekit.devices._process import Job, Run, read_logits, run_jobs, runner_digest, runtime_env, write_job
+from edgekit.devices._process import Job, Run, logits_in_shares, runner_digest, runtime_env, write_job
 from edgekit.errors import DeviceError, InputError
 from edgekit.provenance import Provenance
 
@@ -96,25 +96,15 @@ class HtpDevice:
         """
         if (missing := self.unavailable(model.runtime)) is not None:
             raise DeviceError(f"{self.uri}: {missing.reason}")
-        total = len(rows.ids)
-        shares = max(1, min(usable_cores() // max(1, threads), total // ROWS_PER_SHARE))
-        parts = [TokenRows(rows.ids[share::shares]) for share in range(shares)]
+        shares = max(1, min(usable_cores() // max(1, threads), len(rows.ids) // ROWS_PER_SHARE))
         env = {**os.environ, **runtime_env(threads)}
         with tempfile.TemporaryDirectory(prefix="edgekit-htp-") as name:
-            runs = [
-                Run(
-                    (sys.executable,),
-                    env,
-                    write_job(Path(name) / f"job-{i}", Job("logits", {"model": (model, part)}, threads)),
-                )
-                for i, part in enumerate(parts)
-            ]
-            run_jobs(self.uri, runs, progress)
-            done = [read_logits(run, self.uri, len(part.ids)) for run, part in zip(runs, parts, strict=True)]
-        logits = np.empty((total, done[0].shape[1]), dtype=np.float32)
-        for share, part_logits in enumerate(done):
-            logits[share::shares] = part_logits
-        return logits
+
+            def runs_of(parts: Sequence[TokenRows]) -> list[Run]:
+                jobs = [Job("logits", {"model": (model, part)}, threads) for part in parts]
+                return [Run((sys.executable,), env, write_job(Path(name) / f"job-{i}", j)) for i, j in enumerate(jobs)]
+
+            return logits_in_shares(self.uri, rows, shares, runs_of, progress)
 
     def timeless(self) -> Unavailable:
         """Says why there are no times here."""

@@ -28,7 +28,7 @@ from edgekit.devices import (
 from edgekit.devices._arm_cpus import CPUS
 from edgekit.devices._empty_model import write_empty_model
 from edgekit.devices._host import architecture, usable_cores
-from edgekit.devices._process import Job, Run, read_logits, run_jobs, runner_digest, runtime_env, write_job
+from edgekit.devices._process import Job, Run, logits_in_shares, run_jobs, runner_digest, runtime_env, write_job
 from edgekit.devices._sysroot import MARK_FD, not_ready, open_sysroot, qemu_version, read_stamp, stamp_digest
 from edgekit.devices._sysroot_build import build
 from edgekit.errors import DeviceError, InputError, suggestion
@@ -100,17 +100,13 @@ class QemuDevice:
         Raises:
             DeviceError: the device is not prepared, or the runner refused the job or broke off.
         """
-        total = len(rows.ids)
-        shares = max(1, min(MAX_SHARES, usable_cores() // max(1, threads), total // ROWS_PER_SHARE))
-        parts = [TokenRows(rows.ids[share::shares]) for share in range(shares)]
+        shares = max(1, min(MAX_SHARES, usable_cores() // max(1, threads), len(rows.ids) // ROWS_PER_SHARE))
         with tempfile.TemporaryDirectory(prefix="edgekit-qemu-") as name:
-            runs = self._runs(Path(name), [Job("logits", {"model": (model, part)}, threads) for part in parts])
-            run_jobs(self.uri, runs, progress)
-            done = [read_logits(run, self.uri, len(part.ids)) for run, part in zip(runs, parts, strict=True)]
-        logits = np.empty((total, done[0].shape[1]), dtype=np.float32)
-        for share, part_logits in enumerate(done):
-            logits[share::shares] = part_logits
-        return logits
+
+            def runs_of(parts: Sequence[TokenRows]) -> list[Run]:
+                return self._runs(Path(name), [Job("logits", {"model": (model, part)}, threads) for part in parts])
+
+            return logits_in_shares(self.uri, rows, shares, runs_of, progress)
 
     def timeless(self) -> Unavailable:
         """Says why there are no times here."""

@@ -48,14 +48,12 @@ class Compile(Pass):
         for name, figure in ((COVERAGE, made.coverage), (CYCLES, made.cycles)):
             write_json(out_dir / name, None if figure is None else manifest.encode(figure))
         facts = {name: value for name, value in graph.facts.items() if name != "findings"}
-        longer = sum(length > made.lengths[-1] for length in request.lengths) if made.lengths else 0
         facts |= {
             "model": made.model,
             "portable": made.portable or made.model,
             "bytes": made.bytes,
             "lengths": list(made.lengths),
             "files": {str(length): name for length, name in made.files.items()},
-            "train_rows_longer": longer,
             "findings": [dataclasses.asdict(finding) for finding in made.findings],
         }
         write_json(out_dir / FACTS, facts)

@@ -21,6 +21,7 @@ from edgekit.artifact import (
     write_json,
 )
 from edgekit.devices import Device, ModelFile, Processor, TokenRows
+from edgekit.errors import StageContractError
 from edgekit.provenance import Provenance
 from edgekit.stage import Context, Inputs, Pass
 from edgekit.statistics import churn, flip_rate, paired_counts, tango_interval
@@ -134,11 +135,17 @@ def run(
 
     Returns:
         Logits, float32, (rows, classes).
+
+    Raises:
+        StageContractError: a row is longer than the longest input.
     """
     lengths = list(files)
     places = np.zeros(len(rows), dtype=np.int64)
     if lengths != [0]:
         places = np.searchsorted(lengths, [len(row) for row in rows])
+        if places.max(initial=0) == len(lengths):
+            longest = max(len(row) for row in rows)
+            raise StageContractError(f"a row has {longest} tokens, but the program's inputs {lengths[-1]} at most")
     found: np.ndarray | None = None
     done = 0
     for place, model in enumerate(files.values()):

@@ -186,8 +186,11 @@ def measure(target: TargetView, device: str, setting: Setting, rounds: int, seed
     """
     shapes, lengths = spread(setting.hidden, setting.head_dim), lengths_of(setting)
     machine = devices.connect(device)
-    if (npu := target["device.accelerator"]) and machine.timeless() and machine.countless():
+    if npu := target["device.accelerator"]:
         return counted(setting, target["name"], shapes, lengths, REFERENCE, f"nothing here times an {npu}")
+    if load_backend(target["runtime.name"]).PADS:
+        reason = "files have one length each, so that a model would have to be made for every length"
+        return counted(setting, target["name"], shapes, lengths, REFERENCE, reason)
     taken = costs_of(shapes, lengths, target, machine, rounds, seed, progress)
     provenance, reason = machine.provenance(processor(target))
     name = load_backend(target["runtime.name"]).RUNS_ON

@@ -73,6 +73,18 @@ def test_the_bundle_answers_on_the_npu_and_on_a_cpu(built: Path) -> None:
     assert code == 0, said
 
 
+def test_a_build_replaces_its_own_bundle_and_sweeps_nothing(built: Path, sources: Sources) -> None:
+    root = built.parent.parent
+    settings = [argument for setting in SETTINGS for argument in ("--set", setting)]
+    places = ["--data", sources.data, "--target", root / f"{TARGET}.toml", "--out", root / "dist"]
+    done = builds.run(["build", sources.teacher, *places, *settings], root / "cache")
+    assert done.returncode == 0, done.stderr
+    assert builds.ran(built) == []
+    done = builds.run(["build", sources.teacher, *places, "--sweep"], root / "cache")
+    assert done.returncode == 4, done.stderr
+    assert "leave --sweep out" in done.stderr
+
+
 def test_a_damaged_program_is_refused(built: Path, tmp_path: Path) -> None:
     copy = Path(shutil.copytree(built, tmp_path / TARGET))
     (binary,) = (copy / "SM8650").glob("model-8*.bin")
@@ -88,3 +100,8 @@ def test_a_damaged_program_is_refused(built: Path, tmp_path: Path) -> None:
     code, said = run(built, "verify", copy)
     assert code == 2
     assert "nowhere.onnx is not among files" in said
+    item["model"]["files"] = {"eight": item["model"]["path"]}
+    path.write_text(json.dumps(item))
+    code, said = run(built, "verify", copy)
+    assert code == 2
+    assert "model.files" in said

@@ -15,6 +15,7 @@ from test_evaluate import NullDevice
 
 from edgekit.artifact import Program, QuantizedGraph
 from edgekit.devices import ModelFile, TokenRows
+from edgekit.errors import StageContractError
 from edgekit.provenance import Provenance
 from edgekit.stages.compile import Compile
 from edgekit.stages.evaluate import Taken, agreed, files_of, run
@@ -62,6 +63,8 @@ def test_each_row_is_run_by_the_shortest_input_that_it_fits(tmp_path: Path) -> N
     assert told == [1, 2, 3, 4, 5, 6]
     device, found, _ = answers([3, 4], files)
     assert (list(device.seen), found) == (["8.onnx"], [[8, 3], [8, 4]]), "what no row needs is not loaded"
+    with pytest.raises(StageContractError, match="41 tokens, but the program's inputs 40 at most"):
+        answers([3, 41], files)
     _, found, _ = answers([3, 400], {0: ModelFile(tmp_path / "1.onnx", "")})
     assert found == [[1, 3], [1, 400]], "a file for rows of any length"
 

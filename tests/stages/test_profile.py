@@ -23,7 +23,7 @@ from edgekit.devices import InstructionCount, LatencyPlan, ModelFile, Samples
 from edgekit.errors import RecipeError, StageContractError, UnmeasurableError
 from edgekit.provenance import Provenance
 from edgekit.search.costs import CostTable, read_costs
-from edgekit.search.shapes import Shape
+from edgekit.search.shapes import UNITS, Shape, units
 from edgekit.stages import _students, profile
 from edgekit.stages.profile import LENGTHS, REFERENCE, Profile, by_length, factor_of, retimed, setting_of
 from edgekit.target import TargetView, load_target
@@ -128,6 +128,17 @@ def test_the_students_have_the_shapes_and_integer_products(tmp_path: Path) -> No
             assert only in operators
             stored = sum(int(np.prod(i.dims)) for i in graph.initializer if i.data_type == onnx.TensorProto.INT8)
             assert stored >= products + 32 * (32 + shape.labels)
+
+
+@pytest.mark.parametrize("target", ["mobile-npu", "ethos-u85", "android"])
+def test_what_cannot_be_timed_by_length_is_compared_by_multiply_adds(tmp_path: Path, target: str) -> None:
+    device = PricedDevice(timed=True)
+    table, facts = taken(device, tmp_path, target=target)
+    assert (table.unit, table.provenance, facts["factor"]) == ("multiply-adds", Provenance.ESTIMATED, 1.0)
+    assert "latency" not in device.seen, "the times of another processor, or of another length, are none"
+    assert table.cost(SHAPES[0], [8]) == sum(
+        units(SHAPES[0], [8])[0, [UNITS.index(n) for n in ("products", "one_row")]]
+    )
 
 
 def test_times_are_medians_that_neither_faster_nor_slower_moments_move(tmp_path: Path) -> None:
