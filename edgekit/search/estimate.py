@@ -7,11 +7,15 @@ one that was fitted too long is of little worth. So both are taken, each weighte
 
 Of rows that the teacher was trained on right answers tell nothing: what it knows of them it has told its students by
 its answers to rows like them, and a large student more than a small one.
+
+A student learns from its teacher's answers, and is not better than it but by chance: that it looks better on dev is no
+head start for test. What the gate is expected to find is therefore the estimate cut off at 0, and chance on test.
 """
 
 from __future__ import annotations
 
 import math
+import sys
 from dataclasses import dataclass
 from statistics import NormalDist
 
@@ -32,6 +36,12 @@ does not say that there will be none on a thousand."""
 
 HOTTEST = 50.0
 """Temperature that is looked for at most."""
+
+PARTS = 500
+"""Equal parts that a distribution is summed over."""
+
+HALVINGS = 50
+"""Of the bounds that a quantile is looked for between."""
 
 _ONE_ROW = math.sqrt(1 / (1 / LAPLACE**2 + 1 / (100 * DOUBT) ** 2))
 
@@ -84,26 +94,57 @@ def cautious_drop(behind: Estimate, rows: int, margin: float, confidence: float 
     Args:
         behind: estimated on dev.
         rows: of test, which the gate judges by.
-        margin: standard errors of what the gate will find: of the estimate and of the rows of test together.
+        margin: standard errors of what the gate will find: of the estimate and of the rows of test together. More
+            precisely, the share of a normal distribution that lies below so many is that of gates that find less.
         confidence: that the gate asks for, as in `confidence_width`.
     """
-    error = math.hypot(behind.error, error_on_test(behind.flipped, rows))
-    return behind.drop + margin * error + confidence_width(behind.flipped, rows, confidence)
+    scatter = error_on_test(behind.flipped, rows)
+    return _found_below(behind.drop, behind.error, scatter, margin) + confidence_width(behind.flipped, rows, confidence)
 
 
 def least_drop(rows: int, margin: float) -> float:
-    """Returns the drop of a student that answers so many rows as its teacher does, and some of its standard errors.
+    """Returns what `cautious_drop` is at least: that of a student that answers so many rows as its teacher does.
 
     Args:
         rows: of dev.
-        margin: standard errors to add.
+        margin: as in `cautious_drop`.
     """
-    return (ONE_GAP + margin * _ONE_ROW) / (rows + 2)
+    return _found_below(ONE_GAP, _ONE_ROW, 0.0, margin) / (rows + 2)
 
 
 def rows_within(points: float, margin: float) -> int:
     """Returns how many rows it takes for `least_drop` to be within so many points, which must be positive."""
-    return max(0, math.ceil((ONE_GAP + margin * _ONE_ROW) / points) - 2)
+    return max(0, math.ceil(least_drop(0, margin) * 2 / points) - 2)
+
+
+def _found_below(drop: float, error: float, scatter: float, margin: float) -> float:
+    """Returns the quantile of a normal distribution cut off at 0, summed with another of mean 0.
+
+    Args:
+        drop, error: mean and standard deviation of the first, before the cut; the error must be positive.
+        scatter: standard deviation of the second, at least 0.
+        margin: the quantile, as that of a standard normal distribution.
+    """
+    kept, beyond = _above(-drop / error), _above(margin)
+
+    def first(above: float) -> float:
+        """Returns what that share of the first one lies above: counted from there it is exact where little is kept."""
+        return max(0.0, drop - error * NormalDist().inv_cdf(max(kept * above, sys.float_info.min)))
+
+    if scatter == 0:
+        return first(beyond)
+    likely = [first((part + 0.5) / PARTS) for part in range(PARTS)]  # the largest is the first of them
+    low, high = likely[-1] + scatter * margin, likely[0] + scatter * margin
+    for _ in range(HALVINGS):
+        middle = (low + high) / 2
+        more = sum(_above((middle - one) / scatter) for one in likely) / PARTS
+        low, high = (middle, high) if more > beyond else (low, middle)
+    return high
+
+
+def _above(deviation: float) -> float:
+    """Returns the share of a standard normal distribution above a deviation; exact far out, as 1 - cdf is not."""
+    return math.erfc(deviation / math.sqrt(2)) / 2
 
 
 def error_on_test(flipped: float, rows: int) -> float:

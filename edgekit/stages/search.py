@@ -156,7 +156,7 @@ class Search(Pass):
     coverage: float = field(default=Trim.coverage, metadata=INTERNAL)
 
     NAME: ClassVar[str] = "search"
-    VERSION: ClassVar[int] = 32
+    VERSION: ClassVar[int] = 33
     IN: ClassVar = (Teacher, LabelledData, Vocabulary, TeacherOutputs, TeacherOutline, Costs)
     OUT: ClassVar = Plan
     READS: ClassVar[tuple[str, ...]] = (

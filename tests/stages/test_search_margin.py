@@ -7,13 +7,14 @@ import re
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from builds import write_target
 from searches import search
 
 from edgekit import data
 from edgekit.artifact import LabelledData
-from edgekit.search.estimate import Estimate, least_drop
+from edgekit.search.estimate import Estimate, estimate, least_drop
 from edgekit.stages.evaluate import Evaluate
 from edgekit.stages.search import Search
 
@@ -24,7 +25,8 @@ def test_on_a_dev_split_that_can_show_nothing_only_a_student_that_answers_as_the
     rows = len(data.read(artifacts[LabelledData].path).dev)
     limit = round(0.4 * least_drop(rows, Search.margin), 3)
     strict = str(write_target(tmp_path / "strict.toml", ("max_drop = 30.0", f"max_drop = {limit}")))
-    perfect = Estimate(least_drop(rows, 0.0), least_drop(rows, 1.0) - least_drop(rows, 0.0), 0.0)
+    answers, asked = np.eye(3)[np.arange(rows) % 3], np.zeros(rows, dtype=int)
+    perfect = estimate(answers, answers, asked)
     monkeypatch.setattr("edgekit.stages._trainer.estimate", lambda *_: perfect)
     plan, _ = search(artifacts, tmp_path / "perfect", strict, trainings=1)
     (found,) = plan.facts["findings"]
@@ -53,7 +55,7 @@ def test_a_gate_that_must_be_sure_takes_a_dearer_one(
 
     def near(teacher: Any, student: Any, expected: Any, known: bool) -> Estimate:
         seen.append(0.0)
-        return Estimate(20.0, 0.0, 0.9 if len(seen) == 1 else 0.0)
+        return Estimate(20.0, 0.1, 0.9 if len(seen) == 1 else 0.0)
 
     monkeypatch.setattr("edgekit.stages._trainer.estimate", near)
     plain, _ = search(artifacts, tmp_path / "plain", str(write_target(tmp_path / "plain.toml")))
