@@ -139,7 +139,7 @@ def test_the_teachers_graph_answers_as_transformers(kind: str, tmp_path: Path) -
 
 def test_describe_says_what_an_app_must_know(bert: Path) -> None:
     found = litert.describe(bert)
-    assert (found.format, found.opset, found.min_runtime) == ("tflite", 3, "1.0")
+    assert (found.format, found.opset, found.min_runtime) == ("tflite", 3, "2.3")
     names = ("input_ids", "token_type_ids", "attention_mask")
     assert found.inputs == tuple(Tensor(name, "int32", (1, LENGTH)) for name in names)
     assert found.outputs == (Tensor("logits", "float32", (1, 4)),)
