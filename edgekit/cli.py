@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import sys
 from collections.abc import Sequence
@@ -290,10 +291,15 @@ def verify(bundle: Path, device: str, as_json: bool) -> None:
 @click.argument("name", required=False)
 @json_option
 def targets(name: str | None, as_json: bool) -> None:
-    """List the target profiles, or show one (a NAME, or a .toml file of your own)."""
+    """List the target profiles, or show one (a NAME, or a .toml file of your own).
+
+    Beside each stands what a build can take of it on this machine, and below what to install for more.
+    """
+    from edgekit.outlook import outlook
     from edgekit.target import load_target, shipped_targets
 
-    profiles = [load_target(n).as_dict() for n in (shipped_targets() if name is None else [name])]
+    found = [load_target(n) for n in (shipped_targets() if name is None else [name])]
+    profiles = [one.as_dict() | {"here": dataclasses.asdict(outlook(one))} for one in found]
     if as_json:
         print_json(profiles if name is None else profiles[0])
         return

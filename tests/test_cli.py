@@ -39,7 +39,8 @@ def test_light_commands_import_nothing_heavy(command: list[str], tmp_path: Path)
         [sys.executable, "-c", program], capture_output=True, text=True, check=True, env=builds.environment(tmp_path)
     )
     assert done.stdout
-    assert done.stderr == "[]\n"
+    # What devices and backends say of themselves is asked for `targets`; they speak in arrays.
+    assert done.stderr == ("['numpy']\n" if command[0] == "targets" else "[]\n")
 
 
 @pytest.mark.parametrize(
@@ -174,9 +175,27 @@ def test_targets_lists_and_shows(sources: builds.Sources, tmp_path: Path) -> Non
         assert edgekit.load_target(name).device.arch in one.stdout
     own = json.loads(cli("targets", sources.target, "--json", cache=tmp_path).stdout)
     assert own["name"] == TARGET
+    assert own["here"]["device"]
     wrong = cli("targets", "arm46", cache=tmp_path)
     assert wrong.exit_code == 2
     assert "did you mean 'arm64'" in wrong.stderr
+
+
+def test_targets_says_what_can_be_taken_here_and_what_to_install(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With an empty cache there is no Arm userland, and a package that is not there is named with its extra."""
+    monkeypatch.setattr("edgekit.backends.litert.missing", lambda: "litert-torch is not installed")
+    found = {one["name"]: one["here"] for one in json.loads(cli("targets", "--json", cache=tmp_path).stdout)}
+    assert found["android"]["lacks"][0] == "litert-torch is not installed"
+    assert "edgekit devices prepare qemu:cortex-a76" in found["arm64"]["lacks"][-1]
+    assert found["arm64"]["accuracy"] == "estimated"
+    assert found["arm64"]["instructions"] is None
+    listed = " ".join(cli("targets", cache=tmp_path).stdout.split())
+    assert "android lacks: litert-torch is not installed" in listed
+    assert "○ accuracy" in listed
+    local = next(one for uri, _, one in [*edgekit.devices.listed()] if uri == "local")
+    assert (found["x86-64"]["device"] == "local") is (local is None)
 
 
 def test_devices_says_which_are_ready(tmp_path: Path) -> None:

@@ -309,8 +309,7 @@ def choose(target: str, wanted: Processor, requested: str, runtime: str = "onnxr
             raise DeviceError(f"device {requested} cannot be used: {missing.reason}")
         kind, reason = device.provenance(wanted)
         return requested, f"{target}: figures are estimated; {reason}" if kind is Provenance.ESTIMATED else ""
-    found = [uri for scheme in schemes() if (uri := module_for(scheme).nearest(wanted)) is not None]
-    ranked = sorted(map(connect, found), key=lambda device: list(Provenance).index(device.provenance(wanted)[0]))
+    ranked = standing_for(wanted)
     best = next((device for device in ranked if device.unavailable(runtime) is None), None)
     if best is None:
         lacks = "; ".join(missing.reason for device in ranked if (missing := device.unavailable(runtime)) is not None)
@@ -321,6 +320,12 @@ def choose(target: str, wanted: Processor, requested: str, runtime: str = "onnxr
     better = [device.unavailable(runtime) for device in ranked[: ranked.index(best)]]
     why = "; ".join(missing.reason for missing in better if missing is not None)
     return best.uri, f"{target}: figures are estimated with this machine's kernels; {why or reason}"
+
+
+def standing_for(wanted: Processor) -> list[Device]:
+    """Returns the devices that stand for a processor without being asked for, best provenance first, ready or not."""
+    found = [uri for scheme in schemes() if (uri := module_for(scheme).nearest(wanted)) is not None]
+    return sorted(map(connect, found), key=lambda device: list(Provenance).index(device.provenance(wanted)[0]))
 
 
 def listed() -> list[tuple[str, str, Unavailable | None]]:

@@ -186,32 +186,33 @@ def reasons_of(manifest: Manifest) -> RenderableType:
     return grid
 
 
-def targets(profiles: Iterable[Mapping[str, Any]]) -> Table:
-    """Returns one row a target profile.
+def targets(profiles: Sequence[Mapping[str, Any]]) -> RenderableType:
+    """Returns one row a target profile, and below what is missing on this machine.
 
     Args:
-        profiles: each as `Target.as_dict()` returns it.
+        profiles: each as `Target.as_dict()` returns it, with its `edgekit.outlook.Outlook` as a dictionary in `here`.
     """
-    table = _table("Target", "What", "Runtime", "Weights × activations", "Limits", whole=(0,))
+    table = _table("Target", "What", "Runtime", "Weights × activations", "Here, on", whole=(0, 4))
     for profile in profiles:
-        quant = profile.get("quant", {})
-        dtypes = [str(quant[part]["dtype"]) for part in ("weight", "activation") if part in quant]
-        runtime = profile.get("runtime", {})
-        limits = {**profile.get("budget", {}), **profile.get("gate", {})}
+        quant, runtime = profile["quant"], profile["runtime"]
         table.add_row(
             Text(clean(str(profile["name"])), style="bold"),
-            Text(clean(str(profile.get("summary", "")))),
-            Text(clean(f"{runtime.get('name', '')} {runtime.get('version', '')}")),
-            Text(clean(" × ".join(dtypes))),
-            Text(
-                "; ".join(
-                    f"{figures.label(name)} {figures.named(name, value)}"
-                    for name, value in limits.items()
-                    if value is not None
-                )
-            ),
+            Text(clean(str(profile["summary"]))),
+            Text(clean(f"{runtime['name']} {runtime['version']}")),
+            Text(clean(f"{quant['weight']['dtype']} × {quant['activation']['dtype']}")),
+            Text(_taken_here(profile["here"])),
         )
-    return table
+    lines: list[RenderableType] = [table, Text(LEGEND)]
+    for profile in profiles:
+        lines += [Text(clean(f"{profile['name']} lacks: {lack}")) for lack in profile["here"]["lacks"]]
+    return Group(*lines)
+
+
+def _taken_here(here: Mapping[str, Any]) -> str:
+    """Says what is taken of a target, how and where."""
+    kinds = {name: here[name] for name in ("accuracy", "latency", "instructions") if here[name] is not None}
+    marked = [f"{MARKS[kind]} {name}" for name, kind in kinds.items()]
+    return "\n".join([here["device"] or "nothing", *marked])
 
 
 def target(profile: Mapping[str, Any]) -> RenderableType:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -144,4 +145,5 @@ def test_what_is_not_installed_is_named(missing: Callable[[], str | None], monke
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     said = missing()
     assert said is not None
-    assert said.startswith("litert-torch, ai-edge-quantizer, ai-edge-litert not installed: pip install edgekit[")
+    assert said.startswith("litert-torch, ai-edge-quantizer, ai-edge-litert are not installed for ")
+    assert f"{sys.executable}: pip install 'edgekit[" in said
