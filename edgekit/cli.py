@@ -48,6 +48,8 @@ main.add_command(profile)
 @click.option("--max-size-mb", type=float, metavar="MB", help="Largest model file, in 10^6 bytes.")
 @click.option("--max-memory-mb", type=float, metavar="MB", help="Largest peak memory of a process, in 10^6 bytes.")
 @click.option("--confidence", type=float, metavar="P", help="Confidence of the accuracy check, such as 0.95.")
+@click.option("--examples", type=int, metavar="N", help="Test rows to judge by; default all, 5,000 where simulated.")
+@click.option("--strict", is_flag=True, help="Refuse rows longer than the longest input, which are cut otherwise.")
 @click.option("--sweep", is_flag=True, help="Also build and measure dearer and cheaper students: what can be had.")
 @device_option
 @click.option("--out", metavar="DIR", help="Folder that gets one bundle a target; default dist.")
@@ -63,6 +65,8 @@ def build(
     recipe: Path | None,
     settings: tuple[str, ...],
     unlabelled: str | None,
+    examples: int | None,
+    strict: bool,
     sweep: bool,
     only_plan: bool,
     no_cache: bool,
@@ -84,6 +88,8 @@ def build(
         ("search.enabled=true", sweep),
         ("search.sweep=true", sweep),
         (f"teach.unlabelled={unlabelled}", unlabelled),
+        (f"evaluate.examples={examples}", examples is not None),
+        ("trim.strict=true", strict),
     ]
     overrides = flags | {
         "model": model,

@@ -29,7 +29,8 @@ from typing import Any, ClassVar
 from edgekit import data
 from edgekit.artifact import FACTS, LabelledData, Teacher, Vocabulary, write_json
 from edgekit.checkpoint import embedding_width, position_limit
-from edgekit.errors import ModelError, RecipeError
+from edgekit.errors import DataError, ModelError, RecipeError
+from edgekit.quant.findings import Finding
 from edgekit.search.limits import ROW_BYTES, SMALLER
 from edgekit.search.request import wanted
 from edgekit.stage import INTERNAL, Context, Inputs, Pass
@@ -38,6 +39,9 @@ from edgekit.target import Target
 
 LENGTH_STEP = 16
 """The longest input is rounded up to a multiple of this many tokens: room for rows longer than training's."""
+
+MOST_TOKENS = 512
+"""Of an input: what the encoders that are read here were trained with."""
 
 TABLE_SHARE = 0.6
 """Share of a file's limit that the word table may take: layers need the rest, and the search cuts the table further
@@ -57,6 +61,7 @@ class Trim(Pass):
         share: whether the others read the row of the nearest token; otherwise WordPiece loses them, and tokenizers of
             another kind keep all rows.
         max_length: longest input in tokens; 0 takes it from the training split, at most 256.
+        strict: whether rows longer than that are refused; otherwise they are cut there, and counted.
         word_form: of the table (`edgekit.search.limits.ROW_BYTES`), filled in by `knowing`: the one that the recipe
             names, else the smallest that there may be.
     """
@@ -67,10 +72,11 @@ class Trim(Pass):
     coverage: float = 0.99
     share: bool = True
     max_length: int = 0
+    strict: bool = False
     word_form: str = dataclasses.field(default="int8", metadata=INTERNAL)
 
     NAME: ClassVar[str] = "trim"
-    VERSION: ClassVar[int] = 6
+    VERSION: ClassVar[int] = 7
     IN: ClassVar = (Teacher, LabelledData)
     OUT: ClassVar = Vocabulary
     READS: ClassVar[tuple[str, ...]] = ("budget.file_bytes",)
@@ -83,8 +89,8 @@ class Trim(Pass):
             raise ValueError(f"min_tokens is {self.min_tokens}; it must not be negative")
         if not 0 <= self.coverage <= 1:
             raise ValueError(f"coverage is {self.coverage}; it must lie between 0 and 1")
-        if self.max_length != 0 and not 8 <= self.max_length <= 512:
-            raise ValueError(f"max_length is {self.max_length}; it must lie between 8 and 512 tokens, or be 0")
+        if self.max_length != 0 and not 8 <= self.max_length <= MOST_TOKENS:
+            raise ValueError(f"max_length is {self.max_length}; it must be 0, or 8 to {MOST_TOKENS} tokens")
 
     def knowing(self, options: Mapping[str, Mapping[str, Any]]) -> Trim:
         """Returns the stage knowing the form of the table that the recipe names, or that a search may take."""
@@ -112,7 +118,12 @@ class Trim(Pass):
             raise RecipeError(f"trim.max_length is {self.max_length}, but the teacher reads {positions} tokens at most")
 
     def run(self, inputs: Inputs, out_dir: Path, ctx: Context) -> None:
-        """Writes tokenizer/, teacher_ids.json, row_owners.json and facts."""
+        """Writes tokenizer/, teacher_ids.json, row_owners.json and facts.
+
+        Raises:
+            ModelError: the teacher's tokenizer cannot be loaded.
+            DataError: rows are longer than the longest input, and `strict` refuses them.
+        """
         from tokenizers import Tokenizer
         from transformers import AutoTokenizer
 
@@ -160,6 +171,12 @@ class Trim(Pass):
             trimmed = Tokenizer.from_str(json.dumps(renamed))
         owners = row_owners(teacher, ids, owned, special)
 
+        splits = {"train": train, "dev": dev, "test": [text for text, _ in dataset.test]}
+        lengths = {name: [len(e.ids) for e in trimmed.encode_batch(texts)] for name, texts in splits.items()}
+        found = rows_cut(lengths, max_length, position_limit(teacher))
+        if found is not None and self.strict:
+            raise DataError(f"{found.detail} without --strict; {found.cure}")
+
         folder = out_dir / "tokenizer"
         folder.mkdir()
         trimmed.save(str(folder / "tokenizer.json"))
@@ -179,12 +196,37 @@ class Trim(Pass):
             "table_rows": len(owned),
             "max_length": max_length,
             "longest_train_row": longest,
-            "train_rows_cut": sum(len(e.ids) > max_length for e in encoded),
+            **{f"{name}_rows_cut": sum(row > max_length for row in rows) for name, rows in lengths.items()},
+            "findings": [] if found is None else [dataclasses.asdict(found)],
             "pad_token_id": trimmed.token_to_id(source.pad_token) if source.pad_token else 0,
         }
         if note:
             facts["left_whole"] = note
         write_json(out_dir / FACTS, facts | rates)
+
+
+def rows_cut(lengths: Mapping[str, Sequence[int]], max_length: int, positions: int) -> Finding | None:
+    """Finds rows that are longer than the longest input.
+
+    Args:
+        lengths: of the rows of each split, in tokens.
+        max_length: of the longest input.
+        positions: that the teacher has.
+    """
+    longer = {name: sum(row > max_length for row in rows) for name, rows in lengths.items()}
+    if not any(longer.values()):
+        return None
+    longest = max(max(rows) for rows in lengths.values() if rows)
+    counted = ", ".join(f"{count:,} of {len(lengths[name]):,} rows of {name}" for name, count in longer.items())
+    most = min(positions, MOST_TOKENS)
+    cure = f"--set trim.max_length={min(longest, most)}" if max_length < most else "a teacher that reads more"
+    return Finding(
+        "rows-cut",
+        "input",
+        f"{counted} have more than {max_length} tokens, the longest {longest:,}, and are cut there",
+        "what stands behind is not read",
+        f"{cure}, or shorter texts",
+    )
 
 
 def renumbered(description: Mapping[str, Any], new_ids: Mapping[int, int]) -> dict[str, Any]:

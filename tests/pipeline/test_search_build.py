@@ -249,3 +249,14 @@ def test_a_file_of_texts_without_labels_is_what_students_learn_from_too(searched
         cli(*searched.args, "--unlabelled", str(file), "--plan", "--json", cache=searched.cache).stdout
     )
     assert next(step["stage"] for step in planned if not step["cached"]) == "teach"
+
+
+def test_rows_to_judge_by_and_rows_that_are_too_long_can_be_given_by_flags(searched: Searched, tmp_path: Path) -> None:
+    planned = json.loads(cli(*searched.args, "--examples", "9", "--plan", "--json", cache=searched.cache).stdout)
+    # The search leaves a margin for what so few rows scatter by.
+    assert next(step["stage"] for step in planned if not step["cached"]) == "search"
+    out = ("--out", tmp_path / "dist")
+    refused = cli(*searched.args, *out, "--strict", "--set", "trim.max_length=8", cache=searched.cache)
+    assert refused.exit_code == 2
+    assert "have more than 8 tokens" in refused.stderr.replace("\n", " ")
+    assert not (tmp_path / "dist").exists()

@@ -15,7 +15,7 @@ from transformers import AutoTokenizer
 
 from edgekit import data
 from edgekit.artifact import LabelledData, Teacher, Vocabulary
-from edgekit.errors import RecipeError
+from edgekit.errors import DataError, RecipeError
 from edgekit.search.limits import SMALLER
 from edgekit.stages._word_rows import Candidates, covering
 from edgekit.stages.teach import load_teacher
@@ -323,6 +323,30 @@ def test_the_longest_input_is_that_of_training_rounded_up_within_the_positions(
     assert vocabulary.facts["train_rows_cut"] > 0
     text = data.read(rows.path).train[0][0]
     assert len(encode(load_tokenizer(vocabulary.tokenizer, vocabulary.max_length), [text * 3])[0]) == 9
+
+
+def test_rows_that_are_cut_are_counted_by_the_students_own_tokenizer_and_refused_where_asked(
+    tmp_path: Path, rows: LabelledData
+) -> None:
+    given = teacher(tmp_path / "teacher")
+    vocabulary = trim(tmp_path, rows, given, Trim(max_length=8))
+    dataset, tokenizer = data.read(rows.path), loaded(vocabulary.tokenizer)
+    lengths = {
+        name: [len(tokenizer.encode(text).ids) for text, _ in pairs]
+        for name, pairs in (("train", dataset.train), ("dev", dataset.dev), ("test", dataset.test))
+    }
+    for name, found in lengths.items():
+        assert vocabulary.facts[f"{name}_rows_cut"] == sum(length > 8 for length in found)
+    (finding,) = vocabulary.facts["findings"]
+    longest = max(map(max, lengths.values()))
+    assert f"{vocabulary.facts['test_rows_cut']} of {len(dataset.test)} rows of test" in finding["detail"]
+    assert f"the longest {longest}, and are cut there" in finding["detail"]
+    assert finding["cure"].startswith(f"--set trim.max_length={longest}")
+    with pytest.raises(DataError, match=rf"have more than 8 tokens, .* --set trim\.max_length={longest}"):
+        trim(tmp_path / "strict", rows, given, Trim(max_length=8, strict=True))
+    whole = trim(tmp_path / "whole", rows, given, Trim(max_length=longest, strict=True))
+    assert whole.facts["findings"] == []
+    assert whole.facts["train_rows_cut"] == whole.facts["test_rows_cut"] == 0
 
 
 def test_a_length_beyond_the_teachers_positions_is_refused(tmp_path: Path, rows: LabelledData) -> None:
