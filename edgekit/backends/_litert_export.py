@@ -119,10 +119,9 @@ def _converted(module: torch.nn.Module, inputs: Mapping[str, torch.Tensor]) -> M
     os.environ.setdefault("LITERT_TORCH_SHOW_PROGRESS", "n")
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     import litert_torch
-    from ai_edge_litert import schema_py_generated as schema
 
     converted = litert_torch.convert(module, sample_kwargs=dict(inputs))
-    model = schema.ModelT.InitFromPackedBuf(bytes(converted.model_content()))
+    model = file.parsed(bytes(converted.model_content()), Path("converted"))
     model.description = b"edgekit"
     return model
 

@@ -11,7 +11,7 @@ import numpy as np
 from edgekit.errors import ModelError, TargetError
 
 if TYPE_CHECKING:
-    from ai_edge_litert.schema_py_generated import ModelT, OperatorT, TensorT
+    from ai_edge_litert.schema_py_generated import BufferT, ModelT, OperatorT, TensorT
 
 IDENTIFIER = b"TFL3"
 DELEGATES = ("ethos-u",)
@@ -25,12 +25,21 @@ def read(path: Path) -> ModelT:
         ModelError: it cannot be read, is no .tflite file of this schema, or is damaged.
         TargetError: it has operators that LiteRT has not, which are named.
     """
-    from ai_edge_litert import schema_py_generated as schema
-
     try:
         data = path.read_bytes()
     except OSError as error:
         raise ModelError(f"{path} cannot be read: {error.strerror}") from error
+    return parsed(data, path)
+
+
+def parsed(data: bytes, path: Path) -> ModelT:
+    """Returns the model of a file's bytes; `path` names it in messages.
+
+    Raises:
+        ModelError, TargetError: as `read`.
+    """
+    from ai_edge_litert import schema_py_generated as schema
+
     if data[4:8] != IDENTIFIER:
         raise ModelError(f"{path} is no .tflite file: it has {data[4:8]!r} where {IDENTIFIER!r} stands")
     try:
@@ -40,10 +49,27 @@ def read(path: Path) -> ModelT:
             model.operatorCodes[operator.opcodeIndex]
         for tensor in graph.tensors:
             model.buffers[tensor.buffer]
+        for buffer in model.buffers:
+            _take_in(buffer, data)
     except Exception as error:  # flatbuffers checks nothing: a damaged file ends in whatever its offsets lead to
         raise ModelError(f"{path} is a damaged .tflite file: {error!r}") from error
     _check_operators(model, path)
     return model
+
+
+def _take_in(buffer: BufferT, data: bytes) -> None:
+    """Gives a buffer whose bytes lie behind the model, as quantizers write large ones, its bytes like any other.
+
+    Raises:
+        ValueError: they are not all there.
+    """
+    start, end = buffer.offset, buffer.offset + buffer.size
+    if start <= 1:  # 1 is a placeholder that writers replace
+        return
+    if end > len(data):
+        raise ValueError(f"bytes {start} to {end} of {len(data)}")
+    buffer.data = np.frombuffer(data[start:end], dtype=np.uint8)
+    buffer.offset = buffer.size = 0
 
 
 def _check_operators(model: ModelT, path: Path) -> None:

@@ -24,7 +24,7 @@ class Compile(Pass):
     """Compiles by the target's backend."""
 
     NAME: ClassVar[str] = "compile"
-    VERSION: ClassVar[int] = 1
+    VERSION: ClassVar[int] = 2
     IN: ClassVar = (QuantizedGraph, Teacher, Vocabulary, LabelledData)
     OUT: ClassVar = Program
     READS: ClassVar[tuple[str, ...]] = ("runtime.name", *DEVICE, *SHAPE)

@@ -346,6 +346,40 @@ def test_a_file_that_is_none_is_refused(bert: Path, tmp_path: Path, kind: str, m
         litert.describe(tmp_path / "none.tflite")
 
 
+def with_bytes_behind(path: Path, out: Path) -> Path:
+    """Writes a file again with the bytes of its constants behind the model, as quantizers do with large ones."""
+    model = file.read(path)
+    kept = {
+        place: bytes(np.asarray(b.data, dtype=np.uint8)) for place, b in enumerate(model.buffers) if b.data is not None
+    }
+    for place, data in kept.items():
+        model.buffers[place].data, model.buffers[place].offset, model.buffers[place].size = None, 2, len(data)
+    start = len(file.packed(model))  # as long with the offsets that follow
+    behind = b""
+    for place, data in kept.items():
+        model.buffers[place].offset = start + len(behind)
+        behind += data + bytes(-len(data) % 16)
+    out.write_bytes(file.packed(model) + behind)
+    return out
+
+
+def test_constants_may_lie_behind_the_model(integers: dict[str, Path], tmp_path: Path) -> None:
+    path = integers["static"]
+    behind = with_bytes_behind(path, tmp_path / "behind.tflite")
+    np.testing.assert_array_equal(litert.logits(behind, rows(), PAD), litert.logits(path, rows(), PAD))
+    found, expected = constants_of(behind), constants_of(path)
+    for name, values in expected.items():
+        np.testing.assert_array_equal(found[name], values)
+    file.write(file.read(behind), tmp_path / "again.tflite")
+    np.testing.assert_array_equal(
+        litert.logits(tmp_path / "again.tflite", rows(), PAD), litert.logits(path, rows(), PAD)
+    )
+    cut = tmp_path / "cut.tflite"
+    cut.write_bytes(behind.read_bytes()[:-64])
+    with pytest.raises(ModelError, match=r"cut\.tflite is a damaged \.tflite file"):
+        file.read(cut)
+
+
 def test_operators_that_the_runtime_lacks_are_named(bert: Path, tmp_path: Path) -> None:
     model = file.read(bert)
     names = operators_of(bert)
