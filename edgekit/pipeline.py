@@ -137,6 +137,10 @@ def open_source(recipe: Recipe) -> Source:
 def _check_target(target: Target) -> None:
     """Refuses what only shows when a target meets the code: its runtime, its operators, the range of its limits."""
     backend = ready_backend(target.runtime.name)
+    try:
+        backend.check(dataclasses.asdict(target.device), dataclasses.asdict(target.shape))
+    except TargetError as error:
+        raise TargetError(f"target {target.name}: {error}") from error
     if not target.quant.ops:
         raise TargetError(f"target {target.name}: 'quant.ops' is empty; name operators, or give \"all\"")
     ops = () if target.quant.ops == "all" else target.quant.ops

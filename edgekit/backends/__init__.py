@@ -171,12 +171,20 @@ class Backend(Protocol):
     EMBEDDINGS: tuple[str, ...]
     """Forms of the word table that it makes (`Precision.embedding`)."""
     PADS: bool
-    """Whether its files take rows of one length alone, the teacher's too."""
+    """Whether the teacher's file takes rows of one length alone."""
     RUNS_ON: str
     """What runs its portable files on a CPU (`edgekit.devices.RUNTIMES`)."""
 
     def missing(self) -> str | None:
         """Says which package the backend lacks on this machine, with what to install, or None."""
+        ...
+
+    def check(self, device: Mapping[str, Any], shape: Mapping[str, Any]) -> None:
+        """Refuses a target that it cannot compile for, before anything is run; sections as in `Request`.
+
+        Raises:
+            TargetError: with what it can.
+        """
         ...
 
     def export_student(

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgekit.backends import _litert_file as file
+from edgekit.backends._litert_lengths import open_length
 from edgekit.errors import StageContractError
 from edgekit.ir.form import Form
 
@@ -58,7 +59,9 @@ def input_length(length: int | str, max_length: int, positions: int) -> int:
 def export_student(
     model: EdgekitForSequenceClassification, length: int | str, max_length: int, out: Path, form: Form = CPU
 ) -> None:
-    """Writes the lean form of the student for rows that are filled up to one length; see `edgekit.backends.Backend`.
+    """Writes the lean form of the student; see `edgekit.backends.Backend`.
+
+    For a length that is given rows are filled up to it, for "buckets" to that of the longest one.
 
     Raises:
         ValueError: the model has fewer positions.
@@ -88,6 +91,8 @@ def export_student(
     linear = {name for name, module in student.lean.named_modules() if isinstance(module, torch.nn.Linear)}
     if not linear <= found:
         raise StageContractError(f"{out.name}: the converter left no product named {min(linear - found)}")
+    if length == "dynamic":
+        open_length(made, tokens)
     file.write(made, out)
 
 

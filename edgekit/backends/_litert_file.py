@@ -117,6 +117,12 @@ def operators(model: ModelT) -> Iterator[tuple[str, OperatorT]]:
         yield names[operator.opcodeIndex], operator
 
 
+def operator_name(model: ModelT, operator: OperatorT) -> str:
+    """Returns an operator's name."""
+    name: str = _code_names(model)[operator.opcodeIndex]
+    return name
+
+
 def name_of(tensor: TensorT) -> str:
     """Returns a tensor's name."""
     return _text(tensor.name)
@@ -187,8 +193,16 @@ def added_tensor(model: ModelT, name: str, kind: int, shape: Sequence[int]) -> i
     return len(model.subgraphs[0].tensors) - 1
 
 
-def added_operator(model: ModelT, op: str, inputs: Sequence[int], output: int, options: Any, version: int = 1) -> None:
-    """Adds an operator after all others.
+def added_operator(
+    model: ModelT,
+    op: str,
+    inputs: Sequence[int],
+    output: int,
+    options: Any,
+    version: int = 1,
+    place: int | None = None,
+) -> None:
+    """Adds an operator.
 
     Args:
         model: is changed.
@@ -196,6 +210,7 @@ def added_operator(model: ModelT, op: str, inputs: Sequence[int], output: int, o
         inputs, output: places of tensors.
         options: of the schema, such as a SoftmaxOptionsT; None for none.
         version: of the operator.
+        place: in the order in which they run; None adds it after all others.
     """
     from ai_edge_litert import schema_py_generated as schema
 
@@ -208,4 +223,5 @@ def added_operator(model: ModelT, op: str, inputs: Sequence[int], output: int, o
     if options is not None:
         operator.builtinOptionsType = getattr(schema.BuiltinOptions, type(options).__name__.removesuffix("T"))
         operator.builtinOptions = options
-    model.subgraphs[0].operators.append(operator)
+    running = model.subgraphs[0].operators
+    running.insert(len(running) if place is None else place, operator)

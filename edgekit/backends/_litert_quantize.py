@@ -14,6 +14,7 @@ import contextlib
 import io
 import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -46,6 +47,19 @@ PADDED_BELOW = 6.0
 Padding is not in the ranges. Cut off at the lowest score, it would take part in every mean that attention makes; at its
 own -30, it would leave the other scores half of the steps.
 """
+
+
+@dataclass(frozen=True)
+class Floatless:
+    """A graph without floats, logits too: they come out as integers with a scale.
+
+    Attributes:
+        wide_ops: operators whose inputs and outputs have 16 bits.
+        wide_products: pattern of the names of products that have, from their beginning.
+    """
+
+    wide_ops: frozenset[str]
+    wide_products: str
 
 
 def chosen(ops: Sequence[str] | Literal["all"]) -> Sequence[str]:
@@ -124,13 +138,13 @@ def quantize(
     scheme: Scheme,
     precision: Precision,
     out: Path,
-    integer_output: bool = False,
+    floatless: Floatless | None = None,
 ) -> None:
     """Writes the integer graph; see `edgekit.backends.Backend.quantize`.
 
     Args:
         graph, ranges, quant, scheme, precision, out: as there.
-        integer_output: whether logits come out as integers with a scale, for a device without floats.
+        floatless: how a graph without floats is written; None leaves floats where the target names no operators.
 
     Raises:
         TargetError: the word table's form is none that LiteRT has.
@@ -145,7 +159,7 @@ def quantize(
     kept = _kept(model, precision.keep_float)
     _put_on_grid(model, ops, kept, scheme, precision, quant)
     made = quantizer.Quantizer(file.packed(model))
-    for regex, op, config in _recipe(ops, quant, scheme, precision, integer_output):
+    for regex, op, config in _recipe(ops, quant, scheme, precision, floatless):
         made.update_quantization_recipe(regex, op, config)
     for name in kept:
         made.update_quantization_recipe(f"^{re.escape(name)};?$", PRODUCT, None, "no_quantize")
@@ -156,7 +170,7 @@ def quantize(
 
 
 def _recipe(
-    ops: Sequence[str], quant: Mapping[str, Any], scheme: Scheme, precision: Precision, integer_output: bool
+    ops: Sequence[str], quant: Mapping[str, Any], scheme: Scheme, precision: Precision, floatless: Floatless | None
 ) -> Iterator[tuple[str, str, Any]]:
     """Yields what becomes integers, and how."""
     from ai_edge_quantizer import qtyping
@@ -175,9 +189,13 @@ def _recipe(
     if scheme.family == "dynamic":
         yield from ((".*", PRODUCT, integers(product, None)) for _ in range(PRODUCT in ops))
         return
-    activation = qtyping.TensorQuantizationConfig(8, bool(quant["activation"]["symmetric"]))
-    for op in (*(op for op in STATIC_OPS if op in ops), *(("OUTPUT",) if integer_output else ())):
-        yield ".*", op, integers(product, activation)
+    eight = qtyping.TensorQuantizationConfig(8, bool(quant["activation"]["symmetric"]))
+    sixteen = qtyping.TensorQuantizationConfig(16, True)  # LiteRT's kernels of 16 bits have no zero point
+    for op in (op for op in STATIC_OPS if op in ops):
+        yield ".*", op, integers(product, sixteen if floatless is not None and op in floatless.wide_ops else eight)
+    if floatless is not None:
+        yield "^" + floatless.wide_products, PRODUCT, integers(product, sixteen)
+        yield ".*", "OUTPUT", integers(product, eight)
 
 
 def _statistics(model: ModelT, ranges: Mapping[str, Range]) -> dict[str, dict[str, np.ndarray]]:

@@ -51,8 +51,14 @@ class Session:
         ((self.output,),) = (one["outputs"] for one in signatures.values())
         self._inputs = self._interpreter.get_signature_runner().get_input_details()
         (self._result,) = self._interpreter.get_output_details()
-        self.length = int(self._inputs["input_ids"]["shape"][1])
+        self._length = int(self._inputs["input_ids"]["shape"][1])
+        self._open = bool(self._inputs["input_ids"]["shape_signature"][1] < 0)
         self._places = {one["name"]: one["index"] for one in self._interpreter.get_tensor_details()}
+
+    @property
+    def filled_up(self) -> int | None:
+        """Tokens that each row is filled up to; None where it is run as long as it is."""
+        return None if self._open else self._length
 
     def run(self, row: np.ndarray, pad_id: int) -> np.ndarray:
         """Runs one row; returns its logits, float32, (1, classes).
@@ -60,10 +66,15 @@ class Session:
         Raises:
             StageContractError: the row is longer than the input.
         """
-        if len(row) > self.length:
-            raise StageContractError(f"a row has {len(row)} tokens, but the model's input takes {self.length}")
+        if self._open and len(row) != self._length:
+            for detail in self._inputs.values():
+                self._interpreter.resize_tensor_input(detail["index"], [1, len(row)], strict=True)
+            self._interpreter.allocate_tensors()
+            self._length = len(row)
+        if len(row) > self._length:
+            raise StageContractError(f"a row has {len(row)} tokens, but the model's input takes {self._length}")
         for name, detail in self._inputs.items():
-            value = np.full((1, self.length), pad_id if name == "input_ids" else 0, dtype=detail["dtype"])
+            value = np.full((1, self._length), pad_id if name == "input_ids" else 0, dtype=detail["dtype"])
             value[0, : len(row)] = {"input_ids": row, "attention_mask": 1}.get(name, 0)
             self._interpreter.set_tensor(detail["index"], value)
         self._interpreter.invoke()
@@ -96,7 +107,7 @@ def activations(
 ) -> Iterator[dict[str, np.ndarray]]:
     """Yields the named activations of each row: one row is in memory at a time, and padding is cut off."""
     session = Session(graph, keep_all=True)
-    axes = position_axes(file.read(graph), session.length)
+    axes = {} if session.filled_up is None else position_axes(file.read(graph), session.filled_up)
     for row in rows:
         session.run(row, pad_id)
         yield {name: _unpadded(session.values(name), axes.get(name, ()), len(row)) for name in tensors}

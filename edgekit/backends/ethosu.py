@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING, Any
 from edgekit.backends import Compiled, Request, Scheme, litert
 from edgekit.backends import _litert_export as export
 from edgekit.backends import _litert_file as file
-from edgekit.backends._litert_quantize import LOOKUP
+from edgekit.backends._litert_quantize import LOOKUP, Floatless
 from edgekit.backends._litert_quantize import quantize as _quantize
 from edgekit.backends.litert import (
     PADS,
@@ -81,6 +81,7 @@ __all__ = [
     "SUFFIX",
     "TOOLS",
     "activations",
+    "check",
     "compile",
     "describe",
     "export_student",
@@ -96,7 +97,11 @@ __all__ = [
     "self_test",
 ]
 
-quantize = partial(_quantize, integer_output=True)
+FORM_OF_INTEGERS = Floatless(frozenset({"ADD", "SUB", "MUL", "MEAN", "RSQRT"}), r"layers\.\d+\.down\.")
+"""Layer norms and residual sums of eight bits would be most of the error: one channel of twenty times the others leaves
+them three bits, and its square takes all of them (docs/log.md). That channel comes from an FFN's second product."""
+
+quantize = partial(_quantize, floatless=FORM_OF_INTEGERS)
 
 
 def missing() -> str | None:
@@ -110,19 +115,30 @@ def missing() -> str | None:
 
 def export_student(model: EdgekitForSequenceClassification, length: int | str, max_length: int, out: Path) -> None:
     """Writes the lean form of the student without anything that needs a float; see `edgekit.ir.form`."""
-    export.export_student(model, length, max_length, out, FORM)
+    export.export_student(model, "buckets" if length == "dynamic" else length, max_length, out, FORM)
+
+
+def check(device: Mapping[str, Any], shape: Mapping[str, Any]) -> None:
+    """Refuses an accelerator that vela does not know, and lengths that are open.
+
+    Raises:
+        TargetError: with those that it knows.
+    """
+    if device["accelerator"] not in ACCELERATORS:
+        known = suggestion(str(device["accelerator"]), ACCELERATORS)
+        raise TargetError(f"'device.accelerator' is {device['accelerator']!r}, which vela does not know{known}")
+    if shape["sequence_length"] == "dynamic":
+        raise TargetError("'shape.sequence_length' is dynamic, but Ethos-U has fixed lengths: \"buckets\", or a number")
 
 
 def compile(graph: Path, request: Request, out: Path) -> Compiled:
     """Writes vela's program and, beside it, the graph itself for a CPU.
 
     Raises:
-        TargetError: vela knows no such accelerator, or refuses the graph.
+        TargetError: as `check`, or vela refuses the graph.
     """
+    check(request.device, request.shape)
     accelerator = str(request.device["accelerator"])
-    if accelerator not in ACCELERATORS:
-        known = suggestion(accelerator, ACCELERATORS)
-        raise TargetError(f"'device.accelerator' is {accelerator!r}, which vela does not know{known}")
     model = file.read(graph)
     portable, program = out / graph.name, out / f"{graph.stem}_vela{SUFFIX}"
     with tempfile.TemporaryDirectory() as made:

@@ -11,9 +11,9 @@ from __future__ import annotations
 
 import importlib.util
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from edgekit.backends import Compiled, Description, Request, Scheme, Tensor
 from edgekit.backends import _litert_file as file
@@ -35,9 +35,11 @@ KEEPS_FLOAT = True
 PADS = True
 RUNS_ON = "litert"
 SCHEMES = (
-    Scheme("litert-static-int8", "static", "int8", "full", "int8"),
     Scheme("litert-dynamic-int8", "dynamic", "int8", "full"),
+    Scheme("litert-static-int8", "static", "int8", "full", "int8"),
 )
+"""A static product gives integers too, of one scale for all channels; a dynamic one floats, in about the same time."""
+
 OLDEST = "2.3"
 """The release that edgekit's files were run by; whether an older one loads them nobody has tried."""
 
@@ -51,6 +53,7 @@ __all__ = [
     "SUFFIX",
     "TOOLS",
     "activations",
+    "check",
     "compile",
     "describe",
     "export_student",
@@ -84,6 +87,10 @@ def oldest(scheme: Scheme) -> str:
     return OLDEST
 
 
+def check(device: Mapping[str, Any], shape: Mapping[str, Any]) -> None:
+    """Refuses nothing: its files are for any CPU and any length."""
+
+
 def compile(graph: Path, request: Request, out: Path) -> Compiled:
     """Writes the graph with probabilities for logits, and what MediaPipe's text classifier needs to know of it.
 
@@ -102,13 +109,13 @@ def compile(graph: Path, request: Request, out: Path) -> Compiled:
     return Compiled(
         written.name,
         written.stat().st_size,
-        (length_of(model),),
+        () if length_of(model) < 0 else (length_of(model),),
         findings=() if finding is None else (finding,),
     )
 
 
 def length_of(model: ModelT) -> int:
-    """Returns the tokens that a graph's input has."""
+    """Returns the tokens that a graph's input has; -1 where rows are run as long as they are."""
     graph = model.subgraphs[0]
     return file.shape_of(graph.tensors[graph.inputs[0]])[1]
 
@@ -153,7 +160,8 @@ def describe(graph: Path) -> Description:
     def tensor(place: int) -> Tensor:
         name = names[place]
         one = tensors[place]
-        return Tensor(name.decode() if isinstance(name, bytes) else name, file.dtype_of(one), file.shape_of(one))
+        shape = tuple("sequence" if size < 0 else size for size in file.shape_of(one))
+        return Tensor(name.decode() if isinstance(name, bytes) else name, file.dtype_of(one), shape)
 
     return Description(
         format="tflite",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -39,6 +39,7 @@ __all__ = [
     "SUFFIX",
     "TOOLS",
     "activations",
+    "check",
     "compile",
     "describe",
     "export_student",
@@ -57,6 +58,10 @@ __all__ = [
 
 def missing() -> str | None:
     """Says that nothing is missing: what the backend needs comes with edgekit."""
+
+
+def check(device: Mapping[str, Any], shape: Mapping[str, Any]) -> None:
+    """Refuses nothing: its files are for any CPU and any length."""
 
 
 def compile(graph: Path, request: Request, out: Path) -> Compiled:

@@ -12,9 +12,9 @@ import os
 import shutil
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from edgekit.backends import Compiled, Request, Scheme
 from edgekit.backends import onnxruntime as plain
@@ -57,6 +57,7 @@ __all__ = [
     "SUFFIX",
     "TOOLS",
     "activations",
+    "check",
     "compile",
     "describe",
     "export_student",
@@ -85,6 +86,20 @@ def oldest(scheme: Scheme) -> str:
     return oldest_of(OPSET_OF_16_BITS) if scheme.activation == "uint16" else plain.oldest(scheme)
 
 
+def check(device: Mapping[str, Any], shape: Mapping[str, Any]) -> None:
+    """Refuses chips that are not known, none, and lengths that are open.
+
+    Raises:
+        TargetError: with what is known.
+    """
+    if not device["socs"]:
+        raise TargetError("'device.socs' is empty; name the chips to compile for, such as SM8650")
+    for soc in device["socs"]:
+        soc_of(soc)
+    if shape["sequence_length"] == "dynamic":
+        raise TargetError("'shape.sequence_length' is dynamic, but HTP has fixed lengths: \"buckets\", or a number")
+
+
 def export_student(model: EdgekitForSequenceClassification, length: int | str, max_length: int, out: Path) -> None:
     """Writes the lean form with the mask, of any length: which ones are compiled is chosen later, by the data."""
     plain.export_masked(model, max_length, out)
@@ -99,16 +114,12 @@ def compile(graph: Path, request: Request, out: Path) -> Compiled:
     """Writes a context for each chip and input length, and the graph itself as the portable file.
 
     Raises:
-        TargetError: a chip is unknown or there is none, the length is dynamic, or the compiler is missing or refuses
-            the graph.
+        TargetError: as `check`, or the compiler is missing or refuses the graph.
     """
     if (lacks := missing()) is not None:
         raise TargetError(lacks)
+    check(request.device, request.shape)
     socs, lengths = list(request.device["socs"]), _lengths(request)
-    if not socs:
-        raise TargetError("'device.socs' is empty; name the chips to compile for, such as SM8650")
-    for soc in socs:
-        soc_of(soc)
     made: dict[tuple[str, int], Context] = {}
     with tempfile.TemporaryDirectory(prefix=".compiling-", dir=out) as name:
         for soc in socs:
@@ -135,8 +146,6 @@ def compile(graph: Path, request: Request, out: Path) -> Compiled:
 
 def _lengths(request: Request) -> tuple[int, ...]:
     length = request.shape["sequence_length"]
-    if length == "dynamic":
-        raise TargetError("'shape.sequence_length' is dynamic, but HTP has fixed lengths: \"buckets\", or a number")
     if length == "buckets":
         return choose(request.lengths, request.max_length, request.shape["buckets"])
     return (int(length),)

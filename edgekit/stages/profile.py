@@ -188,7 +188,7 @@ def measure(target: TargetView, device: str, setting: Setting, rounds: int, seed
     machine = devices.connect(device)
     if npu := target["device.accelerator"]:
         return counted(setting, target["name"], shapes, lengths, REFERENCE, f"nothing here times an {npu}")
-    if load_backend(target["runtime.name"]).PADS:
+    if setting.sequence_length == "buckets":
         reason = "files have one length each, so that a model would have to be made for every length"
         return counted(setting, target["name"], shapes, lengths, REFERENCE, reason)
     taken = costs_of(shapes, lengths, target, machine, rounds, seed, progress)

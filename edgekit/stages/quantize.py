@@ -79,7 +79,7 @@ class Quantize(Pass):
     qat_rate: float = 2e-5
 
     NAME: ClassVar[str] = "quantize"
-    VERSION: ClassVar[int] = 10
+    VERSION: ClassVar[int] = 11
     IN: ClassVar = (EqualisedStudent, Graph, Ranges, Vocabulary, LabelledData, Teacher, TeacherOutputs)
     OUT: ClassVar = Candidates
     READS: ClassVar[tuple[str, ...]] = (
@@ -149,6 +149,8 @@ class Quantize(Pass):
                 sensitivity = {name: 1 - (one.logit_rmse / best.logit_rmse) ** 2 for name, one in floats.items()}
                 kept += rungs(trials, best, floats, enough)
         kept += [trials.run(scheme) for scheme in schemes if scheme.family != "static"]
+        families = [scheme.family for scheme in schemes]
+        kept.sort(key=lambda trial: families.index(scheme_of(trial).family))
         trials.keep(kept)
         facts = {
             "candidates": [trial.file for trial in kept],

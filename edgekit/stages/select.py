@@ -25,7 +25,7 @@ class Select(Pass):
     """Selects by accuracy on dev, then by cost."""
 
     NAME: ClassVar[str] = "select"
-    VERSION: ClassVar[int] = 2
+    VERSION: ClassVar[int] = 3
     IN: ClassVar = (Candidates, Timings)
     OUT: ClassVar = QuantizedGraph
     READS: ClassVar[tuple[str, ...]] = ("runtime.name", "gate.max_drop", "device.arch", "device.isa", "quant.ops")
@@ -89,8 +89,9 @@ def choose(trials: Sequence[Trial], least: float, timings: Mapping[str, Any]) ->
         best = max(trials, key=lambda trial: (trial.score, -trial.logit_rmse))
         missed = f"below {least:.2f} % on dev"
         return best, {t.file: f"the best of those, all {missed}" if t is best else missed for t in trials}
-    # Of static forms that pass, the one with the fewest float products; the first of those is the one to beat.
-    beat = min(passing, key=lambda t: (t.family != "static", len(t.keep_float)))
+    # Of the backend's first family the one with the fewest float products; the first of those is the one to beat.
+    families = [trial.family for trial in trials]
+    beat = min(passing, key=lambda t: (families.index(t.family), len(t.keep_float)))
     limit = FASTER * usable[beat.file]["ratio"] if usable else 0.0
     faster = [t for t in passing if usable and usable[t.file]["ratio_high"] < limit]
     chosen = min(faster, key=lambda t: float(usable[t.file]["ratio"]), default=beat)

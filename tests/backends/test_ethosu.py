@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +13,14 @@ import numpy as np
 import pytest
 import tiny
 import torch
-from litert_graphs import ALL, MAX_LENGTH, PAD, constants_of, operators_of, ranges_for, request
+from litert_graphs import ALL, MAX_LENGTH, PAD, constants_of, operators_of, ranges_for, request, tensors_of
 from test_litert_backend import FORMS, expected_of, rows
 from test_onnxruntime import student
 
 from edgekit import backends
 from edgekit.backends import Backend, Compiled, Precision, Tensor, ethosu, litert
+from edgekit.backends import _litert_file as file
+from edgekit.backends._litert_quantize import quantize
 from edgekit.errors import TargetError
 from edgekit.ir.form import Form
 from edgekit.ir.lean import LeanClassifier
@@ -34,7 +37,7 @@ def integers(backend: Backend, model: Any, folder: Path) -> tuple[Path, Path]:
     """Writes a model's graph in floats and in integers throughout."""
     graph, out = folder / "float.tflite", folder / "model.tflite"
     backend.export_student(model, "buckets", MAX_LENGTH, graph)
-    backend.quantize(graph, ranges_for(backend, graph, ALL), ALL, backend.SCHEMES[0], Precision(), out)
+    backend.quantize(graph, ranges_for(backend, graph, ALL), ALL, backend.SCHEMES[-1], Precision(), out)
     return graph, out
 
 
@@ -68,6 +71,29 @@ def test_everything_runs_on_the_npu(name: str, tmp_path: Path) -> None:
     assert done.coverage.fallback == ()
     assert done.coverage.provenance is Provenance.SIMULATED
     assert done.coverage.nodes == len(operators_of(quantized))
+
+
+def test_a_channel_that_stands_out_does_not_take_the_steps_of_all_others(tmp_path: Path) -> None:
+    """Layer norms, residual sums and what makes the channel have 16 bits; with eight everywhere they lose it."""
+    model = made("uneven")
+    with torch.no_grad():
+        for layer in model.layers[:2]:
+            layer.down.weight[3] *= 40
+    graph, quantized = integers(ethosu, model, tmp_path)
+    tensors = tensors_of(quantized)
+    for op, operator in file.operators(file.read(quantized)):
+        (output,) = (file.name_of(one) for one in file.outputs_of(file.read(quantized), operator))
+        if op == "FULLY_CONNECTED":
+            assert file.dtype_of(tensors[output]) == ("int16" if ".down." in output else "int8")
+        if op in ("ADD", "SUB", "MUL", "MEAN", "RSQRT"):
+            assert file.dtype_of(tensors[output]) == "int16"
+    eight = tmp_path / "eight.tflite"
+    form = replace(ethosu.FORM_OF_INTEGERS, wide_ops=frozenset(), wide_products="none")
+    ranges = ranges_for(ethosu, graph, ALL)
+    quantize(graph, ranges, ALL, ethosu.SCHEMES[0], Precision(), eight, floatless=form)
+    expected = expected_of(model)
+    errors = [np.sqrt(np.mean((ethosu.logits(one, rows(), PAD) - expected) ** 2)) for one in (quantized, eight)]
+    assert errors[0] < 0.5 * errors[1]
 
 
 def test_cycles_are_velas_estimate(tmp_path: Path) -> None:
@@ -106,8 +132,6 @@ def test_unknown_accelerators_are_refused_with_the_known_ones(name: str, message
 
 
 def test_a_file_that_vela_cannot_compile_is_refused(tmp_path: Path) -> None:
-    from edgekit.backends import _litert_file as file
-
     litert.self_test(tmp_path / "m.tflite")
     model = file.read(tmp_path / "m.tflite")
     model.subgraphs[0].tensors[1].type = 17  # an element type that there is not yet

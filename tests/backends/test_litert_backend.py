@@ -26,10 +26,13 @@ from litert_graphs import (
 from test_onnxruntime import student
 
 from edgekit import backends
+from edgekit.artifact import file_digest
 from edgekit.backends import Precision, Scheme, Tensor, litert
 from edgekit.backends import _litert_file as file
+from edgekit.backends._litert_lengths import open_length
 from edgekit.backends._litert_positions import position_axes
 from edgekit.backends._litert_quantize import PADDED_BELOW
+from edgekit.devices import ModelFile, TokenRows, connect
 from edgekit.errors import ModelError, StageContractError, TargetError
 from edgekit.ir.encoder import EdgekitForSequenceClassification
 from edgekit.ir.surgery import factorise_words, share_words
@@ -39,7 +42,7 @@ from edgekit.quant.weights import rounded, scales_of
 
 pytestmark = pytest.mark.skipif(litert.missing() is not None, reason=litert.missing() or "")
 
-STATIC, DYNAMIC = litert.SCHEMES
+DYNAMIC, STATIC = litert.SCHEMES
 LENGTH = 40  # of the input: the longest row's 38, rounded up
 
 
@@ -106,6 +109,45 @@ def test_float_logits_are_torchs_whatever_fills_a_row_up(name: str, tmp_path: Pa
     linear = {name for name, module in model.named_modules() if isinstance(module, torch.nn.Linear)}
     assert set(products) == linear
     assert not {"GATHER_ND", "SELECT_V2", "CAST", "EXPAND_DIMS"} & set(operators_of(tmp_path / "m.tflite"))
+
+
+@pytest.mark.parametrize("name", FORMS)
+def test_rows_of_any_length_are_run_as_long_as_they_are(name: str, tmp_path: Path) -> None:
+    """In floats, and in both integer forms as where rows are filled up."""
+    kind, changed = FORMS[name]
+    model, paths = changed(student(kind)).eval(), {}
+    for length in ("dynamic", "buckets"):
+        paths[length] = tmp_path / f"{length}.tflite"
+        litert.export_student(model, length, MAX_LENGTH, paths[length])
+    graph = paths["dynamic"]
+    assert [one.shape for one in litert.describe(graph).inputs] == [(1, "sequence")] * 3
+    expected = expected_of(model)
+    np.testing.assert_allclose(litert.logits(graph, rows(), PAD), expected, rtol=0, atol=1e-4)
+    longer = tiny.token_rows(100, (LENGTH + 20,), seed=4)[0]
+    cut = np.concatenate([longer[: LENGTH - 1], longer[-1:]])  # as a tokenizer cuts, the closing token last
+    np.testing.assert_array_equal(litert.logits(graph, [longer], PAD), litert.logits(graph, [cut], PAD))
+    ranges = ranges_for(litert, graph, FEW)
+    for key, found in ranges_for(litert, paths["buckets"], FEW).items():
+        np.testing.assert_allclose([ranges[key].low, ranges[key].high], [found.low, found.high], rtol=1e-3, atol=1e-5)
+    assert litert.products(graph, "all") == litert.products(paths["buckets"], "all")
+    for scheme in litert.SCHEMES:
+        for length, path in paths.items():
+            litert.quantize(path, ranges, FEW, scheme, Precision(), tmp_path / f"{length}-integers.tflite")
+        opened, filled_up = (tmp_path / f"{length}-integers.tflite" for length in paths)
+        found = litert.logits(opened, rows(), PAD)
+        np.testing.assert_allclose(found, litert.logits(filled_up, rows(), PAD), rtol=0, atol=0.05 * expected.std())
+        given = ModelFile(opened, file_digest(opened), PAD)
+        np.testing.assert_allclose(connect("local").logits(given, TokenRows(rows()), 1, None), found, rtol=0, atol=1e-5)
+
+
+def test_a_constant_that_depends_on_the_length_otherwise_is_named(bert: Path) -> None:
+    model = file.read(bert)
+    (add,) = [
+        one for op, one in file.operators(model) if "embeddings.add" in file.name_of(file.outputs_of(model, one)[0])
+    ]
+    add.opcodeIndex = next(one.opcodeIndex for op, one in file.operators(model) if op == "MUL")
+    with pytest.raises(StageContractError, match=r"MUL embeddings\.add has a constant as long as the input"):
+        open_length(model, LENGTH)
 
 
 def test_a_length_that_is_asked_for_is_taken_and_longer_rows_are_refused(tmp_path: Path) -> None:

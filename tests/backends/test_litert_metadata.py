@@ -34,18 +34,26 @@ def tokenizer(folder: Path) -> Path:
     return tiny.write_tokenizer(folder / "tokenizer", tiny.wordpiece())
 
 
-@pytest.fixture(scope="module")
-def graph(folder: Path) -> Path:
-    litert.export_student(student("bert"), "buckets", MAX_LENGTH, folder / "model.tflite")
-    return folder / "model.tflite"
+@pytest.fixture(scope="module", params=["dynamic", "buckets"])
+def length(request: pytest.FixtureRequest) -> str:
+    """Whether rows are run as long as they are, or filled up to the longest."""
+    return str(request.param)
 
 
 @pytest.fixture(scope="module")
-def compiled(graph: Path, tokenizer: Path, folder: Path) -> Path:
-    (folder / "out").mkdir()
-    made = litert.compile(graph, request(tokenizer), folder / "out")
-    written = folder / "out" / made.model
-    assert made == Compiled("model.tflite", written.stat().st_size, (40,))
+def graph(length: str, folder: Path) -> Path:
+    (folder / length).mkdir()
+    litert.export_student(student("bert"), length, MAX_LENGTH + 2, folder / length / "model.tflite")
+    return folder / length / "model.tflite"
+
+
+@pytest.fixture(scope="module")
+def compiled(length: str, graph: Path, tokenizer: Path, folder: Path) -> Path:
+    out = folder / length / "out"
+    out.mkdir()
+    made = litert.compile(graph, request(tokenizer), out)
+    written = out / made.model
+    assert made == Compiled("model.tflite", written.stat().st_size, () if length == "dynamic" else (40,))
     return written
 
 

@@ -160,3 +160,9 @@ def test_under_emulation_instructions_are_counted_instead(
         assert taken["costs"][trial.file]["ratio"] == pytest.approx(
             taken["costs"][trial.file]["instructions"] / first, rel=1e-3
         )
+
+
+def test_the_backends_first_family_is_the_one_to_beat() -> None:
+    taken = timings(a=1.0, b=0.95)
+    assert choose([STATIC, DYNAMIC], 91.0, taken)[0] is STATIC
+    assert choose([DYNAMIC, STATIC], 91.0, taken)[0] is DYNAMIC
