@@ -193,6 +193,20 @@ def added_tensor(model: ModelT, name: str, kind: int, shape: Sequence[int]) -> i
     return len(model.subgraphs[0].tensors) - 1
 
 
+def become(model: ModelT, operator: OperatorT, op: str, inputs: Sequence[int], options: Any, version: int = 1) -> None:
+    """Makes an operator one of another kind, in place; arguments as in `added_operator`."""
+    from ai_edge_litert import schema_py_generated as schema
+
+    code = schema.OperatorCodeT()
+    code.builtinCode = getattr(schema.BuiltinOperator, op)
+    code.deprecatedBuiltinCode, code.version = min(code.builtinCode, 127), version
+    model.operatorCodes.append(code)
+    operator.opcodeIndex, operator.inputs = len(model.operatorCodes) - 1, list(inputs)
+    if options is not None:
+        operator.builtinOptionsType = getattr(schema.BuiltinOptions, type(options).__name__.removesuffix("T"))
+        operator.builtinOptions = options
+
+
 def added_operator(
     model: ModelT,
     op: str,
@@ -214,14 +228,8 @@ def added_operator(
     """
     from ai_edge_litert import schema_py_generated as schema
 
-    code, operator = schema.OperatorCodeT(), schema.OperatorT()
-    code.builtinCode = getattr(schema.BuiltinOperator, op)
-    code.deprecatedBuiltinCode, code.version = min(code.builtinCode, 127), version
-    model.operatorCodes.append(code)
-    operator.opcodeIndex = len(model.operatorCodes) - 1
-    operator.inputs, operator.outputs = list(inputs), [output]
-    if options is not None:
-        operator.builtinOptionsType = getattr(schema.BuiltinOptions, type(options).__name__.removesuffix("T"))
-        operator.builtinOptions = options
+    operator = schema.OperatorT()
+    operator.outputs = [output]
+    become(model, operator, op, inputs, options, version)
     running = model.subgraphs[0].operators
     running.insert(len(running) if place is None else place, operator)

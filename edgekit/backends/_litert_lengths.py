@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 TOLD = {"RESHAPE": 1, "SLICE": 2}
 """Operators that are told their result's shape, with the place of that among their inputs; -1 is what is left."""
 
-SHAPED = ("TRANSPOSE", "MEAN", "SUM", *TOLD)
-"""Operators whose constants say something of axes, and hold nothing of the positions."""
+APART = ("TRANSPOSE", "MEAN", "SUM", "FULLY_CONNECTED", "GATHER", "EMBEDDING_LOOKUP")
+"""Operators whose constants are of axes, channels or words: as long as the input only by chance."""
 
 
 def open_length(model: ModelT, length: int) -> None:
@@ -95,14 +95,15 @@ def _open(model: ModelT, operator: OperatorT, axes: dict[str, tuple[int, ...]]) 
         return
     if op in TOLD:
         if len(along) > 1:
-            raise StageContractError(f"{op} {file.name_of(output)} is told the length twice")
+            _squeeze(model, operator)
+            return
         told = list(shape)
         told[along[0]] = -1
         _replace(operator, TOLD[op], _constant(model, f"{file.name_of(output)}.shape", told))
         if op == "RESHAPE" and operator.builtinOptions is not None:
             operator.builtinOptions.newShape = np.array(told, dtype=np.int32)
         return
-    if op in SHAPED:
+    if op in APART:
         return
     inputs = file.inputs_of(model, operator)
     for place, tensor in enumerate(inputs):
@@ -111,6 +112,26 @@ def _open(model: ModelT, operator: OperatorT, axes: dict[str, tuple[int, ...]]) 
             if op != "ADD" or len(others) != 1 or len(file.shape_of(tensor)) != len(shape):
                 raise StageContractError(f"{op} {file.name_of(output)} has a constant as long as the input")
             _cut(model, operator, place, others[0])
+
+
+def _squeeze(model: ModelT, operator: OperatorT) -> None:
+    """Makes a reshape that drops sizes of one at the front, as of a single head, an operator that is told no sizes.
+
+    Raises:
+        StageContractError: it does anything else.
+    """
+    from ai_edge_litert import schema_py_generated as schema
+
+    before, after = (
+        file.shape_of(one[0]) for one in (file.inputs_of(model, operator), file.outputs_of(model, operator))
+    )
+    dropped = len(before) - len(after)
+    if dropped < 1 or before != (1,) * dropped + after:
+        name = file.name_of(file.outputs_of(model, operator)[0])
+        raise StageContractError(f"{file.operator_name(model, operator)} {name} is told the length twice")
+    options = schema.SqueezeOptionsT()
+    options.squeezeDims = list(range(dropped))
+    file.become(model, operator, "SQUEEZE", [int(operator.inputs[0])], options)
 
 
 def _holds(tensor: TensorT, along: Sequence[int], shape: Sequence[int]) -> bool:

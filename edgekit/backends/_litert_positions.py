@@ -48,7 +48,9 @@ def _followed(model: ModelT, op: str, operator: OperatorT, axes: dict[str, Axes]
         row = len(file.shape_of(inputs[1 - place])) - 1
         return frozenset(axis - row for axis in given[place])
     if op in ("RESHAPE", "FULLY_CONNECTED"):
-        return _regrouped(given[0], first, shape, length)
+        # Scores of a single head are a product whose weights are the keys.
+        columns = {-1} if op == "FULLY_CONNECTED" and -2 in given[1] else set()
+        return _regrouped(given[0], first, shape, length) | columns
     if op == "TRANSPOSE":
         order = [int(place) - len(shape) for place in file.values_of(model, inputs[1]).ravel()]
         return frozenset(new - len(shape) for new, old in enumerate(order) if old in given[0])

@@ -39,6 +39,7 @@ from edgekit.ir.surgery import factorise_words, share_words
 from edgekit.measure import KERNELS_TOLERANCE
 from edgekit.quant.ranges import Range
 from edgekit.quant.weights import rounded, scales_of
+from edgekit.stages._students import random_student
 
 pytestmark = pytest.mark.skipif(litert.missing() is not None, reason=litert.missing() or "")
 
@@ -62,6 +63,13 @@ def shared(model: EdgekitForSequenceClassification) -> EdgekitForSequenceClassif
 
 def factorised(model: EdgekitForSequenceClassification) -> EdgekitForSequenceClassification:
     return factorise_words(model, 8, np.ones(model.config.vocab_size))
+
+
+def one_head(model: EdgekitForSequenceClassification) -> EdgekitForSequenceClassification:
+    """Another student: of a single head in front, and of channels as many as the input has tokens."""
+    sizes = {"heads": [1, 2], "ffn": [LENGTH, 24], "word_rank": 0}
+    config = type(model.config).from_dict({**model.config.to_dict(), **sizes})
+    return random_student(config, seed=3)
 
 
 @pytest.fixture(scope="module")
@@ -93,6 +101,7 @@ FORMS: dict[str, tuple[str, Callable[[Any], Any]]] = {
     "epsilon": ("roberta", lambda model: model),
     "shared": ("bert", shared),
     "factorised": ("bert", factorised),
+    "one-head": ("bert", one_head),
 }
 
 
