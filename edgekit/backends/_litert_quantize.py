@@ -4,8 +4,8 @@ The quantizer takes a calibration result, {tensor: min and max}, whoever made it
 that all backends share. Its weights' scales are those of the largest weight: where edgekit's own are smaller, weights
 are put on their grid before, and as the largest lies at its end, the quantizer finds that very scale.
 
-A static form has integers in the operators that the target names, a dynamic one in products and the embedding alone.
-Inputs and outputs stay what apps feed and read: int32 ids, float32 logits.
+A static form has integers in the operators that the target names but for `SECOND_PRODUCTS`, a dynamic one in products
+and the embedding alone. Inputs and outputs stay what apps feed and read: int32 ids, float32 logits.
 """
 
 from __future__ import annotations
@@ -40,6 +40,11 @@ STATIC_OPS = (
 OPS = (*STATIC_OPS, LOOKUP)
 GRANULARITY = {"int8": "TENSORWISE", "int8-rows": "CHANNELWISE"}
 """Of the word table, by `Precision.embedding`."""
+
+SECOND_PRODUCTS = r"layers\.\d+\.down\."
+"""Pattern of the names of what FFNs give. A channel of it may be twenty times the others, which then have three of
+eight bits left: most of a static form's error. So these products are dynamic, in a static form too, and give floats; or
+they have 16 bits where there are no floats (docs/log.md)."""
 
 PADDED_BELOW = 6.0
 """How far below the lowest score of a real token that of padding comes to lie: e^-6 of the smallest weight there is.
@@ -193,7 +198,9 @@ def _recipe(
     sixteen = qtyping.TensorQuantizationConfig(16, True)  # LiteRT's kernels of 16 bits have no zero point
     for op in (op for op in STATIC_OPS if op in ops):
         yield ".*", op, integers(product, sixteen if floatless is not None and op in floatless.wide_ops else eight)
-    if floatless is not None:
+    if floatless is None:
+        yield "^" + SECOND_PRODUCTS, PRODUCT, integers(product, None)
+    else:
         yield "^" + floatless.wide_products, PRODUCT, integers(product, sixteen)
         yield ".*", "OUTPUT", integers(product, eight)
 

@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING, Any
 from edgekit.backends import Compiled, Request, Scheme, litert
 from edgekit.backends import _litert_export as export
 from edgekit.backends import _litert_file as file
-from edgekit.backends._litert_quantize import LOOKUP, Floatless
+from edgekit.backends._litert_quantize import LOOKUP, SECOND_PRODUCTS, Floatless
 from edgekit.backends._litert_quantize import quantize as _quantize
 from edgekit.backends.litert import (
     PADS,
@@ -97,7 +97,7 @@ __all__ = [
     "self_test",
 ]
 
-FORM_OF_INTEGERS = Floatless(frozenset({"ADD", "SUB", "MUL", "MEAN", "RSQRT"}), r"layers\.\d+\.down\.")
+FORM_OF_INTEGERS = Floatless(frozenset({"ADD", "SUB", "MUL", "MEAN", "RSQRT"}), SECOND_PRODUCTS)
 """Layer norms and residual sums of eight bits would be most of the error: one channel of twenty times the others leaves
 them three bits, and its square takes all of them (docs/log.md). That channel comes from an FFN's second product."""
 

@@ -79,7 +79,7 @@ class Quantize(Pass):
     qat_rate: float = 2e-5
 
     NAME: ClassVar[str] = "quantize"
-    VERSION: ClassVar[int] = 11
+    VERSION: ClassVar[int] = 12
     IN: ClassVar = (EqualisedStudent, Graph, Ranges, Vocabulary, LabelledData, Teacher, TeacherOutputs)
     OUT: ClassVar = Candidates
     READS: ClassVar[tuple[str, ...]] = (
