@@ -32,10 +32,11 @@ def lint(
     strict: bool,
     as_json: bool,
 ) -> None:
-    """Say what int8 will cost in MODEL, a checkpoint or an .onnx file, and which option cures it.
+    """Say what int8 will cost in MODEL, a checkpoint or a model file, and which option cures it.
 
     Exit code: 0, also where something is found; with --strict 3 then; 2 the input is wrong.
     """
+    from edgekit.linting import is_graph
     from edgekit.quant.findings import NO_COST
     from edgekit.report import terminal
 
@@ -52,7 +53,7 @@ def lint(
         print_json([plain(finding) for finding in found])
     else:
         console().print(terminal.findings(found))
-    if data is None and not model.endswith(".onnx"):
+    if data is None and not is_graph(model):
         click.echo("note: the weights alone were looked at; with --data rows are run, which shows more", err=True)
     if strict and any(finding.cost != NO_COST for finding in found):
         sys.exit(3)

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from edgekit import data, frontends
-from edgekit.backends import ready_backend
+from edgekit.backends import load_backend, names, ready_backend
 from edgekit.checkpoint import inspect, load_classifier, locate
 from edgekit.errors import RecipeError
 from edgekit.quant.findings import Finding, in_order, outlier_channels
@@ -23,6 +23,11 @@ ROWS = 64
 """Training rows that are run where no number is given."""
 
 
+def is_graph(model: str) -> bool:
+    """Whether a model is given as a file that a runtime loads, by its suffix."""
+    return model.endswith(tuple(load_backend(name).SUFFIX for name in names()))
+
+
 def lint(
     model: str,
     target: Target,
@@ -35,7 +40,7 @@ def lint(
     """Returns what is found in a model or a graph, by check and place.
 
     Args:
-        model: a folder, hub id or `package:NAME/PATH`; or an .onnx file.
+        model: a folder, hub id or `package:NAME/PATH`; or a model file of the target's format.
         target: decides what saturates and what stays float.
         task: name of the task.
         rows: labelled data whose training rows are run through the model; None estimates from the weights.
@@ -48,14 +53,16 @@ def lint(
     """
     if count is not None and count < 1:
         raise RecipeError(f"rows is {count}; it must be at least 1")
-    if model.endswith(".onnx") and (rows is not None or count is not None):
+    if is_graph(model) and (rows is not None or count is not None):
         raise RecipeError(f"{model} is a graph: it is looked at as it is, without data or rows")
     if rows is None and count is not None:
         raise RecipeError("rows is given, but no data to take them from")
     load_task(task)
     backend = ready_backend(target.runtime.name)
-    if model.endswith(".onnx"):
+    if is_graph(model):
         path = resolve(model, "graph")
+        if path.suffix != backend.SUFFIX:
+            raise RecipeError(f"{model} is no {backend.SUFFIX} file, which {target.name} runs; name another --target")
         ops = backend.OPS if target.quant.ops == "all" else target.quant.ops
         return in_order(backend.findings(path, target.device.arch, target.device.isa, ops))
     checkpoint = inspect(locate(model, allow_download), task)

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import logging
+import os
+import sys
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
+STDERR = 2
 LOGGERS = (
     "torch.onnx",
     "torch.onnx._internal.exporter",
@@ -42,6 +45,20 @@ def quiet_libraries(tools: Sequence[str]) -> Iterator[None]:
         finally:
             for logger, level in zip(loggers, levels, strict=True):
                 logger.setLevel(level)
+
+
+@contextmanager
+def quiet_stderr() -> Iterator[None]:
+    """Keeps native libraries from the process's stderr, and with them other threads: for moments only."""
+    sys.stderr.flush()
+    kept = os.dup(STDERR)
+    try:
+        with open(os.devnull, "wb") as nowhere:
+            os.dup2(nowhere.fileno(), STDERR)
+        yield
+    finally:
+        os.dup2(kept, STDERR)
+        os.close(kept)
 
 
 @contextmanager

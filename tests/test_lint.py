@@ -7,10 +7,13 @@ from pathlib import Path
 
 import builds
 import pytest
+import tiny
 from builds import Sources, TinyBuild, cli
 from safetensors.torch import load_file, save_file
 
 import edgekit
+from edgekit import frontends
+from edgekit.backends import litert
 from edgekit.errors import DataError
 
 
@@ -107,6 +110,28 @@ def test_wrong_input(arguments: list[str], message: str, sources: builds.Sources
     result = cli("lint", *[a.replace("MODEL", str(sources.teacher)) for a in arguments], cache=tmp_path)
     assert result.exit_code == 2, result.output
     assert message in " ".join(result.stderr.split())
+
+
+@pytest.mark.skipif(litert.missing() is not None, reason=litert.missing() or "")
+def test_a_graph_of_another_runtime(tmp_path: Path) -> None:
+    model = frontends.build(tiny.classifier("bert"))
+    for length in ("buckets", "dynamic"):
+        litert.export_student(model, length, 24, tmp_path / f"{length}.tflite")
+    fixed = cli("lint", tmp_path / "buckets.tflite", "--target", "android", "--json", "--strict", cache=tmp_path)
+    assert fixed.exit_code == 3, fixed.output
+    assert [one["check"] for one in json.loads(fixed.stdout)] == ["fixed-length"]
+    opened = cli("lint", tmp_path / "dynamic.tflite", "--target", "android", "--strict", cache=tmp_path)
+    assert opened.exit_code == 0, opened.output
+    assert "nothing found" in opened.stdout
+    assert "the weights alone" not in opened.stderr
+    (tmp_path / "cut.tflite").write_bytes((tmp_path / "dynamic.tflite").read_bytes()[:999])
+    for given, target, message in (
+        ("dynamic.tflite", "x86-64", "is no .onnx file, which x86-64 runs; name another --target"),
+        ("cut.tflite", "android", "is a damaged .tflite file"),
+    ):
+        wrong = cli("lint", tmp_path / given, "--target", target, cache=tmp_path)
+        assert wrong.exit_code == 2, wrong.output
+        assert message in " ".join(wrong.stderr.split())
 
 
 def test_a_file_that_is_no_graph(tmp_path: Path) -> None:

@@ -123,6 +123,7 @@ def _converted(module: torch.nn.Module, inputs: Mapping[str, torch.Tensor]) -> M
     # Else it prints a dozen lines to stdout, and what is beneath it some to stderr.
     os.environ.setdefault("LITERT_TORCH_SHOW_PROGRESS", "n")
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")  # else it says that it uses them; constants are all it computes
     import litert_torch
 
     converted = litert_torch.convert(module, sample_kwargs=dict(inputs))

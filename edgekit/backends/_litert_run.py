@@ -11,6 +11,7 @@ import numpy as np
 from edgekit.backends import _litert_file as file
 from edgekit.backends._litert_positions import position_axes
 from edgekit.errors import ModelError, StageContractError, TargetError
+from edgekit.quiet import quiet_stderr
 
 PROBABILITIES = "probabilities"
 """Name of an output that has them instead of logits."""
@@ -34,13 +35,14 @@ class Session:
         file.read(graph)
         resolver = OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES if keep_all else OpResolverType.AUTO
         try:
-            self._interpreter = Interpreter(
-                str(graph),
-                num_threads=1,
-                experimental_preserve_all_tensors=keep_all,
-                experimental_op_resolver_type=resolver,
-            )
-            self._interpreter.allocate_tensors()
+            with quiet_stderr():  # it says which delegate it made; what is wrong it raises
+                self._interpreter = Interpreter(
+                    str(graph),
+                    num_threads=1,
+                    experimental_preserve_all_tensors=keep_all,
+                    experimental_op_resolver_type=resolver,
+                )
+                self._interpreter.allocate_tensors()
         except (RuntimeError, ValueError) as error:
             if "unresolved" in str(error):
                 raise TargetError(f"{graph.name} has operators that LiteRT lacks: {error}") from error

@@ -19,7 +19,7 @@ import subprocess
 import sys
 import tempfile
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from importlib import metadata
 from pathlib import Path
@@ -37,7 +37,6 @@ from edgekit.backends.litert import (
     activations,
     describe,
     export_teacher,
-    findings,
     input_weights,
     logits,
     oldest,
@@ -49,6 +48,7 @@ from edgekit.errors import TargetError, suggestion
 from edgekit.ir.form import Form
 from edgekit.measured import Coverage, Cycles
 from edgekit.provenance import Provenance
+from edgekit.quant.findings import Finding
 
 if TYPE_CHECKING:
     from edgekit.ir.encoder import EdgekitForSequenceClassification
@@ -111,6 +111,16 @@ def missing() -> str | None:
     if importlib.util.find_spec("ethosu") is None:
         return f"ethos-u-vela is not installed for {sys.executable}: pip install 'edgekit[ethosu]'"
     return None
+
+
+def findings(graph: Path, arch: str, isa: Sequence[str], ops: Sequence[str]) -> list[Finding]:
+    """Finds nothing in a file that can be read: what is left to the CPU, `compile` says.
+
+    Raises:
+        ModelError: it cannot be read.
+    """
+    file.read(graph)
+    return []
 
 
 def export_student(model: EdgekitForSequenceClassification, length: int | str, max_length: int, out: Path) -> None:

@@ -136,13 +136,23 @@ def _give_probabilities(model: ModelT) -> None:
 
 
 def findings(graph: Path, arch: str, isa: Sequence[str], ops: Sequence[str]) -> list[Finding]:
-    """Finds nothing yet in a file that can be read.
+    """Finds whether rows are filled up to one length, which LiteRT need not.
 
     Raises:
-        ModelError: it cannot.
+        ModelError: the file cannot be read.
     """
-    file.read(graph)
-    return []
+    length = length_of(file.read(graph))
+    if length < 0:
+        return []
+    return [
+        Finding(
+            "fixed-length",
+            "input",
+            f"rows are filled up to {length} tokens",
+            "a short one takes as long as the longest",
+            'sequence_length = "dynamic" in the [shape] of the target\'s profile',
+        )
+    ]
 
 
 def describe(graph: Path) -> Description:

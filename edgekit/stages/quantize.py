@@ -105,6 +105,8 @@ class Quantize(Pass):
         family = {name: scheme.family for name, scheme in schemes().items()}.get(self.scheme, self.scheme)
         if self.qat_epochs and family not in ("auto", "static"):
             raise ValueError(f"qat_epochs trains the static form, but scheme is {self.scheme!r}")
+        if self.qat_epochs and self.scheme in schemes() and kind_of(schemes()[self.scheme])[0] != 8:
+            raise ValueError(f"qat_epochs trains for activations of 8 bits, but scheme is {self.scheme!r}")
         if self.qat_rate <= 0:
             raise ValueError(f"qat_rate is {self.qat_rate}; it must be positive")
 

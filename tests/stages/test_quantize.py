@@ -266,6 +266,8 @@ def test_impossible_options_are_refused() -> None:
         Quantize(embedding="int2")
     with pytest.raises(ValueError, match="qat_rate is 0; it must be positive"):
         Quantize(qat_rate=0)
+    with pytest.raises(ValueError, match="qat_epochs trains for activations of 8 bits, but scheme is 'htp-uint16"):
+        Quantize(scheme="htp-uint16-activations", qat_epochs=1)
     for scheme in ("dynamic", "weight-only-int4"):
         with pytest.raises(ValueError, match="qat_epochs trains the static form"):
             Quantize(scheme=scheme, qat_epochs=1)
