@@ -49,6 +49,7 @@ def quantize(graph: Path, scheme: Scheme, path: Path, precision: Precision | Non
 def request(**changes: Any) -> Request:
     """Returns what a program is compiled for: one chip, and rows that ask for LENGTHS."""
     values: dict[str, Any] = {
+        "texts": [],
         "lengths": [9] * 20 + [14] * 8 + [33],
         "max_length": MAX_LENGTH,
         "pad_id": PAD,

@@ -93,7 +93,8 @@ class Request:
     """What a program is compiled for.
 
     Attributes:
-        lengths: tokens of the training rows, for the choice of input lengths where they are fixed.
+        texts: of the training rows.
+        lengths: their tokens, for the choice of input lengths where they are fixed.
         max_length: tokens of the longest row; longer ones are cut.
         pad_id: of the tokenizer.
         labels: names of the classes, in the order of the outputs.
@@ -102,6 +103,7 @@ class Request:
         shape: likewise `sequence_length` and `buckets`.
     """
 
+    texts: Sequence[str]
     lengths: Sequence[int]
     max_length: int
     pad_id: int

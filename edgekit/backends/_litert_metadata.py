@@ -56,6 +56,30 @@ def finding_of(tokenizer: Path, labels: Sequence[str]) -> Finding | None:
     )
 
 
+def accents_kept(tokenizer: Path, texts: Sequence[str]) -> Finding | None:
+    """Finds texts that MediaPipe cuts into other tokens than BERT's tokenizer: it keeps accents, which that takes off.
+
+    Args:
+        tokenizer: folder of tokenizer.json, for which there is metadata.
+        texts: of the training rows.
+    """
+    from tokenizers import Tokenizer
+
+    settings = json.loads((tokenizer / "tokenizer.json").read_text(encoding="utf-8"))
+    theirs = settings | {"normalizer": settings["normalizer"] | {"strip_accents": False}}
+    ours, others = (Tokenizer.from_str(json.dumps(one)).encode_batch(list(texts)) for one in (settings, theirs))
+    other = sum(one.ids != another.ids for one, another in zip(ours, others, strict=True))
+    if not other:
+        return None
+    return Finding(
+        "accents-kept",
+        "the .tflite file",
+        f"of {other:,} of {len(texts):,} training rows MediaPipe makes other tokens: it keeps the accents",
+        "it answers them as if their words were others",
+        "take accents off in the app before it gives MediaPipe the text (Unicode NFD without marks)",
+    )
+
+
 def packed(model: ModelT, tokenizer: Path, labels: Sequence[str]) -> bytes:
     """Returns the file of a model with its metadata, for which there is no finding.
 

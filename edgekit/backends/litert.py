@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from edgekit.backends import Compiled, Description, Request, Scheme, Tensor
 from edgekit.backends import _litert_file as file
 from edgekit.backends._litert_export import export_student, export_teacher
-from edgekit.backends._litert_metadata import finding_of, packed
+from edgekit.backends._litert_metadata import accents_kept, finding_of, packed
 from edgekit.backends._litert_quantize import OPS, input_weights, products, quantize, quantized_tensors
 from edgekit.backends._litert_run import PROBABILITIES, activations, logits
 from edgekit.backends._litert_selftest import write as self_test
@@ -104,6 +104,7 @@ def compile(graph: Path, request: Request, out: Path) -> Compiled:
     written = out / graph.name
     if finding is None:
         written.write_bytes(packed(model, request.tokenizer, request.labels))
+        finding = accents_kept(request.tokenizer, request.texts)
     else:
         file.write(model, written)
     return Compiled(

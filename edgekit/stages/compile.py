@@ -24,7 +24,7 @@ class Compile(Pass):
     """Compiles by the target's backend."""
 
     NAME: ClassVar[str] = "compile"
-    VERSION: ClassVar[int] = 2
+    VERSION: ClassVar[int] = 3
     IN: ClassVar = (QuantizedGraph, Teacher, Vocabulary, LabelledData)
     OUT: ClassVar = Program
     READS: ClassVar[tuple[str, ...]] = ("runtime.name", *DEVICE, *SHAPE)
@@ -35,8 +35,10 @@ class Compile(Pass):
         graph, vocabulary = inputs[QuantizedGraph], inputs[Vocabulary]
         dataset = data.read(inputs[LabelledData].path)
         tokenizer = load_tokenizer(vocabulary.tokenizer, vocabulary.max_length)
+        texts = [text for text, _ in dataset.train]
         request = Request(
-            lengths=[len(row) for row in encode(tokenizer, [text for text, _ in dataset.train])],
+            texts=texts,
+            lengths=[len(row) for row in encode(tokenizer, texts)],
             max_length=vocabulary.max_length,
             pad_id=vocabulary.facts["pad_token_id"],
             labels=labels_of(inputs[Teacher], dataset, ctx.task),

@@ -28,7 +28,9 @@ def ranges_for(backend: Backend, graph: Path, quant: Mapping[str, Any]) -> dict[
 
 def request(tokenizer: Path, **device: str) -> Request:
     """Returns a request for a classifier of the tiny labels."""
-    return Request([10], MAX_LENGTH, 0, tiny.LABELS, tokenizer, device, {"sequence_length": "buckets", "buckets": 1})
+    return Request(
+        ["light"], [10], MAX_LENGTH, 0, tiny.LABELS, tokenizer, device, {"sequence_length": "buckets", "buckets": 1}
+    )
 
 
 def tensors_of(path: Path) -> dict[str, Any]:

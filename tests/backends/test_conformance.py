@@ -152,6 +152,7 @@ def compiled(made: Made, graph: Path, out: Path) -> Program:
     vocabulary, target = made.artifacts[Vocabulary], made.target.as_dict()
     dataset = data.read(made.artifacts[LabelledData].path)
     request = Request(
+        texts=[text for text, _ in dataset.train],
         lengths=[len(row) for row in made.rows],
         max_length=vocabulary.max_length,
         pad_id=vocabulary.facts["pad_token_id"],

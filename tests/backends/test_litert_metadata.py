@@ -13,11 +13,13 @@ import pytest
 import tiny
 from litert_graphs import MAX_LENGTH, operators_of, request
 from test_onnxruntime import student
+from tokenizers import Tokenizer
+from tokenizers.normalizers import BertNormalizer
 
 from edgekit.artifact import file_digest
 from edgekit.backends import Compiled, Tensor, litert
 from edgekit.backends import _litert_file as file
-from edgekit.backends._litert_metadata import BUFFER, finding_of
+from edgekit.backends._litert_metadata import BUFFER, accents_kept, finding_of
 from edgekit.devices import ModelFile, TokenRows, connect
 from edgekit.tokenization import encode, load_tokenizer
 
@@ -85,6 +87,29 @@ def test_mediapipe_gives_the_probabilities_of_the_python_tokenizer(compiled: Pat
             found = [scores[label] for label in tiny.LABELS]
             near.append(bool(np.abs(np.array(found) - probabilities).max() <= 1e-2))
     assert sum(near) >= 198
+
+
+def test_rows_of_which_mediapipe_makes_other_tokens_are_counted(compiled: Path, tokenizer: Path) -> None:
+    """Its answer to a text with accents is that to the tokens of a tokenizer that keeps them."""
+    pytest.importorskip("mediapipe", reason="mediapipe is not installed")
+    from mediapipe.tasks.python import BaseOptions, text
+
+    plain = [one for one, _ in tiny.sentences(12, seed=6)]
+    accented = [one.replace("a", "\u00e1").replace("e", "\u00e9") for one in plain]
+    changed = sum(one != another for one, another in zip(plain, accented, strict=True))
+    assert changed >= 6
+    finding = accents_kept(tokenizer, [*plain, *accented])
+    assert finding is not None
+    assert finding.detail.startswith(f"of {changed} of 24 training rows")
+    assert accents_kept(tokenizer, plain) is None
+    kept = Tokenizer.from_file(str(tokenizer / "tokenizer.json"))
+    kept.normalizer = BertNormalizer(strip_accents=False, lowercase=True)
+    rows = [np.array(kept.encode(one).ids) for one in accented]
+    expected = np.exp(litert.logits(compiled, rows, 0)).max(axis=1)
+    options = text.TextClassifierOptions(base_options=BaseOptions(model_asset_path=str(compiled)), max_results=1)
+    with text.TextClassifier.create_from_options(options) as classifier:
+        found = [classifier.classify(one).classifications[0].categories[0].score for one in accented]
+    np.testing.assert_allclose(found, expected, atol=1e-2)
 
 
 def test_what_ships_gives_probabilities_and_its_readers_logits(graph: Path, compiled: Path) -> None:
