@@ -19,10 +19,12 @@ from edgekit import devices
 from edgekit.quiet import quiet_libraries
 from edgekit.search.costs import check_setting, read_costs
 from edgekit.search.shapes import Shape
+from edgekit.stages._cycles import cycles_of
 from edgekit.stages.profile import Profile, costs_of, factor_of, setting_of
 from edgekit.target import TargetView, load_target
 
 LENGTHS = (12, 24, 100)
+COMPILED = (32, 64, 96)  # inputs of an NPU are multiples of sixteen
 # Heads in twelfths of the width and FFN channels in forty-eighths of four times the width, as the table's; labels;
 # columns of the word table in twelfths of the width, 0 where it is whole.
 HELD_OUT = (
@@ -67,7 +69,7 @@ def main() -> None:
     setting = table.setting
     check_setting(table, setting_of(target, given.device, setting.hidden, setting.head_dim), str(given.table))
     fixed, timed = setting.sequence_length, table.unit == "ms"
-    judged = list(LENGTHS) if fixed == "dynamic" else [int(fixed)]
+    judged = [fixed] if isinstance(fixed, int) else list(COMPILED if table.unit == "cycles" else LENGTHS)
     lengths = sorted({*judged, *(table.lengths if timed else ())})
     shapes = held_out(setting.hidden, setting.head_dim)
     again = [table.points[table.reference].shape] if timed else []
@@ -77,16 +79,19 @@ def main() -> None:
 
     with quiet_libraries(Profile.TOOLS):
         machine = devices.connect(given.device)
-        taken = costs_of([*shapes, *again], lengths, target, machine, given.rounds, 1, told)
+        if table.unit == "cycles":
+            costs = cycles_of(shapes, lengths, target, 1, told)
+        else:
+            costs = costs_of([*shapes, *again], lengths, target, machine, given.rounds, 1, told).costs
     if timed:
         at = [lengths.index(length) for length in table.lengths]
-        factor = factor_of(table, {family: [own[i] for i in at] for family, own in taken.costs[-1].items()})
+        factor = factor_of(table, {family: [own[i] for i in at] for family, own in costs[-1].items()})
         print(f"the reference takes {factor:.3f} times what the table says")
         table = table.scaled(factor)
     print(f"cost in {table.unit}")
     print(f"{'shape':60} {'family':8} {'tokens':>6} {'predicted':>12} {'measured':>12} {'error':>7}")
     errors = []
-    for shape, own in zip(shapes, taken.costs, strict=False):
+    for shape, own in zip(shapes, costs, strict=False):
         for family in table.families:
             for length in judged:
                 predicted, measured = table.cost(shape, [length], [family]), own[family][lengths.index(length)]

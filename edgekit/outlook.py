@@ -18,6 +18,7 @@ class Outlook:
         device: URI of the device that a build would choose; "" where none is ready.
         accuracy: provenance of what it answers; None where there is no device.
         latency, instructions: of its times and its counts; None where it takes none.
+        cycles: of what the accelerator's compiler estimates; None where it does not.
         lacks: what is missing, with what to install: first for a build at all, then for better figures.
     """
 
@@ -25,6 +26,7 @@ class Outlook:
     accuracy: Provenance | None
     latency: Provenance | None
     instructions: Provenance | None
+    cycles: Provenance | None
     lacks: tuple[str, ...]
 
 
@@ -37,6 +39,7 @@ def outlook(target: Target) -> Outlook:
     backend, wanted = load_backend(target.runtime.name), processor_of(target.device)
     missing = backend.missing()
     lacks = [] if missing is None else [missing]
+    cycles = Provenance.ESTIMATED if missing is None and backend.estimates() else None
     for device in standing_for(wanted):
         lacking = device.unavailable(backend.RUNS_ON)
         if lacking is not None:
@@ -44,5 +47,5 @@ def outlook(target: Target) -> Outlook:
             continue
         kind, _ = device.provenance(wanted)
         timed, counted = device.timeless() is None, device.countless() is None
-        return Outlook(device.uri, kind, kind if timed else None, kind if counted else None, tuple(lacks))
-    return Outlook("", None, None, None, tuple(lacks))
+        return Outlook(device.uri, kind, kind if timed else None, kind if counted else None, cycles, tuple(lacks))
+    return Outlook("", None, None, None, cycles, tuple(lacks))

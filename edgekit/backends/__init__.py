@@ -181,6 +181,10 @@ class Backend(Protocol):
         """Says which package the backend lacks on this machine, with what to install, or None."""
         ...
 
+    def estimates(self) -> str:
+        """Names the compiler that estimates an inference's cycles, with its version; "" where none does."""
+        ...
+
     def check(self, device: Mapping[str, Any], shape: Mapping[str, Any]) -> None:
         """Refuses a target that it cannot compile for, before anything is run; sections as in `Request`.
 

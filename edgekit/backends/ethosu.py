@@ -84,6 +84,7 @@ __all__ = [
     "check",
     "compile",
     "describe",
+    "estimates",
     "export_student",
     "export_teacher",
     "findings",
@@ -126,6 +127,11 @@ def findings(graph: Path, arch: str, isa: Sequence[str], ops: Sequence[str]) -> 
 def export_student(model: EdgekitForSequenceClassification, length: int | str, max_length: int, out: Path) -> None:
     """Writes the lean form of the student without anything that needs a float; see `edgekit.ir.form`."""
     export.export_student(model, "buckets" if length == "dynamic" else length, max_length, out, FORM)
+
+
+def estimates() -> str:
+    """Names vela, which estimates cycles by its model of the NPU."""
+    return f"ethos-u-vela {metadata.version('ethos-u-vela')}"
 
 
 def check(device: Mapping[str, Any], shape: Mapping[str, Any]) -> None:

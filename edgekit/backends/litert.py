@@ -56,6 +56,7 @@ __all__ = [
     "check",
     "compile",
     "describe",
+    "estimates",
     "export_student",
     "export_teacher",
     "findings",
@@ -85,6 +86,11 @@ def missing() -> str | None:
 def oldest(scheme: Scheme) -> str:
     """Returns the oldest release that loads a scheme's files: one for all."""
     return OLDEST
+
+
+def estimates() -> str:
+    """Names no compiler: nothing estimates cycles here."""
+    return ""
 
 
 def check(device: Mapping[str, Any], shape: Mapping[str, Any]) -> None:

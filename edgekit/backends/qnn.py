@@ -60,6 +60,7 @@ __all__ = [
     "check",
     "compile",
     "describe",
+    "estimates",
     "export_student",
     "export_teacher",
     "findings",
@@ -84,6 +85,11 @@ def missing() -> str | None:
 def oldest(scheme: Scheme) -> str:
     """Returns the oldest ONNX Runtime that loads a scheme's portable file."""
     return oldest_of(OPSET_OF_16_BITS) if scheme.activation == "uint16" else plain.oldest(scheme)
+
+
+def estimates() -> str:
+    """Names no compiler: nothing estimates cycles here."""
+    return ""
 
 
 def check(device: Mapping[str, Any], shape: Mapping[str, Any]) -> None:

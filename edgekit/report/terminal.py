@@ -210,7 +210,7 @@ def targets(profiles: Sequence[Mapping[str, Any]]) -> RenderableType:
 
 def _taken_here(here: Mapping[str, Any]) -> str:
     """Says what is taken of a target, how and where."""
-    kinds = {name: here[name] for name in ("accuracy", "latency", "instructions") if here[name] is not None}
+    kinds = {name: here[name] for name in ("accuracy", "latency", "instructions", "cycles") if here[name] is not None}
     marked = [f"{MARKS[kind]} {name}" for name, kind in kinds.items()]
     return "\n".join([here["device"] or "nothing", *marked])
 

@@ -37,7 +37,7 @@ from edgekit.target import shipped_folder
 SCHEMA: Literal[2] = 2
 MAX_BYTES = 4 << 20
 FAMILIES = ("static", "dynamic")
-KERNELS = ("device", "system", "machine", "cpu", "isa", *RUNTIMES)
+KERNELS = ("device", "system", "machine", "cpu", "isa", "accelerator", "compiler", *RUNTIMES)
 """Entries of a device's fingerprint that decide what runs there: the others do not change what a table holds."""
 
 FASTER = 0.9
@@ -139,8 +139,8 @@ class CostTable:
         edgekit: version that made it.
         target: name of the target whose runtime and quantization it is of.
         setting: what it is of.
-        unit: of all costs: milliseconds, instructions where time says nothing, or multiply-adds where nothing here runs
-            what the target does (`edgekit.search.arithmetic`).
+        unit: of all costs: milliseconds, instructions where time says nothing, cycles where a compiler estimates them,
+            or multiply-adds where nothing here runs what the target does (`edgekit.search.arithmetic`).
         provenance, reason: of the costs, for the target.
         date: when they were taken, ISO 8601 in UTC.
         runtime: name and version.
@@ -155,7 +155,7 @@ class CostTable:
     edgekit: str
     target: str
     setting: Setting
-    unit: Literal["ms", "instructions", "multiply-adds"]
+    unit: Literal["ms", "instructions", "cycles", "multiply-adds"]
     provenance: Provenance
     reason: str
     date: str

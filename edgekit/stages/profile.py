@@ -25,6 +25,7 @@ from edgekit.backends import load_backend
 from edgekit.codec import encode
 from edgekit.devices import Device, LatencyPlan, ModelFile, TokenRows, Unavailable
 from edgekit.errors import StageContractError, UnmeasurableError
+from edgekit.provenance import Provenance
 from edgekit.search.arithmetic import counted
 from edgekit.search.costs import (
     SCHEMA,
@@ -39,6 +40,8 @@ from edgekit.search.costs import (
 )
 from edgekit.search.shapes import Shape
 from edgekit.stage import INTERNAL, Context, Inputs, Pass, Progress
+from edgekit.stages._cycles import LENGTHS as COMPILED_LENGTHS
+from edgekit.stages._cycles import cycles_of
 from edgekit.stages._students import VOCABULARY, spread, write_forms
 from edgekit.stages.evaluate import PROCESSOR, processor
 from edgekit.target import Target, TargetView
@@ -78,7 +81,7 @@ class Profile(Pass):
     table_digest: str = field(default="", metadata=INTERNAL)
 
     NAME: ClassVar[str] = "profile"
-    VERSION: ClassVar[int] = 7
+    VERSION: ClassVar[int] = 8
     IN: ClassVar = ()
     OUT: ClassVar = Costs
     READS: ClassVar[tuple[str, ...]] = (
@@ -135,7 +138,7 @@ class Profile(Pass):
             source, made = f"shipped table {found[0]}", found[1]
         if made is None:
             made = measure(ctx.target, ctx.device, wanted, self.rounds, ctx.seed, ctx.progress)
-        else:
+        elif made.unit != "cycles":  # those are the compiler's, wherever it runs
             provenance, reason = devices.connect(ctx.device).provenance(processor(ctx.target))
             # The kernels are the same, the day is not: a laptop on battery takes as long again.
             factor = retimed(made, ctx.target, ctx.device, self.rounds, ctx.seed, ctx.progress)
@@ -165,8 +168,16 @@ def setting_of(target: TargetView, device: str, hidden: int, head_dim: int) -> S
         threads=target["device.threads"],
         quant=encode(target["quant"]),
         options=target["runtime.options"],
-        fingerprint=dict(devices.connect(device).fingerprint(load_backend(target["runtime.name"]).RUNS_ON)),
+        fingerprint=_fingerprint(target, device),
     )
+
+
+def _fingerprint(target: TargetView, device: str) -> dict[str, str]:
+    """Returns what identifies whoever says the costs: the device, or a compiler that estimates for an accelerator."""
+    backend = load_backend(target["runtime.name"])
+    if compiler := backend.estimates():
+        return {"accelerator": target["device.accelerator"], "compiler": compiler}
+    return dict(devices.connect(device).fingerprint(backend.RUNS_ON))
 
 
 def measure(target: TargetView, device: str, setting: Setting, rounds: int, seed: int, progress: Progress) -> CostTable:
@@ -186,6 +197,8 @@ def measure(target: TargetView, device: str, setting: Setting, rounds: int, seed
     """
     shapes, lengths = spread(setting.hidden, setting.head_dim), lengths_of(setting)
     machine = devices.connect(device)
+    if compiler := load_backend(target["runtime.name"]).estimates():
+        return _estimated(shapes[::2], setting, compiler, target, seed, progress)
     if npu := target["device.accelerator"]:
         return counted(setting, target["name"], shapes, lengths, REFERENCE, f"nothing here times an {npu}")
     if setting.sequence_length == "buckets":
@@ -209,6 +222,30 @@ def measure(target: TargetView, device: str, setting: Setting, rounds: int, seed
         points=points,
         reference=REFERENCE,
         fits=fitted(lengths, points, taken.unit),
+    )
+
+
+def _estimated(
+    shapes: Sequence[Shape], setting: Setting, compiler: str, target: TargetView, seed: int, progress: Progress
+) -> CostTable:
+    """Returns a table of what a compiler estimates; it takes seconds for each shape and length."""
+    lengths = tuple(lengths_of(setting)) if isinstance(setting.sequence_length, int) else COMPILED_LENGTHS
+    costs = cycles_of(shapes, lengths, target, seed, progress)
+    points = tuple(map(Point, shapes, costs))
+    return CostTable(
+        schema=SCHEMA,
+        edgekit=version("edgekit"),
+        target=target["name"],
+        setting=setting,
+        unit="cycles",
+        provenance=Provenance.ESTIMATED,
+        reason=f"estimated by {compiler} for {target['device.accelerator']}",
+        date=datetime.now(UTC).isoformat(timespec="seconds"),
+        runtime=compiler,
+        lengths=lengths,
+        points=points,
+        reference=REFERENCE // 2,
+        fits=fitted(lengths, points, "cycles"),
     )
 
 

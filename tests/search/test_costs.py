@@ -179,7 +179,7 @@ def changed(costs: CostTable, *places: Any) -> dict[str, Any]:
     ("places", "message"),
     [
         (("schema", 1), "schema: expected one of 2"),
-        (("unit", "cycles"), "unit: expected one of ms, instructions"),
+        (("unit", "hours"), "unit: expected one of ms, instructions, cycles"),
         (("lenghts", [1]), "lenghts: unknown key; did you mean 'lengths'"),
         (("date", None), "date: missing"),
         (("points", 0, "costs", "static", 0, -1.0), "points.0..costs.static.0.: expected at least"),

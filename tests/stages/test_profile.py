@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -18,13 +21,14 @@ from test_evaluate import NullDevice, run_on
 
 from edgekit import devices
 from edgekit.artifact import Costs
+from edgekit.backends import ethosu
 from edgekit.codec import encode
 from edgekit.devices import InstructionCount, LatencyPlan, ModelFile, Samples
 from edgekit.errors import RecipeError, StageContractError, UnmeasurableError
 from edgekit.provenance import Provenance
 from edgekit.search.costs import CostTable, read_costs
 from edgekit.search.shapes import UNITS, Shape, units
-from edgekit.stages import _students, profile
+from edgekit.stages import _cycles, _students, profile
 from edgekit.stages.profile import LENGTHS, REFERENCE, Profile, by_length, factor_of, retimed, setting_of
 from edgekit.target import TargetView, load_target
 
@@ -130,10 +134,33 @@ def test_the_students_have_the_shapes_and_integer_products(tmp_path: Path) -> No
             assert stored >= products + 32 * (32 + shape.labels)
 
 
-@pytest.mark.parametrize("target", ["mobile-npu", "ethos-u85"])
-def test_what_nothing_here_times_is_compared_by_multiply_adds(tmp_path: Path, target: str) -> None:
+@pytest.mark.skipif(ethosu.missing() is not None, reason=ethosu.missing() or "")
+def test_an_npu_costs_the_cycles_that_its_compiler_says_wherever_that_runs(tmp_path: Path) -> None:
     device = PricedDevice(timed=True)
-    table, facts = taken(device, tmp_path, target=target)
+    table, facts = taken(device, tmp_path, target="ethos-u85")
+    assert (table.unit, table.provenance, facts["factor"]) == ("cycles", Provenance.ESTIMATED, 1.0)
+    assert table.lengths == _cycles.LENGTHS
+    assert device.seen == {}, "no device is asked"
+    assert set(table.setting.fingerprint) == {"accelerator", "compiler"}
+    assert [point.shape for point in table.points] == SHAPES[::2]
+    view = TargetView(load_target("ethos-u85"), Profile.READS, "profile")
+    (file,) = _students.write_forms(SHAPES[0], 48, view, tmp_path / "forms", 0).values()
+    command = [sys.executable, "-m", "ethosu.vela", "--accelerator-config", "ethos-u85-256"]
+    command += ["--verbose-cycle-estimate", str(file.path)]
+    said = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True).stdout
+    (total,) = re.findall(r"Total cycles\s+(\d+) cycles", said)
+    assert table.points[0].costs["static"][1] == float(total)
+    for point in table.points:
+        assert list(point.costs["static"]) == sorted(point.costs["static"])
+    (tmp_path / "costs.json").write_text(json.dumps(encode(table)))
+    given = dataclasses.replace(STAGE, table=str(tmp_path / "costs.json"))
+    again, found = taken(device, tmp_path / "again", given, target="ethos-u85")
+    assert (found["source"], again.reason, again.points) == ("given", table.reason, table.points)
+
+
+def test_what_nothing_here_times_is_compared_by_multiply_adds(tmp_path: Path) -> None:
+    device = PricedDevice(timed=True)
+    table, facts = taken(device, tmp_path, target="mobile-npu")
     assert (table.unit, table.provenance, facts["factor"]) == ("multiply-adds", Provenance.ESTIMATED, 1.0)
     assert "latency" not in device.seen, "the times of another processor are none"
     assert table.cost(SHAPES[0], [8]) == sum(
