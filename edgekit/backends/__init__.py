@@ -172,6 +172,8 @@ class Backend(Protocol):
     """Whether products may stay float where integers lose too much."""
     EMBEDDINGS: tuple[str, ...]
     """Forms of the word table that it makes (`Precision.embedding`)."""
+    CARRIES_WORDS: bool
+    """Whether its programs hold the tokenizer's words too."""
     PADS: bool
     """Whether the teacher's file takes rows of one length alone."""
     RUNS_ON: str

@@ -56,6 +56,7 @@ if TYPE_CHECKING:
 TOOLS = (*litert.TOOLS, "ethos-u-vela")
 OPS = tuple(op for op in litert.OPS if op != LOOKUP)
 EMBEDDINGS = ("int8",)
+CARRIES_WORDS = False
 KEEPS_FLOAT = False
 SCHEMES = (Scheme("ethosu-static-int8", "static", "int8", "full", "int8"),)
 ACCELERATORS = (
@@ -72,6 +73,7 @@ KIB = 1024
 FORM = Form(gather=export.gathered, gathered_words=True, gathered_bias=True, spelled_norms=True)
 
 __all__ = [
+    "CARRIES_WORDS",
     "EMBEDDINGS",
     "KEEPS_FLOAT",
     "OPS",

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 TOOLS = ("torch", "litert-torch", "ai-edge-quantizer", "ai-edge-litert")
 SUFFIX = ".tflite"
 EMBEDDINGS = ("int8",)
+CARRIES_WORDS = True
 KEEPS_FLOAT = True
 PADS = True
 RUNS_ON = "litert"
@@ -44,6 +45,7 @@ OLDEST = "2.3"
 """The release that edgekit's files were run by; whether an older one loads them nobody has tried."""
 
 __all__ = [
+    "CARRIES_WORDS",
     "EMBEDDINGS",
     "KEEPS_FLOAT",
     "OPS",

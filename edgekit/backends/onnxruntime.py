@@ -26,10 +26,12 @@ if TYPE_CHECKING:
 
 TOOLS = ("torch", "onnx", "onnxscript", "onnxruntime")
 SUFFIX = ".onnx"
+CARRIES_WORDS = False
 KEEPS_FLOAT = True
 PADS = False
 RUNS_ON = "onnxruntime"
 __all__ = [
+    "CARRIES_WORDS",
     "EMBEDDINGS",
     "KEEPS_FLOAT",
     "OPS",

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
 TOOLS = ("torch", "onnx", "onnxscript", "onnxruntime", "onnxruntime-qnn")
 SUFFIX = ".onnx"
+CARRIES_WORDS = False
 KEEPS_FLOAT = False
 EMBEDDINGS = ("int8",)
 PADS = False
@@ -48,6 +49,7 @@ SCHEMES = (
 OF_CPUS = ("float-operator", "saturation")
 """Checks of the lint that hold for CPU kernels: HTP has integers for the first, and nothing that saturates."""
 __all__ = [
+    "CARRIES_WORDS",
     "EMBEDDINGS",
     "KEEPS_FLOAT",
     "OPS",

@@ -85,6 +85,7 @@ class Forecast:
         judged: whether the gate judges costs like the table's: not where they are estimates.
         families: of integer forms that may be shipped; all that the table has by default.
         weight_bytes: that a weight of a product takes in the file.
+        carried_bytes: of what else lies in the file, whatever the structure, such as the tokenizer's words.
         word_forms: of the word table, by their names in `ROW_BYTES`: the one that is taken, and those that may stand
             in for it where the file would be too large, the smallest last.
     """
@@ -99,6 +100,7 @@ class Forecast:
     judged: bool
     families: Sequence[str] = ()
     weight_bytes: float = 1.0
+    carried_bytes: int = 0
     word_forms: Sequence[str] = ("int8",)
 
     def cost(self, structure: Structure) -> float:
@@ -128,7 +130,7 @@ class Forecast:
             singles += self.positions * (self.positions * sum(structure.heads[:-1]) + structure.heads[-1])
         graph = GRAPH_BYTES + LAYER_BYTES * len(structure.layers)
         stored = self.weight_bytes * weights + ROW_BYTES[self._form(structure)](columns) * rows
-        return int(stored + OUTPUT_BYTES * outputs + 4 * singles + graph)
+        return int(stored + OUTPUT_BYTES * outputs + 4 * singles + graph + self.carried_bytes)
 
     def foretold(self, structure: Structure) -> dict[str, float]:
         """Returns the figures that limits are held against, by the limit's name."""

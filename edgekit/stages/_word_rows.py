@@ -144,6 +144,14 @@ def special_tokens(tokenizer: Path) -> set[int]:
     return special_ids(json.loads((tokenizer / "tokenizer.json").read_text(encoding="utf-8")))
 
 
+def words_bytes(tokenizer: Path) -> int:
+    """Returns the bytes of the words of a tokenizer in a folder, one a line."""
+    from tokenizers import Tokenizer
+
+    words = Tokenizer.from_file(str(tokenizer / "tokenizer.json")).get_vocab()
+    return sum(len(word.encode()) + 1 for word in words)
+
+
 def row_owners(teacher: Path, ids: Sequence[int], owned: Sequence[int], special: Iterable[int]) -> list[int]:
     """Returns for each token the one whose row it reads: its own, or the nearest one's by the teacher's word table.
 

@@ -54,13 +54,13 @@ from edgekit.search.structure import Outline, Structure, ladder, narrowest
 from edgekit.stage import INTERNAL, Context, Inputs, Pass
 from edgekit.stages._sweep import swept
 from edgekit.stages._trainer import MOST_STEPS, START, Trained, Trainer
-from edgekit.stages._word_rows import needed_rows, special_tokens
+from edgekit.stages._word_rows import needed_rows, special_tokens, words_bytes
 from edgekit.stages.distill import Distill
 from edgekit.stages.evaluate import Evaluate, draw
 from edgekit.stages.outline import read_outline
 from edgekit.stages.profile import Profile
 from edgekit.stages.prune import Prune
-from edgekit.stages.quantize import Quantize
+from edgekit.stages.quantize import LOOKUPS, Quantize
 from edgekit.stages.refine import Refine
 from edgekit.stages.score import Score
 from edgekit.stages.teach import answered
@@ -156,7 +156,7 @@ class Search(Pass):
     coverage: float = field(default=Trim.coverage, metadata=INTERNAL)
 
     NAME: ClassVar[str] = "search"
-    VERSION: ClassVar[int] = 33
+    VERSION: ClassVar[int] = 34
     IN: ClassVar = (Teacher, LabelledData, Vocabulary, TeacherOutputs, TeacherOutline, Costs)
     OUT: ClassVar = Plan
     READS: ClassVar[tuple[str, ...]] = (
@@ -283,7 +283,8 @@ class Search(Pass):
         vocabulary, table, ops = inputs[Vocabulary], read_costs(inputs[Costs].file), ctx.target["quant.ops"]
         owners, judged = vocabulary.row_owners, table.provenance is not Provenance.ESTIMATED
         # Costs that are estimates do not decide between forms.
-        known = tuple(form for form in self.word_forms if form in load_backend(ctx.target["runtime.name"]).EMBEDDINGS)
+        backend = load_backend(ctx.target["runtime.name"])
+        known = tuple(form for form in self.word_forms if form in backend.EMBEDDINGS)
         families = self.families or (() if judged or "static" not in table.families else ("static",))
         return Forecast(
             table,
@@ -296,7 +297,8 @@ class Search(Pass):
             judged=judged,
             families=[family for family in families if family in table.families],
             weight_bytes=self.weight_bytes,
-            word_forms=known if ops == "all" or "Gather" in ops else ("float32",),
+            carried_bytes=words_bytes(vocabulary.tokenizer) if backend.CARRIES_WORDS else 0,
+            word_forms=known if ops == "all" or set(LOOKUPS) & set(ops) else ("float32",),
         )
 
     def _within(self, forecast: Forecast, limits: Limits, multiples: tuple[int, int]) -> list[list[Structure]]:

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tiny
 from cost_tables import table
 from test_structure import outline
 
-from edgekit.backends import Precision, load_backend
-from edgekit.backends._onnx_schemes import STATIC
+from edgekit.backends import Precision, Request, litert, load_backend
 from edgekit.ir.config import EdgekitConfig
 from edgekit.search.limits import (
     ROOM,
@@ -26,6 +26,7 @@ from edgekit.search.limits import (
 from edgekit.search.shapes import UNITS, units
 from edgekit.search.structure import Outline, Structure, alternatives, ladder, rungs
 from edgekit.stages._students import extremes, random_student
+from edgekit.stages._word_rows import words_bytes
 from edgekit.target import load_target
 
 
@@ -255,17 +256,42 @@ def test_the_file_is_as_large_as_foretold(tmp_path: Path, form: str, embedding: 
     assert made.file_bytes(structure) == pytest.approx(size, rel=0.03)
 
 
-def written(config: EdgekitConfig, embedding: str, folder: Path) -> int:
+@pytest.mark.skipif(litert.missing() is not None, reason=litert.missing() or "")
+@pytest.mark.parametrize("form", ["whole", "factorised", "shared rows"])
+def test_a_file_that_carries_the_tokenizers_words_too_is_as_large_as_foretold(tmp_path: Path, form: str) -> None:
+    heads, ffn, tokens, labels = (3, 2, 4), (96, 64, 160), 5000, 4
+    config = EdgekitConfig(
+        vocab_size=tokens, hidden_size=128, head_dim=32, heads=list(heads), ffn=list(ffn), num_labels=labels,
+        **{"embedding_size": 128, "max_positions": 64, **FORMS[form]},  # type: ignore[arg-type]
+    )  # fmt: skip
+    written(config, "int8", tmp_path, "android")
+    tokenizer = tiny.write_tokenizer(tmp_path / "tokenizer", tiny.wordpiece())
+    request = Request((), (8,), 64, 0, tiny.LABELS, tokenizer, {}, {"sequence_length": "dynamic"})
+    (tmp_path / "out").mkdir()
+    size = litert.compile(tmp_path / "static.tflite", request, tmp_path / "out").bytes
+    of = dataclasses.replace(
+        outline(layers=3, heads=4, ffn=256), hidden=128, embedding=config.embedding_size, head_dim=32, labels=labels
+    )
+    made = dataclasses.replace(
+        forecast(of), tokens=tokens, rows=tokens, positions=config.max_positions, carried_bytes=words_bytes(tokenizer)
+    )
+    structure = Structure((0, 1, 2), heads, ffn, config.word_rows, config.word_rank)
+    # Its graph takes some twenty kilobytes more than an ONNX file's, which counts in a small one.
+    assert made.file_bytes(structure) == pytest.approx(size, abs=25_000)
+
+
+def written(config: EdgekitConfig, embedding: str, folder: Path, target: str = "x86-64") -> int:
     """Writes a random student statically quantized, as `quantize` does; returns the bytes of its file."""
-    backend, quant = load_backend("onnxruntime"), load_target("x86-64").as_dict()["quant"]
-    model = random_student(config, 0)
-    backend.export_student(model, "dynamic", config.max_positions, folder / "float.onnx")
+    profile = load_target(target)
+    backend, quant = load_backend(profile.runtime.name), profile.as_dict()["quant"]
+    model, graph, out = random_student(config, 0), folder / f"float{backend.SUFFIX}", folder / f"static{backend.SUFFIX}"
+    backend.export_student(model, "dynamic", config.max_positions, graph)
     rows = [np.arange(length) for length in (8, 24)]
-    tensors = backend.quantized_tensors(folder / "float.onnx", quant["ops"])
-    ranges = extremes(backend.activations(folder / "float.onnx", tensors, rows, 0))
+    ranges = extremes(backend.activations(graph, backend.quantized_tensors(graph, quant["ops"]), rows, 0))
     precision = Precision(weight_method="max", embedding=embedding)
-    backend.quantize(folder / "float.onnx", ranges, quant, STATIC[0], precision, folder / "static.onnx")
-    return (folder / "static.onnx").stat().st_size
+    scheme = next(one for one in backend.SCHEMES if one.family == "static")
+    backend.quantize(graph, ranges, quant, scheme, precision, out)
+    return out.stat().st_size
 
 
 @pytest.mark.parametrize(("unit", "limit"), [("ms", "latency_p95_ms"), ("instructions", "instructions")])
