@@ -212,7 +212,7 @@ def _taken_here(here: Mapping[str, Any]) -> str:
     """Says what is taken of a target, how and where."""
     kinds = {name: here[name] for name in ("accuracy", "latency", "instructions", "cycles") if here[name] is not None}
     marked = [f"{MARKS[kind]} {name}" for name, kind in kinds.items()]
-    return "\n".join([here["device"] or "nothing", *marked])
+    return "\n".join([clean(here["device"]) or "nothing", *marked])
 
 
 def target(profile: Mapping[str, Any]) -> RenderableType:

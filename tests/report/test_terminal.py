@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import io
+from typing import Any
 
 import pytest
 from manifests import NO_ACCELERATOR, accuracy, candidates, example, example_arm64, latency
@@ -98,11 +99,30 @@ def test_evaluation_and_benchmark_carry_their_provenance() -> None:
     assert "latency: not measured: none" in drawn(terminal.benchmark(None, None, None, None, {"latency": "none"}))
 
 
+def here(device: str, *lacks: str) -> dict[str, Any]:
+    """Returns what can be taken of a target: accuracy by simulation, and times, where there is a device."""
+    kinds = {"accuracy": Provenance.SIMULATED, "latency": Provenance.MEASURED} if device else {}
+    names = ("accuracy", "latency", "instructions", "cycles")
+    return {"here": dict.fromkeys(names) | kinds | {"device": device, "lacks": lacks}}
+
+
 def test_targets() -> None:
     profile = example().target
-    text = drawn(terminal.targets([profile, {"name": "bare"}]), 160)
-    for part in ("x86-64", "onnxruntime 1.18", "int8 × uint8", "max drop 1.5", "file 8.00 MB", "bare"):
+    bare = profile | {"name": "bare"} | here("", "a package is not installed")
+    text = drawn(terminal.targets([profile | here("a-device"), bare]), 160)
+    for part in (
+        "x86-64",
+        "onnxruntime 1.18",
+        "int8 × uint8",
+        "a-device",
+        "◐ accuracy",
+        "● latency",
+        "bare",
+        "nothing",
+    ):
         assert part in " ".join(text.split()), part
+    assert "bare lacks: a package is not installed" in text
+    assert "instructions" not in text
     text = drawn(terminal.target(profile))
     assert "quant.weight.granularity" in text
     assert "per-channel" in text
@@ -126,7 +146,7 @@ def test_hostile_text_does_not_reach_the_terminal() -> None:
     views = [
         terminal.summary([(bad, item, rejudge(item))]),
         terminal.explanation(item),
-        terminal.targets([item.target]),
+        terminal.targets([item.target | here(bad, bad)]),
         terminal.target(item.target),
         terminal.benchmark(None, None, None, None, item.unmeasured),
         terminal.evaluation(evaluation(bad)),
