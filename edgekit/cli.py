@@ -285,9 +285,10 @@ def verify(bundle: Path, device: str, as_json: bool) -> None:
         for failure in result.failures:
             click.echo(f"differs: {failure}")
         outcome = "all agree" if not result.failures else f"differences: {len(result.failures)}"
+        error = "not taken" if result.kernels_error is None else f"{result.kernels_error:.1g}"
         click.echo(
-            f"files: {result.files}, golden rows: {result.golden_rows}, error of extreme integer products: "
-            f"{result.kernels_error:.1g}, on {result.device}: {outcome}"
+            f"files: {result.files}, golden rows: {result.golden_rows}, error of extreme integer products: {error}, "
+            f"on {result.device}: {outcome}"
         )
     if result.failures:
         sys.exit(3)

@@ -25,6 +25,7 @@ class Opened:
         folder: of the bundle.
         manifest: what it says of itself.
         model: the file that a CPU answers by.
+        runtime: of the target, by its name.
         digests: sha256 of the files that devices load, by their paths.
         processor, threads: the target's.
     """
@@ -32,6 +33,7 @@ class Opened:
     folder: Path
     manifest: Manifest
     model: ModelFile
+    runtime: str
     digests: Mapping[str, str]
     processor: Processor
     threads: int
@@ -40,11 +42,11 @@ class Opened:
         """Returns what a device loads, by the longest row that each file takes; 0 stands for rows of any length."""
         if not accelerated:
             return {0: self.model}
-        made, by = self.manifest.model, str(self.manifest.target["runtime"]["name"])  # type: ignore[index]
+        made = self.manifest.model
         named = {int(length): path for length, path in made.files.items()} or {0: made.path}
         return {
             length: dataclasses.replace(
-                self.model, path=self.folder / path, sha256=self.digests[path], min_runtime="", by=by
+                self.model, path=self.folder / path, sha256=self.digests[path], min_runtime="", by=self.runtime
             )
             for length, path in sorted(named.items())
         }
@@ -79,9 +81,9 @@ def open_bundle(folder: Path) -> Opened:
         lengths and max(map(int, lengths)) < item.tokenizer.max_length
     ):
         raise ArtifactError("manifest.json: model.files does not hold the longest input; build the bundle again")
-    options = _session_options(item)
+    runtime, options = _runtime(item)
     model = ModelFile(folder / made.portable, listed[made.portable], item.tokenizer.pad_id, made.min_runtime, options)
-    return Opened(folder, item, model, listed, *_processor(item))
+    return Opened(folder, item, model, runtime, listed, *_processor(item))
 
 
 def _processor(item: Manifest) -> tuple[Processor, int]:
@@ -100,14 +102,17 @@ def _processor(item: Manifest) -> tuple[Processor, int]:
     )
 
 
-def _session_options(item: Manifest) -> dict[str, str]:
-    """Returns the runtime's options of a manifest's target.
+def _runtime(item: Manifest) -> tuple[str, dict[str, str]]:
+    """Returns the runtime of a manifest's target and its options.
 
     Raises:
-        ArtifactError: they are no table of texts.
+        ArtifactError: it has no name, or the options are no table of texts.
     """
     section = item.target.get("runtime")
-    options = section.get("options", {}) if isinstance(section, dict) else {}
+    section = section if isinstance(section, dict) else {}
+    name, options = section.get("name"), section.get("options", {})
+    if not isinstance(name, str):
+        raise ArtifactError("manifest.json: target.runtime.name is not there; build the bundle again")
     if not isinstance(options, dict) or not all(isinstance(value, str) for value in options.values()):
         raise ArtifactError("manifest.json: target.runtime.options must map names to texts; build the bundle again")
-    return dict(options)
+    return name, dict(options)

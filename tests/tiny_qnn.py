@@ -55,7 +55,7 @@ def request(**changes: Any) -> Request:
         "pad_id": PAD,
         "labels": tiny.LABELS,
         "tokenizer": Path(),
-        "device": {"socs": ["SM8650"]},
+        "device": {"accelerator": "hexagon-htp", "socs": ["SM8650"]},
         "shape": {"sequence_length": "buckets", "buckets": 2},
     }
     return Request(**(values | changes))

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import pkgutil
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -300,6 +302,33 @@ def load_backend(name: str) -> Backend:
         raise TargetError(f"no backend for runtime {name!r}{suggestion(name, names())}")
     backend: Backend = importlib.import_module(f"{__name__}.{name}")
     return backend
+
+
+def lacking(packages: Mapping[str, str], extra: str) -> str | None:
+    """Says which packages are not installed and what to install, or None where all are.
+
+    Args:
+        packages: by the modules that they bring.
+        extra: of edgekit, which brings them.
+    """
+    absent = [package for module, package in packages.items() if importlib.util.find_spec(module) is None]
+    if not absent:
+        return None
+    verb = "is" if len(absent) == 1 else "are"
+    return f"{', '.join(absent)} {verb} not installed for {sys.executable}: pip install 'edgekit[{extra}]'"
+
+
+def check_no_accelerator(device: Mapping[str, Any], runtime: str) -> None:
+    """Refuses an accelerator beside a runtime of CPUs.
+
+    Raises:
+        TargetError: there is one.
+    """
+    if device["accelerator"]:
+        raise TargetError(
+            f"'device.accelerator' is {device['accelerator']!r}, but {runtime} runs on CPUs; leave it out, or name "
+            "the accelerator's runtime"
+        )
 
 
 def ready_backend(name: str) -> Backend:

@@ -193,6 +193,18 @@ def added_tensor(model: ModelT, name: str, kind: int, shape: Sequence[int]) -> i
     return len(model.subgraphs[0].tensors) - 1
 
 
+def added_constant(model: ModelT, name: str, values: np.ndarray) -> int:
+    """Adds a tensor of an array's type, shape and values; returns its place."""
+    from ai_edge_litert import schema_py_generated as schema
+
+    place = added_tensor(model, name, getattr(schema.TensorType, values.dtype.name.upper()), values.shape)
+    tensor = model.subgraphs[0].tensors[place]
+    model.buffers.append(schema.BufferT())
+    tensor.buffer = len(model.buffers) - 1
+    set_values(model, tensor, values)
+    return place
+
+
 def become(model: ModelT, operator: OperatorT, op: str, inputs: Sequence[int], options: Any, version: int = 1) -> None:
     """Makes an operator one of another kind, in place; arguments as in `added_operator`."""
     from ai_edge_litert import schema_py_generated as schema

@@ -162,14 +162,7 @@ def _cut(model: ModelT, operator: OperatorT, place: int, other: int) -> None:
 
 
 def _constant(model: ModelT, name: str, values: Sequence[int]) -> int:
-    from ai_edge_litert import schema_py_generated as schema
-
-    place = file.added_tensor(model, name, schema.TensorType.INT32, [len(values)])
-    model.buffers.append(schema.BufferT())
-    tensor = model.subgraphs[0].tensors[place]
-    tensor.buffer = len(model.buffers) - 1
-    file.set_values(model, tensor, np.array(values))
-    return place
+    return file.added_constant(model, name, np.array(values, dtype=np.int32))
 
 
 def _replace(operator: OperatorT, place: int, tensor: int) -> None:

@@ -92,20 +92,19 @@ def _tensor(model: Any, name: str, like: np.ndarray, scale: float | None, consta
     """Adds a tensor of an array's type and shape, with its values where it is constant; returns its place."""
     from ai_edge_litert import schema_py_generated as schema
 
-    place = file.added_tensor(model, name, getattr(schema.TensorType, like.dtype.name.upper()), like.shape)
-    tensor = model.subgraphs[0].tensors[place]
+    if constant:
+        place = file.added_constant(model, name, like)
+    else:
+        place = file.added_tensor(model, name, getattr(schema.TensorType, like.dtype.name.upper()), like.shape)
     if scale is not None:
+        tensor = model.subgraphs[0].tensors[place]
         tensor.quantization = schema.QuantizationParametersT()
         tensor.quantization.scale, tensor.quantization.zeroPoint = [scale], [0]
-    if constant:
-        model.buffers.append(schema.BufferT())
-        tensor.buffer = len(model.buffers) - 1
-        file.set_values(model, tensor, like)
     return place
 
 
 def _constant(model: Any, name: str, values: Sequence[int]) -> int:
-    return _tensor(model, name, np.array(values, dtype=np.int32), None, constant=True)
+    return file.added_constant(model, name, np.array(values, dtype=np.int32))
 
 
 def _product(model: Any, kind: str, x: int, kernel: int, rows: int) -> int:

@@ -12,7 +12,6 @@ NPU's own program. So the program itself is read.
 from __future__ import annotations
 
 import csv
-import importlib.util
 import re
 import shutil
 import subprocess
@@ -25,7 +24,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edgekit.backends import Compiled, Request, Scheme, litert
+from edgekit.backends import Compiled, Request, Scheme, lacking, litert
 from edgekit.backends import _litert_export as export
 from edgekit.backends import _litert_file as file
 from edgekit.backends._litert_quantize import LOOKUP, SECOND_PRODUCTS, Floatless
@@ -109,11 +108,7 @@ quantize = partial(_quantize, floatless=FORM_OF_INTEGERS)
 
 def missing() -> str | None:
     """Says which of LiteRT's packages and vela is not installed."""
-    if (lacking := litert.missing()) is not None:
-        return lacking.replace("[litert]", "[ethosu]")
-    if importlib.util.find_spec("ethosu") is None:
-        return f"ethos-u-vela is not installed for {sys.executable}: pip install 'edgekit[ethosu]'"
-    return None
+    return lacking({**litert.PACKAGES, "ethosu": "ethos-u-vela"}, "ethosu")
 
 
 def findings(graph: Path, arch: str, isa: Sequence[str], ops: Sequence[str]) -> list[Finding]:

@@ -9,13 +9,11 @@ so here, `edgekit.devices.runner_litert` on a device; golden rows, `edgekit veri
 
 from __future__ import annotations
 
-import importlib.util
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edgekit.backends import Compiled, Description, Request, Scheme, Tensor
+from edgekit.backends import Compiled, Description, Request, Scheme, Tensor, check_no_accelerator, lacking
 from edgekit.backends import _litert_file as file
 from edgekit.backends._litert_export import export_student, export_teacher
 from edgekit.backends._litert_metadata import accents_kept, finding_of, packed
@@ -29,6 +27,13 @@ if TYPE_CHECKING:
     from ai_edge_litert.schema_py_generated import ModelT
 
 TOOLS = ("torch", "litert-torch", "ai-edge-quantizer", "ai-edge-litert")
+PACKAGES = {
+    "litert_torch": "litert-torch",
+    "ai_edge_quantizer": "ai-edge-quantizer",
+    "ai_edge_litert": "ai-edge-litert",
+}
+"""By the modules that they bring."""
+
 SUFFIX = ".tflite"
 EMBEDDINGS = ("int8",)
 CARRIES_WORDS = True
@@ -75,14 +80,7 @@ __all__ = [
 
 def missing() -> str | None:
     """Says which of the converter, the quantizer and the runtime is not installed."""
-    packages = {
-        "litert_torch": "litert-torch",
-        "ai_edge_quantizer": "ai-edge-quantizer",
-        "ai_edge_litert": "ai-edge-litert",
-    }
-    lacking = [package for module, package in packages.items() if importlib.util.find_spec(module) is None]
-    there = f"not installed for {sys.executable}: pip install 'edgekit[litert]'"
-    return f"{', '.join(lacking)} {'is' if len(lacking) == 1 else 'are'} {there}" if lacking else None
+    return lacking(PACKAGES, "litert")
 
 
 def oldest(scheme: Scheme) -> str:
@@ -96,7 +94,12 @@ def estimates() -> str:
 
 
 def check(device: Mapping[str, Any], shape: Mapping[str, Any]) -> None:
-    """Refuses nothing: its files are for any CPU and any length."""
+    """Refuses an accelerator; files are for any CPU and length.
+
+    Raises:
+        TargetError: there is one.
+    """
+    check_no_accelerator(device, RUNS_ON)
 
 
 def compile(graph: Path, request: Request, out: Path) -> Compiled:

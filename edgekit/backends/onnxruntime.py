@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from edgekit.backends import EMBEDDINGS, Compiled, Description, Request, Tensor
+from edgekit.backends import EMBEDDINGS, Compiled, Description, Request, Tensor, check_no_accelerator
 from edgekit.backends._onnx_lint import findings
 from edgekit.backends._onnx_quantize import OPS, PRODUCTS, outputs_axis, products, quantize
 from edgekit.backends._onnx_schemes import SCHEMES
 from edgekit.backends._onnx_selftest import write as self_test
 from edgekit.backends._onnx_versions import IR_OF_OPSET, OPSET, oldest, oldest_runtime, opset_of
-from edgekit.errors import StageContractError
+from edgekit.errors import StageContractError, TargetError
 
 if TYPE_CHECKING:
     import onnx
@@ -69,7 +69,14 @@ def estimates() -> str:
 
 
 def check(device: Mapping[str, Any], shape: Mapping[str, Any]) -> None:
-    """Refuses nothing: its files are for any CPU and any length."""
+    """Refuses an accelerator, and input lengths by the data: rows are run as long as they are.
+
+    Raises:
+        TargetError: with what to give instead.
+    """
+    check_no_accelerator(device, RUNS_ON)
+    if shape["sequence_length"] == "buckets":
+        raise TargetError("'shape.sequence_length' is buckets, but onnxruntime takes \"dynamic\", or a number")
 
 
 def compile(graph: Path, request: Request, out: Path) -> Compiled:

@@ -7,16 +7,14 @@ operators are integers there (`_qnn_quantize`). Apps load a context by ONNX Runt
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import shutil
-import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edgekit.backends import Compiled, Request, Scheme
+from edgekit.backends import Compiled, Request, Scheme, lacking
 from edgekit.backends import onnxruntime as plain
 from edgekit.backends._onnx_selftest import write as self_test
 from edgekit.backends._onnx_versions import oldest_of
@@ -40,7 +38,7 @@ EMBEDDINGS = ("int8",)
 PADS = False
 RUNS_ON = "onnxruntime"
 PACKAGE = "onnxruntime_qnn"
-DELEGATE = "QNN HTP"
+ACCELERATOR, DELEGATE = "hexagon-htp", "QNN HTP"
 SCHEMES = (
     # HTP has no pairs to overflow, but the x86 CPUs have that run the same file as its reference.
     Scheme("htp-uint8-activations", "static", "int8", "pairs", "uint8"),
@@ -79,9 +77,8 @@ __all__ = [
 
 def missing() -> str | None:
     """Says that Qualcomm's compiler is missing, or None."""
-    if importlib.util.find_spec(PACKAGE) is None:
-        return f"onnxruntime-qnn is not installed for {sys.executable}: pip install 'edgekit[qnn]' on x86-64 Linux"
-    return None
+    found = lacking({PACKAGE: "onnxruntime-qnn"}, "qnn")
+    return found and f"{found} on x86-64 Linux"
 
 
 def oldest(scheme: Scheme) -> str:
@@ -95,11 +92,13 @@ def estimates() -> str:
 
 
 def check(device: Mapping[str, Any], shape: Mapping[str, Any]) -> None:
-    """Refuses chips that are not known, none, and lengths that are open.
+    """Refuses another accelerator, chips that are not known, none, and lengths that are open.
 
     Raises:
         TargetError: with what is known.
     """
+    if device["accelerator"] != ACCELERATOR:
+        raise TargetError(f"'device.accelerator' is {device['accelerator']!r}; this runtime is for {ACCELERATOR!r}")
     if not device["socs"]:
         raise TargetError("'device.socs' is empty; name the chips to compile for, such as SM8650")
     for soc in device["socs"]:

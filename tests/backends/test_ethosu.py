@@ -170,5 +170,6 @@ def test_what_is_not_installed_is_named(missing: Callable[[], str | None], monke
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     said = missing()
     assert said is not None
-    assert said.startswith("litert-torch, ai-edge-quantizer, ai-edge-litert are not installed for ")
+    also = ", ethos-u-vela" if missing is ethosu.missing else ""
+    assert said.startswith(f"litert-torch, ai-edge-quantizer, ai-edge-litert{also} are not installed for ")
     assert f"{sys.executable}: pip install 'edgekit[" in said

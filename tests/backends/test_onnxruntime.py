@@ -400,3 +400,21 @@ def test_the_other_families_answer_nearly_as_the_float_graph(bert: Path, tmp_pat
     assert 0 < error < (0.5 if scheme.weight == "int4" else 0.15) * float(expected.std())
     assert out.stat().st_size < bert.stat().st_size
     assert not re.search(rb"site-packages|/tmp|/work|\.py", out.read_bytes())
+
+
+@pytest.mark.parametrize(
+    ("runtime", "device", "length", "message"),
+    [
+        ("onnxruntime", {"accelerator": "hexagon-htp"}, "dynamic", "onnxruntime runs on CPUs; leave it out"),
+        ("onnxruntime", {"accelerator": ""}, "buckets", 'onnxruntime takes "dynamic", or a number'),
+        ("litert", {"accelerator": "ethos-u85-256"}, "dynamic", "litert runs on CPUs; leave it out"),
+        ("qnn", {"accelerator": "hexagon", "socs": ["SM8650"]}, "buckets", "this runtime is for 'hexagon-htp'"),
+        ("qnn", {"accelerator": "hexagon-htp", "socs": ["SM8650"]}, "dynamic", "HTP has fixed lengths"),
+        ("ethosu", {"accelerator": "ethos-u85-256"}, "dynamic", "Ethos-U has fixed lengths"),
+    ],
+)
+def test_a_target_that_a_runtime_cannot_serve_is_refused(
+    runtime: str, device: dict[str, Any], length: str, message: str
+) -> None:
+    with pytest.raises(TargetError, match=message):
+        backends.load_backend(runtime).check(device, {"sequence_length": length})

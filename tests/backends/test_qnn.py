@@ -289,7 +289,10 @@ def test_mpnets_relative_positions_are_compiled_for_two_chips(tmp_path: Path) ->
     pytest.importorskip("onnxruntime_qnn")
     path = tiny_qnn.quantize(tiny_qnn.export(tmp_path / "float.onnx", "mpnet"), EIGHT_BITS, tmp_path / "model.onnx")
     made = tiny_qnn.compile_for(
-        path, tmp_path / "out", device={"socs": ["SM8750", "SM8650"]}, shape={"sequence_length": 24}
+        path,
+        tmp_path / "out",
+        device={"accelerator": qnn.ACCELERATOR, "socs": ["SM8750", "SM8650"]},
+        shape={"sequence_length": 24},
     )
     assert (made.lengths, made.files) == ((24,), {24: "SM8750/model-24.onnx"})
     assert made.coverage is not None
@@ -367,12 +370,12 @@ def test_an_unknown_chip_is_named_with_the_known_ones(quantized: Any, tmp_path: 
     pytest.importorskip("onnxruntime_qnn")
     path = quantized[EIGHT_BITS.name]
     with pytest.raises(TargetError, match=r"'device\.socs' names 'SM865'; did you mean 'SM8650'"):
-        tiny_qnn.compile_for(path, tmp_path / "a", device={"socs": ["SM8650", "SM865"]})
+        tiny_qnn.compile_for(path, tmp_path / "a", device={"accelerator": qnn.ACCELERATOR, "socs": ["SM8650", "SM865"]})
     assert not list((tmp_path / "a").iterdir())
     with pytest.raises(TargetError, match=r"'Tensor G4'; known: SM8450, .*SM8750"):
-        tiny_qnn.compile_for(path, tmp_path / "b", device={"socs": ["Tensor G4"]})
+        tiny_qnn.compile_for(path, tmp_path / "b", device={"accelerator": qnn.ACCELERATOR, "socs": ["Tensor G4"]})
     with pytest.raises(TargetError, match=r"'device\.socs' is empty"):
-        tiny_qnn.compile_for(path, tmp_path / "c", device={"socs": []})
+        tiny_qnn.compile_for(path, tmp_path / "c", device={"accelerator": qnn.ACCELERATOR, "socs": []})
     with pytest.raises(TargetError, match=r"'shape\.sequence_length' is dynamic, but HTP has fixed lengths"):
         tiny_qnn.compile_for(path, tmp_path / "d", shape={"sequence_length": "dynamic"})
 
