@@ -21,7 +21,7 @@ from test_evaluate import NullDevice, run_on
 
 from edgekit import devices
 from edgekit.artifact import Costs
-from edgekit.backends import ethosu
+from edgekit.backends import ethosu, litert
 from edgekit.codec import encode
 from edgekit.devices import InstructionCount, LatencyPlan, ModelFile, Samples
 from edgekit.errors import RecipeError, StageContractError, UnmeasurableError
@@ -30,7 +30,7 @@ from edgekit.search.costs import CostTable, read_costs
 from edgekit.search.shapes import UNITS, Shape, units
 from edgekit.stages import _cycles, _students, profile
 from edgekit.stages.profile import LENGTHS, REFERENCE, Profile, by_length, factor_of, retimed, setting_of
-from edgekit.target import TargetView, load_target
+from edgekit.target import TargetView, load_target, shipped_targets
 
 STAGE = Profile(rounds=2, hidden=32, head_dim=8)
 SHAPES = [Shape(32, 8, (h,), (f,), 3) for h, f in ((1, 16), (4, 128), (2, 64))] + [Shape(32, 8, (2, 4), (64, 96), 5)]
@@ -166,6 +166,20 @@ def test_what_nothing_here_times_is_compared_by_multiply_adds(tmp_path: Path) ->
     assert table.cost(SHAPES[0], [8]) == sum(
         units(SHAPES[0], [8])[0, [UNITS.index(n) for n in ("products", "one_row")]]
     )
+
+
+@pytest.mark.skipif(litert.missing() is not None, reason=litert.missing() or "")
+def test_files_of_one_length_each_are_compared_by_multiply_adds(tmp_path: Path) -> None:
+    fixed = tmp_path / "fixed.toml"
+    text = shipped_targets()["android"].read_text(encoding="utf-8")
+    for old, new in (('"android"', '"fixed"'), ('sequence_length = "dynamic"', 'sequence_length = "buckets"')):
+        assert old in text
+        text = text.replace(old, new)
+    fixed.write_text(text, encoding="utf-8")
+    device = PricedDevice(timed=True)
+    table, _ = taken(device, tmp_path, target=str(fixed))
+    assert (table.unit, table.provenance) == ("multiply-adds", Provenance.ESTIMATED)
+    assert "latency" not in device.seen, "the times of another length are none"
 
 
 def test_times_are_medians_that_neither_faster_nor_slower_moments_move(tmp_path: Path) -> None:
