@@ -13,8 +13,19 @@ import numpy as np
 import pytest
 import tiny
 import torch
-from litert_graphs import ALL, MAX_LENGTH, PAD, constants_of, operators_of, ranges_for, request, tensors_of
-from test_litert_backend import FORMS, expected_of, rows
+from litert_graphs import (
+    ALL,
+    FORMS,
+    MAX_LENGTH,
+    PAD,
+    constants_of,
+    expected_of,
+    operators_of,
+    ranges_for,
+    request,
+    rows,
+    tensors_of,
+)
 from test_onnxruntime import student
 
 from edgekit import backends

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,62 +13,32 @@ import torch
 from litert_graphs import (
     ALL,
     FEW,
+    FORMS,
+    LENGTH,
     MAX_LENGTH,
     PAD,
     constants_of,
+    expected_of,
     grid_of,
     operators_of,
     ranges_for,
-    request,
+    rows,
     tensors_of,
 )
 from test_onnxruntime import student
 
 from edgekit import backends
-from edgekit.artifact import file_digest
 from edgekit.backends import Precision, Scheme, Tensor, litert
 from edgekit.backends import _litert_file as file
-from edgekit.backends._litert_lengths import open_length
-from edgekit.backends._litert_positions import position_axes
 from edgekit.backends._litert_quantize import PADDED_BELOW
-from edgekit.devices import ModelFile, TokenRows, connect
-from edgekit.errors import ModelError, StageContractError, TargetError
-from edgekit.ir.encoder import EdgekitForSequenceClassification
-from edgekit.ir.surgery import factorise_words, share_words
+from edgekit.errors import TargetError
 from edgekit.measure import KERNELS_TOLERANCE
 from edgekit.quant.ranges import Range
 from edgekit.quant.weights import rounded, scales_of
-from edgekit.stages._students import random_student
 
 pytestmark = pytest.mark.skipif(litert.missing() is not None, reason=litert.missing() or "")
 
 DYNAMIC, STATIC = litert.SCHEMES
-LENGTH = 40  # of the input: the longest row's 38, rounded up
-
-
-def rows() -> list[np.ndarray]:
-    return tiny.token_rows(100, (2, 3, 7, 16, 29, 38), seed=3)
-
-
-def expected_of(model: Any) -> np.ndarray:
-    """Returns the logits of torch, each row alone and unpadded."""
-    with torch.inference_mode():
-        return np.concatenate([model(torch.from_numpy(row)[None]).logits.numpy() for row in rows()])
-
-
-def shared(model: EdgekitForSequenceClassification) -> EdgekitForSequenceClassification:
-    return share_words(model, np.arange(model.config.vocab_size) // 2 * 2)
-
-
-def factorised(model: EdgekitForSequenceClassification) -> EdgekitForSequenceClassification:
-    return factorise_words(model, 8, np.ones(model.config.vocab_size))
-
-
-def one_head(model: EdgekitForSequenceClassification) -> EdgekitForSequenceClassification:
-    """Another student: of a single head in front, and of channels as many as the input has tokens."""
-    sizes = {"heads": [1, 2], "ffn": [LENGTH, 24], "word_rank": 0}
-    config = type(model.config).from_dict({**model.config.to_dict(), **sizes})
-    return random_student(config, seed=3)
 
 
 @pytest.fixture(scope="module")
@@ -94,17 +63,6 @@ def integers(bert: Path, folder: Path) -> dict[str, Path]:
     return paths
 
 
-FORMS: dict[str, tuple[str, Callable[[Any], Any]]] = {
-    "uneven": ("bert", lambda model: model),
-    "relative": ("mpnet", lambda model: model),
-    "projected": ("electra", lambda model: model),
-    "epsilon": ("roberta", lambda model: model),
-    "shared": ("bert", shared),
-    "factorised": ("bert", factorised),
-    "one-head": ("bert", one_head),
-}
-
-
 @pytest.mark.parametrize("name", FORMS)
 def test_float_logits_are_torchs_whatever_fills_a_row_up(name: str, tmp_path: Path) -> None:
     kind, changed = FORMS[name]
@@ -118,62 +76,6 @@ def test_float_logits_are_torchs_whatever_fills_a_row_up(name: str, tmp_path: Pa
     linear = {name for name, module in model.named_modules() if isinstance(module, torch.nn.Linear)}
     assert set(products) == linear
     assert not {"GATHER_ND", "SELECT_V2", "CAST", "EXPAND_DIMS"} & set(operators_of(tmp_path / "m.tflite"))
-
-
-@pytest.mark.parametrize("name", FORMS)
-def test_rows_of_any_length_are_run_as_long_as_they_are(name: str, tmp_path: Path) -> None:
-    """In floats, and in both integer forms as where rows are filled up."""
-    kind, changed = FORMS[name]
-    model, paths = changed(student(kind)).eval(), {}
-    for length in ("dynamic", "buckets"):
-        paths[length] = tmp_path / f"{length}.tflite"
-        litert.export_student(model, length, MAX_LENGTH, paths[length])
-    graph = paths["dynamic"]
-    assert [one.shape for one in litert.describe(graph).inputs] == [(1, "sequence")] * 3
-    expected = expected_of(model)
-    np.testing.assert_allclose(litert.logits(graph, rows(), PAD), expected, rtol=0, atol=1e-4)
-    longer = tiny.token_rows(100, (LENGTH + 20,), seed=4)[0]
-    cut = np.concatenate([longer[: LENGTH - 1], longer[-1:]])  # as a tokenizer cuts, the closing token last
-    np.testing.assert_array_equal(litert.logits(graph, [longer], PAD), litert.logits(graph, [cut], PAD))
-    ranges = ranges_for(litert, graph, FEW)
-    for key, found in ranges_for(litert, paths["buckets"], FEW).items():
-        np.testing.assert_allclose([ranges[key].low, ranges[key].high], [found.low, found.high], rtol=1e-3, atol=1e-5)
-    assert litert.products(graph, "all") == litert.products(paths["buckets"], "all")
-    for scheme in litert.SCHEMES:
-        for length, path in paths.items():
-            litert.quantize(path, ranges, FEW, scheme, Precision(), tmp_path / f"{length}-integers.tflite")
-        opened, filled_up = (tmp_path / f"{length}-integers.tflite" for length in paths)
-        found = litert.logits(opened, rows(), PAD)
-        np.testing.assert_allclose(found, litert.logits(filled_up, rows(), PAD), rtol=0, atol=0.05 * expected.std())
-        given = ModelFile(opened, file_digest(opened), PAD)
-        np.testing.assert_allclose(connect("local").logits(given, TokenRows(rows()), 1, None), found, rtol=0, atol=1e-5)
-
-
-def test_a_constant_that_depends_on_the_length_otherwise_is_named(bert: Path) -> None:
-    model = file.read(bert)
-    (add,) = [
-        one for op, one in file.operators(model) if "embeddings.add" in file.name_of(file.outputs_of(model, one)[0])
-    ]
-    add.opcodeIndex = next(one.opcodeIndex for op, one in file.operators(model) if op == "MUL")
-    with pytest.raises(StageContractError, match=r"MUL embeddings\.add has a constant as long as the input"):
-        open_length(model, LENGTH)
-
-
-def test_a_length_that_is_asked_for_is_taken_and_longer_rows_are_refused(tmp_path: Path) -> None:
-    litert.export_student(student("bert"), 24, MAX_LENGTH, tmp_path / "m.tflite")
-    assert litert.describe(tmp_path / "m.tflite").inputs[0].shape == (1, 24)
-    with pytest.raises(StageContractError, match="a row has 29 tokens, but the model's input takes 24"):
-        litert.logits(tmp_path / "m.tflite", rows(), PAD)
-    with pytest.raises(ValueError, match="the model has 64 positions"):
-        litert.export_student(student("bert"), "buckets", 65, tmp_path / "x.tflite")
-    assert not (tmp_path / "x.tflite").exists()
-
-
-def test_the_longest_row_is_rounded_up_to_no_more_than_there_are_positions(tmp_path: Path) -> None:
-    from edgekit.backends._litert_export import input_length
-
-    assert [input_length("buckets", longest, 60) for longest in (8, 9, 57, 60)] == [8, 16, 60, 60]
-    assert input_length(23, 9, 60) == 23
 
 
 @pytest.mark.parametrize("kind", ["bert", "mpnet"])
@@ -239,17 +141,6 @@ def test_padding_never_enters_what_is_observed(bert: Path, tmp_path: Path) -> No
         for name in tensors:
             assert padded[name].shape == exact[name].shape, name
             np.testing.assert_allclose(padded[name], exact[name], rtol=0, atol=1e-4, err_msg=name)
-
-
-def test_positions_are_found_where_other_sizes_are_the_same(tmp_path: Path) -> None:
-    """Here 32 is the input's length, the hidden width, and heads times their width."""
-    litert.export_student(student("bert"), 32, 32, tmp_path / "m.tflite")
-    axes = position_axes(file.read(tmp_path / "m.tflite"), 32)
-    assert set(axes["embeddings.norm.add"]) == {-2}
-    assert set(axes["layers.0.softmax"]) == {-1, -2}
-    assert set(axes["layers.0.reshape"]) == {-3}
-    assert set(axes["layers.3.softmax"]) == {-1}
-    assert "layers.3.ffn_norm.add" not in axes
 
 
 @pytest.mark.parametrize("name", ["static", "all", "dynamic"])
@@ -375,86 +266,6 @@ def test_ranges_that_lack_a_tensor_are_refused_by_its_name(bert: Path, tmp_path:
     del ranges["layers.0.up.fully_connected"]
     with pytest.raises(ValueError, match=r"layers\.0\.up\.fully_connected"):
         litert.quantize(bert, ranges, FEW, STATIC, Precision(), tmp_path / "m.tflite")
-
-
-def damaged(path: Path, out: Path, kind: str) -> Path:
-    """Writes a file with a fault."""
-    data = path.read_bytes()
-    if kind == "cut":
-        out.write_bytes(data[: len(data) // 3])
-    elif kind == "empty":
-        out.write_bytes(b"")
-    else:
-        out.write_bytes(data[:4] + b"TFL9" + data[8:])
-    return out
-
-
-@pytest.mark.parametrize(
-    ("kind", "message"),
-    [
-        ("cut", r"m\.tflite is a damaged \.tflite file"),
-        ("empty", r"m\.tflite is no \.tflite file"),
-        ("schema", r"m\.tflite is no \.tflite file: it has b'TFL9' where b'TFL3' stands"),
-    ],
-)
-def test_a_file_that_is_none_is_refused(bert: Path, tmp_path: Path, kind: str, message: str) -> None:
-    path = damaged(bert, tmp_path / "m.tflite", kind)
-    for read in (litert.describe, lambda p: litert.logits(p, rows(), PAD), lambda p: litert.findings(p, "", (), ())):
-        with pytest.raises(ModelError, match=message):
-            read(path)
-    with pytest.raises(ModelError, match="cannot be read: No such file"):
-        litert.describe(tmp_path / "none.tflite")
-
-
-def with_bytes_behind(path: Path, out: Path) -> Path:
-    """Writes a file again with the bytes of its constants behind the model, as quantizers do with large ones."""
-    model = file.read(path)
-    kept = {
-        place: bytes(np.asarray(b.data, dtype=np.uint8)) for place, b in enumerate(model.buffers) if b.data is not None
-    }
-    for place, data in kept.items():
-        model.buffers[place].data, model.buffers[place].offset, model.buffers[place].size = None, 2, len(data)
-    start = len(file.packed(model))  # as long with the offsets that follow
-    behind = b""
-    for place, data in kept.items():
-        model.buffers[place].offset = start + len(behind)
-        behind += data + bytes(-len(data) % 16)
-    out.write_bytes(file.packed(model) + behind)
-    return out
-
-
-def test_constants_may_lie_behind_the_model(integers: dict[str, Path], tmp_path: Path) -> None:
-    path = integers["static"]
-    behind = with_bytes_behind(path, tmp_path / "behind.tflite")
-    np.testing.assert_array_equal(litert.logits(behind, rows(), PAD), litert.logits(path, rows(), PAD))
-    found, expected = constants_of(behind), constants_of(path)
-    for name, values in expected.items():
-        np.testing.assert_array_equal(found[name], values)
-    file.write(file.read(behind), tmp_path / "again.tflite")
-    np.testing.assert_array_equal(
-        litert.logits(tmp_path / "again.tflite", rows(), PAD), litert.logits(path, rows(), PAD)
-    )
-    cut = tmp_path / "cut.tflite"
-    cut.write_bytes(behind.read_bytes()[:-64])
-    with pytest.raises(ModelError, match=r"cut\.tflite is a damaged \.tflite file"):
-        file.read(cut)
-
-
-def test_operators_that_the_runtime_lacks_are_named(bert: Path, tmp_path: Path) -> None:
-    model = file.read(bert)
-    names = operators_of(bert)
-    for op, custom, number in (("GELU", b"FlexGelu", 32), ("TANH", None, 250)):
-        code = model.operatorCodes[model.subgraphs[0].operators[names.index(op)].opcodeIndex]
-        code.builtinCode, code.deprecatedBuiltinCode, code.customCode = number, min(number, 127), custom
-    file.write(model, tmp_path / "m.tflite")
-    (tmp_path / "out").mkdir()
-    for use in (
-        lambda path: litert.logits(path, rows(), PAD),
-        lambda path: litert.compile(path, request(tmp_path), tmp_path / "out"),
-    ):
-        with pytest.raises(TargetError, match="has operators that LiteRT lacks: custom FlexGelu, number 250"):
-            use(tmp_path / "m.tflite")
-    assert not list((tmp_path / "out").iterdir())
 
 
 def test_integer_products_are_exact_at_their_extremes(tmp_path: Path) -> None:
